@@ -1,0 +1,254 @@
+/** The things both sides speak about. Words as in core/README.md; sizes in oriented (EXIF upright) pixels. */
+import type { ErrorFacts } from './errors.ts';
+
+/** COCO compressed run lengths, down columns, of the whole oriented image: `size` is [height, width]. */
+export interface Rle {
+  readonly size: readonly [number, number];
+  readonly counts: string;
+}
+
+/** [x, y, width, height] in oriented pixels. */
+export type Box = readonly [number, number, number, number];
+
+export interface FolderEntry {
+  /** Opaque; the page never sees or sends a path. */
+  readonly id: string;
+  /** Last part of the path, for display. */
+  readonly name: string;
+  /** Path for display only, from the root that was allowed on the command line. */
+  readonly label: string;
+  readonly hasFolders: boolean;
+  /** Image files directly inside, counted up to 1,000. */
+  readonly imageFiles: number;
+  /** True when the folder is itself a Patchwise project. */
+  readonly isProject: boolean;
+}
+
+export interface ClassRow {
+  readonly id: number;
+  readonly name: string;
+  /** #rrggbb */
+  readonly color: string;
+  /** Digit 1-9 that selects it in review, or null past the ninth. */
+  readonly key: number | null;
+  /** Accepted, edited and drawn annotations of this class. */
+  readonly annotations: number;
+}
+
+export interface ImageRow {
+  readonly id: number;
+  /** Path inside the image folder, forward slashes. */
+  readonly path: string;
+  readonly width: number;
+  readonly height: number;
+  readonly bytes: number;
+  readonly format: string;
+  /** Pages of a multi-page file; each page past the first is its own row with `page` > 0. */
+  readonly page: number;
+  readonly state: 'new' | 'started' | 'done';
+  readonly proposed: number;
+  readonly annotations: number;
+}
+
+export interface ImageProblem extends ErrorFacts {
+  readonly path: string;
+}
+
+export interface ProjectSummary {
+  readonly id: string;
+  readonly name: string;
+  /** Where the images are, for display. */
+  readonly imageFolder: string;
+  readonly createdAt: string;
+  readonly images: number;
+  readonly problems: number;
+  readonly readOnly: boolean;
+  readonly counts: {
+    readonly proposed: number;
+    readonly accepted: number;
+    readonly edited: number;
+    readonly rejected: number;
+    readonly unsure: number;
+    readonly drawn: number;
+  };
+  readonly latestRunId: string | null;
+}
+
+export interface RecentProject {
+  readonly id: string;
+  readonly name: string;
+  readonly location: string;
+  readonly openedAt: string;
+}
+
+// --- training ---------------------------------------------------------------------------------------------------------
+
+/** A ready choice of model and schedule. Every number comes with the reason it was chosen. */
+export interface TrainPreset {
+  readonly id: string;
+  readonly title: string;
+  /** One sentence: for whom. */
+  readonly summary: string;
+  readonly model: 'nano' | 'tiny' | 'small' | 'base' | 'large';
+  readonly numbers: readonly { readonly name: string; readonly value: string; readonly reason: string }[];
+  readonly steps: number;
+  readonly batch: number;
+  /** Rough time on this machine in seconds; null when unknown. */
+  readonly estimatedSeconds: number | null;
+}
+
+export interface TrainPresets {
+  readonly presets: readonly TrainPreset[];
+  readonly recommendedId: string;
+  /** Why this one: "1,747 images and no GPU". */
+  readonly reason: string;
+  /** What training will run on, and why: "cpu: 2 threads, relaxed SIMD (no GPU executor installed)". */
+  readonly engine: string;
+}
+
+export interface RunRow {
+  readonly id: string;
+  readonly presetTitle: string;
+  readonly model: string;
+  readonly startedAt: string;
+  readonly state: 'running' | 'stopped' | 'finished' | 'failed';
+  readonly step: number;
+  readonly totalSteps: number;
+  /** Steps that have a checkpoint on disk, ascending. */
+  readonly checkpoints: readonly number[];
+  readonly error: ErrorFacts | null;
+}
+
+/** One line of runs/<id>/metrics.jsonl. Loss terms as they enter the total (spec 5.6). */
+export interface TrainMetrics {
+  readonly step: number;
+  readonly totalSteps: number;
+  readonly total: number;
+  readonly dinoGlobal: number;
+  readonly dinoLocal: number;
+  readonly ibot: number;
+  readonly koleo: number;
+  readonly learningRate: number;
+  readonly weightDecay: number;
+  readonly teacherMomentum: number;
+  readonly teacherTemperature: number;
+  /** Before clipping, per part. */
+  readonly gradNorm: Readonly<Record<string, number>>;
+  readonly imagesPerSecond: number;
+  readonly secondsLeft: number;
+}
+
+export interface PcaStep {
+  readonly step: number;
+  /** Same six images at every step; URLs below /files/. */
+  readonly pictures: readonly { readonly imageId: number; readonly url: string }[];
+  /** Share of variance of the three components together, 0..1; above 0.6 for the first alone hints at collapse. */
+  readonly explained: number;
+}
+
+// --- proposals and review ---------------------------------------------------------------------------------------------
+
+/** Regions of the whole set that look alike, waiting for a name. */
+export interface ClusterCard {
+  readonly id: number;
+  readonly proposals: number;
+  readonly images: number;
+  /** Mean calibrated cosine to the centre, 0..1. */
+  readonly compactness: number;
+  readonly classId: number | null;
+  readonly discarded: boolean;
+  /** Up to 8 examples, most typical first. */
+  readonly examples: readonly { readonly proposalId: number; readonly imageId: number; readonly box: Box }[];
+}
+
+export type ProposalState = 'proposed' | 'accepted' | 'edited' | 'rejected' | 'unsure';
+
+/** A mask on an image: a machine's proposal, or a person's annotation. */
+export interface ReviewObject {
+  readonly kind: 'proposal' | 'annotation';
+  readonly id: number;
+  readonly imageId: number;
+  readonly classId: number | null;
+  readonly clusterId: number | null;
+  /** 0..1: predicted overlap with the truth; null for annotations. */
+  readonly score: number | null;
+  readonly state: ProposalState | 'drawn';
+  readonly box: Box;
+  readonly area: number;
+  readonly rle: Rle;
+}
+
+export interface QueueItem {
+  readonly proposalId: number;
+  readonly imageId: number;
+  readonly classId: number | null;
+  readonly clusterId: number | null;
+  readonly score: number;
+  readonly state: 'proposed' | 'unsure';
+}
+
+export interface ReviewImage {
+  readonly image: ImageRow;
+  readonly objects: readonly ReviewObject[];
+}
+
+export interface ReviewChange {
+  readonly imageId: number;
+  /** Objects of that image after the change. */
+  readonly objects: readonly ReviewObject[];
+  readonly canUndo: boolean;
+  readonly canRedo: boolean;
+  /** What was done, for a toast: "Accepted as leaf". */
+  readonly label: string;
+}
+
+export interface ReviewStats {
+  readonly decided: number;
+  readonly remaining: number;
+  readonly acceptedAsIs: number;
+  /** Median active seconds per decision (gaps over 30 s cut); null before 5 decisions. */
+  readonly secondsPerDecision: number | null;
+  /** Per person only when turned on in settings. */
+  readonly perReviewer: readonly { readonly reviewer: string; readonly decided: number; readonly seconds: number }[] | null;
+}
+
+// --- export -----------------------------------------------------------------------------------------------------------
+
+export type ExportFormat = 'coco-rle' | 'coco-polygons';
+/** accepted: accepted as is · reviewed: accepted, edited and drawn · everything: also undecided proposals, with scores. */
+export type ExportScope = 'accepted' | 'reviewed' | 'everything';
+
+export interface ExportPreflight {
+  readonly images: number;
+  readonly objects: number;
+  readonly withoutClass: number;
+  /** What this format would lose: "3 objects have holes; COCO polygons will fill them." */
+  readonly warnings: readonly string[];
+}
+
+export interface ExportRow {
+  readonly id: string;
+  readonly createdAt: string;
+  readonly format: ExportFormat;
+  readonly scope: ExportScope;
+  readonly images: number;
+  readonly objects: number;
+  readonly files: readonly { readonly name: string; readonly bytes: number; readonly url: string }[];
+  /** The folder, for display. */
+  readonly location: string;
+}
+
+export interface Settings {
+  /** Empty: decisions carry no name. */
+  readonly reviewer: string;
+  readonly perReviewerFigures: boolean;
+  readonly theme: 'system' | 'light' | 'dark';
+}
+
+export interface AppInfo {
+  readonly version: string;
+  /** True inside Electron: folders are chosen by the native dialog. */
+  readonly nativeDialogs: boolean;
+  readonly engine: string;
+  readonly settings: Settings;
+}

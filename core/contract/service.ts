@@ -1,0 +1,138 @@
+/**
+ * The calls the page may make. `router.ts` turns a HostService into a typed tRPC router; a call missing on either side
+ * is a compile error. No call takes a path: folders are ids handed out by `folders`, or chosen in the native dialog.
+ */
+import { z } from 'zod';
+import type {
+  AppInfo,
+  ClassRow,
+  ClusterCard,
+  ExportPreflight,
+  ExportRow,
+  FolderEntry,
+  ImageProblem,
+  ImageRow,
+  PcaStep,
+  ProjectSummary,
+  QueueItem,
+  RecentProject,
+  ReviewChange,
+  ReviewImage,
+  ReviewStats,
+  RunRow,
+  Settings,
+  TrainMetrics,
+  TrainPresets,
+} from './model.ts';
+import type { AppEvent, JobState } from './events.ts';
+
+const rle = z.object({ size: z.tuple([z.int().min(1), z.int().min(1)]), counts: z.string().max(20_000_000) });
+const id = z.int().min(1);
+
+/** Input schemas, named as the calls. Calls without input have none. */
+export const inputs = {
+  saveSettings: z.object({ reviewer: z.string().max(200), perReviewerFigures: z.boolean(), theme: z.enum(['system', 'light', 'dark']) }),
+  folderChildren: z.object({ folderId: z.string() }),
+  /** purpose decides the words on the native dialog. */
+  chooseFolder: z.object({ purpose: z.enum(['images', 'project']) }),
+  /** locationId null: the default projects folder. The project becomes a new folder `name` inside the location. */
+  createProject: z.object({ name: z.string().trim().min(1).max(120), imagesId: z.string(), locationId: z.string().nullable() }),
+  openProject: z.object({ folderId: z.string() }),
+  openRecent: z.object({ recentId: z.string() }),
+  imagesPage: z.object({ offset: z.int().min(0), limit: z.int().min(1).max(500), filter: z.enum(['all', 'todo', 'done']), search: z.string().max(200) }),
+  createClass: z.object({ name: z.string().trim().min(1).max(120), color: z.string().regex(/^#[0-9a-f]{6}$/).nullable() }),
+  updateClass: z.object({ classId: id, name: z.string().trim().min(1).max(120), color: z.string().regex(/^#[0-9a-f]{6}$/) }),
+  removeClass: z.object({ classId: id }),
+  startTraining: z.object({ presetId: z.string(), steps: z.int().min(1).max(10_000_000).nullable(), batch: z.int().min(2).max(4096).nullable(), seed: z.int().nullable() }),
+  runId: z.object({ runId: z.string() }),
+  trainMetrics: z.object({ runId: z.string(), afterStep: z.int().min(-1) }),
+  /** runId null: the latest run; step null: its newest checkpoint. No run at all: the untrained network. */
+  startPrelabel: z.object({ runId: z.string().nullable(), step: z.int().min(0).nullable() }),
+  nameCluster: z.object({ clusterId: id, classId: id.nullable() }),
+  discardCluster: z.object({ clusterId: id, discarded: z.boolean() }),
+  /** review: surest first, grouped by class · learn: most informative first. */
+  queue: z.object({ order: z.enum(['review', 'learn']), classId: id.nullable(), clusterId: id.nullable(), limit: z.int().min(1).max(500) }),
+  imageId: z.object({ imageId: id }),
+  decide: z.discriminatedUnion('action', [
+    /** classId null keeps the proposal's class. */
+    z.object({ action: z.literal('accept'), proposalId: id, classId: id.nullable(), seconds: z.number().min(0) }),
+    z.object({ action: z.literal('reject'), proposalId: id, seconds: z.number().min(0) }),
+    z.object({ action: z.literal('unsure'), proposalId: id, seconds: z.number().min(0) }),
+    z.object({ action: z.literal('setClass'), proposalId: id, classId: id.nullable(), seconds: z.number().min(0) }),
+    /** Accepts with other pixels. */
+    z.object({ action: z.literal('edit'), proposalId: id, classId: id.nullable(), rle, seconds: z.number().min(0) }),
+    z.object({ action: z.literal('draw'), imageId: id, classId: id.nullable(), rle, seconds: z.number().min(0) }),
+    z.object({ action: z.literal('editAnnotation'), annotationId: id, classId: id.nullable(), rle: rle.nullable(), seconds: z.number().min(0) }),
+    z.object({ action: z.literal('removeAnnotation'), annotationId: id, seconds: z.number().min(0) }),
+    /** Every undecided proposal of the image, as it is. */
+    z.object({ action: z.literal('acceptAll'), imageId: id, seconds: z.number().min(0) }),
+  ]),
+  setImageDone: z.object({ imageId: id, done: z.boolean() }),
+  exportWhat: z.object({ format: z.enum(['coco-rle', 'coco-polygons']), scope: z.enum(['accepted', 'reviewed', 'everything']) }),
+};
+
+export type Inputs = { [K in keyof typeof inputs]: z.infer<(typeof inputs)[K]> };
+export type Decision = Inputs['decide'];
+
+/** What the host does for the page. Every method may reject with AppError. */
+export interface HostService {
+  info(): Promise<AppInfo>;
+  saveSettings(input: Inputs['saveSettings']): Promise<Settings>;
+
+  /** Folders allowed on the command line; empty in Electron. */
+  folderRoots(): Promise<FolderEntry[]>;
+  folderChildren(input: Inputs['folderChildren']): Promise<{ folder: FolderEntry; parentId: string | null; children: FolderEntry[] }>;
+  /** Native dialog; null when the person cancels. @throws AppError not-allowed outside Electron */
+  chooseFolder(input: Inputs['chooseFolder']): Promise<FolderEntry | null>;
+
+  recentProjects(): Promise<RecentProject[]>;
+  currentProject(): Promise<ProjectSummary | null>;
+  /** Creates, opens and starts the first scan. */
+  createProject(input: Inputs['createProject']): Promise<ProjectSummary>;
+  openProject(input: Inputs['openProject']): Promise<ProjectSummary>;
+  openRecent(input: Inputs['openRecent']): Promise<ProjectSummary>;
+  closeProject(): Promise<void>;
+  rescan(): Promise<JobState>;
+
+  imagesPage(input: Inputs['imagesPage']): Promise<{ total: number; rows: ImageRow[] }>;
+  problems(): Promise<ImageProblem[]>;
+
+  classes(): Promise<ClassRow[]>;
+  createClass(input: Inputs['createClass']): Promise<ClassRow>;
+  updateClass(input: Inputs['updateClass']): Promise<ClassRow>;
+  /** @throws AppError class-in-use while annotations carry it */
+  removeClass(input: Inputs['removeClass']): Promise<void>;
+
+  /** Running or last job of each lane: training (pretrain) and proposing (scan, prelabel, learn) go on side by side. */
+  jobs(): Promise<JobState[]>;
+  stopTraining(): Promise<void>;
+  stopProposing(): Promise<void>;
+  /** AppEvents until the signal aborts. */
+  events(signal: AbortSignal): AsyncGenerator<AppEvent>;
+
+  trainPresets(): Promise<TrainPresets>;
+  startTraining(input: Inputs['startTraining']): Promise<RunRow>;
+  resumeTraining(input: Inputs['runId']): Promise<RunRow>;
+  runs(): Promise<RunRow[]>;
+  trainMetrics(input: Inputs['trainMetrics']): Promise<TrainMetrics[]>;
+  pcaSteps(input: Inputs['runId']): Promise<PcaStep[]>;
+
+  startPrelabel(input: Inputs['startPrelabel']): Promise<JobState>;
+  clusters(): Promise<ClusterCard[]>;
+  /** Gives every undecided proposal of the cluster that class. */
+  nameCluster(input: Inputs['nameCluster']): Promise<ClusterCard>;
+  discardCluster(input: Inputs['discardCluster']): Promise<ClusterCard>;
+
+  queue(input: Inputs['queue']): Promise<QueueItem[]>;
+  reviewImage(input: Inputs['imageId']): Promise<ReviewImage>;
+  decide(input: Decision): Promise<ReviewChange>;
+  /** Undo and redo span images and restarts: the history is in the project. */
+  undo(): Promise<ReviewChange>;
+  redo(): Promise<ReviewChange>;
+  setImageDone(input: Inputs['setImageDone']): Promise<ImageRow>;
+  reviewStats(): Promise<ReviewStats>;
+
+  exportPreflight(input: Inputs['exportWhat']): Promise<ExportPreflight>;
+  runExport(input: Inputs['exportWhat']): Promise<ExportRow>;
+  exports(): Promise<ExportRow[]>;
+}

@@ -1,0 +1,206 @@
+/**
+ * The operations a DINOv2 training step is made of. The model, heads, losses and the step are written once against
+ * `Executor`, forward only; each executor (cpu, tensorflow, webgpu) brings the operations and their gradients.
+ *
+ * Layouts are PyTorch's: row-major, Linear weights [out, in], images [N, 3, H, W]. All tensors hold float32 for the
+ * caller; index lists and masks are plain typed arrays because they are drawn on the CPU.
+ *
+ * This file is the door only: no executor code, no model code.
+ */
+
+/** A value inside an executor. Immutable; lives until the enclosing `scope` ends, unless it belongs to a ParameterSet. */
+export interface Tensor {
+  readonly shape: readonly number[];
+}
+
+/** One learnable array as it is named in official checkpoints, e.g. `blocks.0.attn.qkv.weight`. */
+export interface ParameterSpec {
+  readonly name: string;
+  readonly shape: readonly number[];
+  /** Row-major start values; length = product of shape. */
+  readonly values: Float32Array;
+}
+
+/** Parameters of one network in one flat buffer, in the order given: student and teacher built alike align by position. */
+export interface ParameterSet {
+  readonly specs: readonly { readonly name: string; readonly shape: readonly number[]; readonly offset: number; readonly size: number }[];
+  /** Total number of float32 values. */
+  readonly size: number;
+  /** @throws Error naming the parameter when it does not exist */
+  get(name: string): Tensor;
+  has(name: string): boolean;
+  dispose(): void;
+}
+
+/** First and second Adam moments of a ParameterSet, and the number of updates made. */
+export interface AdamState {
+  readonly size: number;
+  dispose(): void;
+}
+
+/** Per-parameter multipliers of one update; index = position in ParameterSet.specs. */
+export interface AdamWOptions {
+  /** Learning rate of each parameter (base rate times layer decay, zero for a frozen last layer). */
+  readonly learningRates: Float32Array;
+  /** Weight decay of each parameter (decoupled: p <- p (1 - lr wd)). */
+  readonly weightDecays: Float32Array;
+  readonly beta1: number;
+  readonly beta2: number;
+  readonly epsilon: number;
+  /** 1 for the first update: bias corrections are 1 - beta^updateNumber. */
+  readonly updateNumber: number;
+}
+
+export type Activation = 'none' | 'gelu';
+
+/** How position tables are resized: `offset` 0.1 without antialias (plain models), 0 with antialias (register models). */
+export interface PositionResize {
+  readonly gridHeight: number;
+  readonly gridWidth: number;
+  readonly offset: number;
+  readonly antialias: boolean;
+}
+
+/** A batch subset that takes part in a residual branch (drop path, DINOv2 `drop_add_residual_stochastic_depth`). */
+export interface BatchSubset {
+  /** Distinct sample numbers, any order. */
+  readonly rows: Int32Array;
+  /** b / rows.length: keeps the expected size of the branch. */
+  readonly scale: number;
+}
+
+/** Cross-entropy of student rows against teacher targets over weight-normed prototypes. */
+export interface PrototypeLossInputs {
+  /** [R, bottleneck], already L2-normalised. */
+  readonly rows: Tensor;
+  /** [K, bottleneck]: directions v of the weight-normed last layer. */
+  readonly weightV: Tensor;
+  /** [K, 1]: lengths g of the weight-normed last layer. */
+  readonly weightG: Tensor;
+  /** [Q, K]: teacher targets, each row sums to 1; no gradient. */
+  readonly targets: Tensor;
+  /** R * m target rows: student row r is compared with targets targetRows[r*m .. r*m+m-1], the terms are added. */
+  readonly targetRows: Int32Array;
+  /** R weights of the rows in the loss. */
+  readonly rowWeights: Float32Array;
+  /** Student temperature, 0.1 in DINOv2. */
+  readonly temperature: number;
+}
+
+export interface Gradients {
+  /** [] the value that was differentiated. */
+  readonly loss: Tensor;
+}
+
+/**
+ * One way to run the operations. Differentiable operations are recorded only inside `gradients`; everywhere else they
+ * are plain forward computations. Methods throw `Error` with the operation's name and the shapes when shapes disagree.
+ */
+export interface Executor {
+  /** `cpu`, `tensorflow`, `webgpu` or `reference`. */
+  readonly name: string;
+  /** What runs underneath, for the log: threads, SIMD kind, adapter. */
+  readonly description: string;
+
+  // --- memory -------------------------------------------------------------------------------------------------------
+  /** Copies values in. Lives until the enclosing scope ends. */
+  tensor(values: Float32Array, shape: readonly number[]): Tensor;
+  /** Copies values out; the only way back. */
+  read(tensor: Tensor): Promise<Float32Array>;
+  /** Runs `body`; every tensor made inside is freed afterwards. Read what must survive before it ends. Scopes nest. */
+  scope<T>(body: () => T | Promise<T>): Promise<T>;
+  /** Bytes now held by tensors, parameters and state. */
+  memoryBytes(): number;
+  dispose(): Promise<void>;
+
+  // --- parameters ---------------------------------------------------------------------------------------------------
+  createParameters(specs: readonly ParameterSpec[]): ParameterSet;
+  /** All values, in the order of specs. */
+  readParameters(set: ParameterSet): Promise<Float32Array>;
+  /** @param values length set.size */
+  writeParameters(set: ParameterSet, values: Float32Array): void;
+  /** Gradients of the last `gradients` call (sums over calls since `zeroGradients`), in the order of specs. */
+  readGradients(set: ParameterSet): Promise<Float32Array>;
+  zeroGradients(set: ParameterSet): void;
+  createAdamState(set: ParameterSet): AdamState;
+  /** Moments m then v, each set.size long. */
+  readAdamState(state: AdamState): Promise<{ m: Float32Array; v: Float32Array }>;
+  writeAdamState(state: AdamState, m: Float32Array, v: Float32Array): void;
+
+  // --- differentiation ----------------------------------------------------------------------------------------------
+  /**
+   * Runs `forward`, then adds d loss / d parameter into the gradient buffer of `set`.
+   * @param forward returns the loss, shape []; called once
+   * @param lossScale the loss is multiplied by this before differentiation (mixed precision); gradients come out scaled
+   */
+  gradients(set: ParameterSet, forward: () => Tensor, lossScale?: number): Gradients;
+
+  // --- differentiable operations ------------------------------------------------------------------------------------
+  /** images [N,3,H,W] cut into p x p patches times weight [D,3,p,p] plus bias [D] -> [N, (H/p)(W/p), D], y major. */
+  patchEmbed(images: Tensor, weight: Tensor, bias: Tensor): Tensor;
+  /** x [N,P,D] with maskToken [1,D] in place of the patches where mask (N*P bytes) is 1. */
+  maskPatches(x: Tensor, mask: Uint8Array, maskToken: Tensor): Tensor;
+  /** table [1,1+M*M,D] -> [1+gridHeight*gridWidth, D]; row 0 (class token) is copied, the rest resized bicubically (spec 1.3). */
+  resizePositions(table: Tensor, resize: PositionResize): Tensor;
+  /** patches [N,P,D], cls [1,1,D], positions [1+P,D], registers [1,R,D] or null -> [N,1+R+P,D]; registers get no position. */
+  assembleTokens(patches: Tensor, cls: Tensor, positions: Tensor, registers: Tensor | null): Tensor;
+  /** Over the last axis, biased variance: (x - mean) / sqrt(var + epsilon) * weight + bias. */
+  layerNorm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: number): Tensor;
+  /** x [..., I] times weight [O, I] transposed, plus bias [O] or null, then the activation (exact erf GELU). */
+  linear(x: Tensor, weight: Tensor, bias: Tensor | null, activation?: Activation): Tensor;
+  /** qkv [N,T,3D] (q, k, v each as heads x 64 or D/heads) -> softmax(q k^T / sqrt(D/heads)) v, [N,T,D]. */
+  attention(qkv: Tensor, heads: number): Tensor;
+  /** x [..., 2H] -> silu(first half) * second half, [..., H]. */
+  swiglu(x: Tensor): Tensor;
+  /**
+   * x [N,T,D] plus branch times gamma [D]: the LayerScale residual. With `subset`, branch is [rows.length,T,D] and is
+   * added times subset.scale to the samples named by subset.rows only.
+   */
+  addResidual(x: Tensor, branch: Tensor, gamma: Tensor, subset?: BatchSubset): Tensor;
+  /** Samples of x [N, ...] in the order of rows -> [rows.length, ...]. */
+  gatherSamples(x: Tensor, rows: Int32Array): Tensor;
+  /** Tokens start .. start+count-1 of each sample of x [N,T,D] -> [N,count,D]. */
+  sliceTokens(x: Tensor, start: number, count: number): Tensor;
+  /** Rows of x seen as [product of leading axes, D] -> [rows.length, D]. A row may be named more than once. */
+  gatherRows(x: Tensor, rows: Int32Array): Tensor;
+  /** [R1,D], [R2,D], ... -> [R1+R2+..., D]. */
+  concatRows(parts: readonly Tensor[]): Tensor;
+  /** x / max(||x||, epsilon) over the last axis. */
+  l2Normalize(x: Tensor, epsilon: number): Tensor;
+  /**
+   * sum_r rowWeights[r] * sum_j H(targets[targetRows[r,j]], softmax(rows_r W^T / temperature)) with
+   * W_k = g_k v_k / ||v_k||; H(q,s) = -sum_k q_k log s_k. Shape []. May be tiled so that the logits never exist whole.
+   */
+  prototypeLoss(inputs: PrototypeLossInputs): Tensor;
+  /**
+   * Kozachenko-Leonenko spreading term of x [B,D] (spec 5.5): x^ = x / max(||x||,1e-8), nearest other row by cosine
+   * (no gradient through the choice), -mean log(||x^_i - x^_nn + 1e-8|| + 1e-8). Shape []. B at least 2.
+   */
+  koleo(x: Tensor): Tensor;
+  /** sum_i weights[i] * terms[i] of scalars. Shape []. */
+  weightedSum(terms: readonly Tensor[], weights: readonly number[]): Tensor;
+
+  // --- operations without gradient ----------------------------------------------------------------------------------
+  /** rows [R,bottleneck] times the weight-normed prototypes -> [R,K]. */
+  prototypeLogits(rows: Tensor, weightV: Tensor, weightG: Tensor): Tensor;
+  /** Sinkhorn-Knopp targets of logits [n,K] (spec 5.2), each row sums to 1. Three iterations in DINOv2. */
+  sinkhornKnopp(logits: Tensor, temperature: number, iterations: number): Tensor;
+  /** softmax((logits - center) / temperature) by row; center [K] (spec 5.3). */
+  centeredSoftmax(logits: Tensor, center: Tensor, temperature: number): Tensor;
+  /** Mean over the rows of x [n,K] -> [K] (feeds the centre's moving average). */
+  meanRows(x: Tensor): Tensor;
+
+  // --- updates ------------------------------------------------------------------------------------------------------
+  /**
+   * Scales the gradients of each part to an L2 norm of at most maxNorm (spec 0.6: backbone and heads apart), after
+   * multiplying by gradientScale (1 / loss scale).
+   * @param parts part number of each parameter, by position in set.specs
+   * @param maxNorm 0 disables clipping
+   * @returns [parts] norms before clipping
+   */
+  clipGradients(set: ParameterSet, parts: Int32Array, maxNorm: number, gradientScale?: number): Tensor;
+  /** AdamW (Loshchilov & Hutter) with the gradients of the set. */
+  adamW(set: ParameterSet, state: AdamState, options: AdamWOptions): void;
+  /** teacher <- momentum teacher + (1 - momentum) student, every parameter. Sets must have equal specs. */
+  emaUpdate(teacher: ParameterSet, student: ParameterSet, momentum: number): void;
+}
