@@ -1,0 +1,256 @@
+/**
+ * Memory, threads and tape in one: what every operation of the CPU executor works with. An operation allocates its
+ * output, runs kernels, and inside `gradients` records how its gradient flows back. No operation is defined here.
+ */
+import { Arena, Heap, type Mark } from './memory.ts';
+import { Pool, type SimdKind } from './pool.ts';
+import { CpuAdamState, CpuParameterSet, CpuTensor, sizeOf } from './tensor.ts';
+
+/** Given the address of d loss / d output. Returns true when it has taken that memory over (made it another gradient). */
+export type Backward = (dy: number) => boolean | void;
+
+/** Where a gradient goes: stored there, or added to what is there. */
+export interface GradientTarget {
+  readonly address: number;
+  readonly accumulate: number;
+}
+
+interface Tape {
+  readonly set: CpuParameterSet;
+  readonly steps: { readonly output: CpuTensor; readonly backward: Backward }[];
+}
+
+interface Scope {
+  readonly mark: Mark;
+  readonly tensors: CpuTensor[];
+}
+
+export class Engine {
+  readonly heap: Heap;
+  readonly arena: Arena;
+  readonly pool: Pool;
+  readonly #persistent = new Set<CpuParameterSet | CpuAdamState>();
+  #tape: Tape | null = null;
+  #scopes: Scope[];
+
+  private constructor(heap: Heap, pool: Pool) {
+    this.heap = heap;
+    this.pool = pool;
+    this.arena = new Arena(heap);
+    this.#scopes = [{ mark: this.arena.mark(), tensors: [] }];
+  }
+
+  static async start(threads: number, simd: SimdKind): Promise<Engine> {
+    const heap = new Heap();
+    return new Engine(heap, await Pool.start(heap, threads, simd));
+  }
+
+  // --- memory ---
+
+  /** A new tensor with undefined contents. */
+  make(shape: readonly number[]): CpuTensor {
+    const tensor = new CpuTensor(shape, this.arena.allocate(sizeOf(shape) * 4));
+    this.#scopes.at(-1)!.tensors.push(tensor);
+    return tensor;
+  }
+
+  /** Room for `count` floats (or i32) until the enclosing scope ends. */
+  room(count: number): number {
+    return this.arena.allocate(count * 4);
+  }
+
+  /** Gives `room(count)` back early. */
+  giveBack(address: number, count: number): void {
+    this.arena.recycle(address, count * 4);
+  }
+
+  ints(values: ArrayLike<number>): number {
+    const address = this.arena.allocate(values.length * 4);
+    this.heap.i32.set(values, address / 4);
+    return address;
+  }
+
+  floats(values: ArrayLike<number>): number {
+    const address = this.arena.allocate(values.length * 4);
+    this.heap.f32.set(values, address / 4);
+    return address;
+  }
+
+  bytes(values: Uint8Array): number {
+    const address = this.arena.allocate(values.length);
+    this.heap.u8.set(values, address);
+    return address;
+  }
+
+  /** @see Executor.scope */
+  async scope<T>(body: () => T | Promise<T>): Promise<T> {
+    const scope: Scope = { mark: this.arena.mark(), tensors: [] };
+    this.#scopes.push(scope);
+    let kept: CpuTensor[] = [];
+    try {
+      const result = await body();
+      kept = survivors(result).filter((tensor) => scope.tensors.includes(tensor));
+      return result;
+    } finally {
+      if (this.#scopes.at(-1) !== scope) throw new Error('scope: scopes must end in the order they began in; await each before the next begins.');
+      this.#scopes.pop();
+      const moved = this.arena.compact(scope.mark, kept);
+      for (const tensor of scope.tensors) tensor.address = 0;
+      kept.forEach((tensor, i) => (tensor.address = moved[i]!));
+      this.#scopes.at(-1)!.tensors.push(...kept);
+    }
+  }
+
+  createParameters(specs: ConstructorParameters<typeof CpuParameterSet>[1]): CpuParameterSet {
+    const set = new CpuParameterSet(this.heap, specs);
+    this.#persistent.add(set);
+    return set;
+  }
+
+  createAdamState(size: number): CpuAdamState {
+    const state = new CpuAdamState(this.heap, size);
+    this.#persistent.add(state);
+    return state;
+  }
+
+  /** Bytes held by tensors, parameters and state; scratch and reserve apart. */
+  get held(): number {
+    return this.heap.used - this.arena.reservedHeapBytes - this.pool.scratchHeld + this.arena.used;
+  }
+
+  // --- tape ---
+
+  get recording(): boolean {
+    return this.#tape !== null;
+  }
+
+  /** True when a gradient with respect to the tensor is wanted. */
+  wants(tensor: CpuTensor | null): boolean {
+    return tensor !== null && this.#tape !== null && (tensor.tracked || tensor.set === this.#tape.set);
+  }
+
+  /** Records `backward` when one of the inputs wants a gradient. */
+  record(output: CpuTensor, inputs: readonly (CpuTensor | null)[], backward: Backward): void {
+    if (!this.#tape || !inputs.some((input) => this.wants(input))) return;
+    output.tracked = true;
+    this.#tape.steps.push({ output, backward });
+  }
+
+  /** Where the gradient of `tensor` goes, or null when none is wanted. Each call is answered by exactly one contribution. */
+  gradient(tensor: CpuTensor | null): GradientTarget | null {
+    if (!tensor || !this.wants(tensor)) return null;
+    const set = tensor.set;
+    if (set) {
+      const accumulate = set.fresh[tensor.index] ? 0 : 1;
+      set.fresh[tensor.index] = 0;
+      return { address: set.gradients + set.specs[tensor.index]!.offset * 4, accumulate };
+    }
+    if (tensor.gradient) return { address: tensor.gradient, accumulate: 1 };
+    tensor.gradient = this.room(tensor.size);
+    return { address: tensor.gradient, accumulate: 0 };
+  }
+
+  /** Makes the memory at dy the gradient of `tensor` if none has arrived, else adds it. Returns true when taken over. */
+  passOn(tensor: CpuTensor, dy: number): boolean {
+    if (!this.wants(tensor)) return false;
+    if (!tensor.set && !tensor.gradient) {
+      tensor.gradient = dy;
+      return true;
+    }
+    const target = this.gradient(tensor)!;
+    this.copy(target.address, dy, tensor.size, target.accumulate);
+    return false;
+  }
+
+  /** Runs `forward` and then the tape backwards. @see Executor.gradients */
+  differentiate(set: CpuParameterSet, forward: () => CpuTensor, seed: number): CpuTensor {
+    if (this.#tape) throw new Error('gradients: calls do not nest.');
+    const tape: Tape = { set, steps: [] };
+    this.#tape = tape;
+    try {
+      const loss = forward();
+      if (loss.size !== 1 || loss.shape.length !== 0) throw new Error(`gradients: the loss has shape [${loss.shape.join(',')}], [] is wanted.`);
+      if (loss.tracked) {
+        loss.gradient = this.room(1);
+        this.heap.f32[loss.gradient / 4] = seed;
+      }
+      for (let i = tape.steps.length - 1; i >= 0; --i) {
+        const { output, backward } = tape.steps[i]!;
+        const dy = output.gradient;
+        // A value that the loss does not depend on.
+        if (!dy) continue;
+        output.gradient = 0;
+        if (backward(dy) !== true) this.giveBack(dy, output.size);
+      }
+      this.settle(set);
+      return loss;
+    } finally {
+      for (const { output } of tape.steps) {
+        output.tracked = false;
+        output.gradient = 0;
+      }
+      this.#tape = null;
+    }
+  }
+
+  /** Writes the zeros that `fresh` stands for. */
+  settle(set: CpuParameterSet): void {
+    set.specs.forEach(({ offset, size }, i) => {
+      if (!set.fresh[i]) return;
+      this.fill(set.gradients + offset * 4, 0, size);
+      set.fresh[i] = 0;
+    });
+  }
+
+  // --- kernels that many operations use ---
+
+  fill(address: number, value: number, count: number): void {
+    this.pool.run('kFill', Math.ceil(count / chunkFloats), [address, value, count, chunkFloats]);
+  }
+
+  copy(to: number, from: number, count: number, accumulate = 0): void {
+    this.pool.run('kCopy', Math.ceil(count / chunkFloats), [to, from, count, chunkFloats, accumulate]);
+  }
+
+  /** Sums rows of `columns` floats, `stride` bytes apart: to (+)= scale * sum. */
+  sumRows(to: number, from: number, stride: number, rows: number, columns: number, accumulate: number, scale = 1): void {
+    // Whole cache lines; few columns stay together.
+    const per = Math.max(16, Math.ceil(chunkFloats / Math.max(rows, 1) / 16) * 16);
+    this.pool.run('kSumRows', Math.ceil(columns / per), [to, from, stride, rows, columns, accumulate, scale, per]);
+  }
+
+  async dispose(): Promise<void> {
+    await this.pool.dispose();
+    for (const item of this.#persistent) item.dispose();
+    this.arena.dispose();
+  }
+}
+
+/** Floats that one chunk of element-wise work covers. Fixed: sums by chunk must not depend on the number of threads. */
+export const chunkFloats = 16384;
+
+/** Rows of n floats to a chunk. */
+export function rowsPerChunk(n: number): number {
+  return Math.max(1, Math.floor(chunkFloats / Math.max(n, 1)));
+}
+
+function survivors(result: unknown): CpuTensor[] {
+  if (result instanceof CpuTensor) return [result];
+  if (Array.isArray(result)) return [...new Set(result.filter((item) => item instanceof CpuTensor))];
+  if (result !== null && typeof result === 'object' && Object.getPrototypeOf(result) === Object.prototype) return survivors(Object.values(result));
+  return [];
+}
+
+/** The tensors as the executor's own, alive. @throws Error naming the operation */
+export function own(operation: string, tensor: unknown): CpuTensor {
+  if (!(tensor instanceof CpuTensor)) throw new Error(`${operation}: the tensor is not one of this executor.`);
+  if (!tensor.address) throw new Error(`${operation}: the tensor [${tensor.shape.join(',')}] was freed when its scope ended.`);
+  return tensor;
+}
+
+/** @throws Error with the operation's name and the shapes when `right` is false */
+export function check(right: boolean, operation: string, ...tensors: readonly (CpuTensor | null)[]): void {
+  if (right) return;
+  const shapes = tensors.map((tensor) => (tensor ? `[${tensor.shape.join(',')}]` : 'null'));
+  throw new Error(`${operation}: the shapes ${shapes.join(', ')} do not fit.`);
+}

@@ -1,0 +1,2 @@
+/** Front door of the CPU executor. */
+export { createCpuExecutor, type CpuExecutor, type CpuOptions } from './executor.ts';

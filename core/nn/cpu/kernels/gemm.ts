@@ -1,0 +1,505 @@
+// Matrix products C (+)= A B in float32. The inner kernel keeps a tile of C (6 rows, 8 columns) in 12 SIMD registers;
+// A is read with two strides (so transposed or packed operands need no kernel of their own), B in panels of 8 columns.
+// Each element of C is a chain of multiply-adds in the order of k, whatever tile, thread or chunk computes it.
+import { madd, gauss4, normal4, loadUpTo4, storeUpTo4 } from './simd';
+import { int, ptr, scratch } from './pool';
+
+/** Depth of a B panel that stays in the first-level cache with the rows of A it meets: 256 * 8 * 4 = 8 KiB. */
+const DEPTH: i32 = 256;
+
+/** One full tile: c[6][8] (+)= sum over k of a(row r: a + r ars, step aks) times b (8 floats, step bks). Strides in bytes. */
+// @ts-ignore: decorator
+@inline
+function tile6x8(
+  k: i32,
+  a0: usize,
+  a1: usize,
+  a2: usize,
+  a3: usize,
+  a4: usize,
+  a5: usize,
+  aks: usize,
+  b: usize,
+  bks: usize,
+  c: usize,
+  ldc: usize,
+  accumulate: bool,
+): void {
+  let s00 = f32x4.splat(0), s01 = f32x4.splat(0);
+  let s10 = f32x4.splat(0), s11 = f32x4.splat(0);
+  let s20 = f32x4.splat(0), s21 = f32x4.splat(0);
+  let s30 = f32x4.splat(0), s31 = f32x4.splat(0);
+  let s40 = f32x4.splat(0), s41 = f32x4.splat(0);
+  let s50 = f32x4.splat(0), s51 = f32x4.splat(0);
+  if (accumulate) {
+    let r = c;
+    s00 = v128.load(r); s01 = v128.load(r, 16); r += ldc;
+    s10 = v128.load(r); s11 = v128.load(r, 16); r += ldc;
+    s20 = v128.load(r); s21 = v128.load(r, 16); r += ldc;
+    s30 = v128.load(r); s31 = v128.load(r, 16); r += ldc;
+    s40 = v128.load(r); s41 = v128.load(r, 16); r += ldc;
+    s50 = v128.load(r); s51 = v128.load(r, 16);
+  }
+  for (let i = 0; i < k; ++i) {
+    const b0 = v128.load(b);
+    const b1 = v128.load(b, 16);
+    b += bks;
+    const x0 = v128.load32_splat(a0);
+    s00 = madd(x0, b0, s00); s01 = madd(x0, b1, s01);
+    a0 += aks;
+    const x1 = v128.load32_splat(a1);
+    s10 = madd(x1, b0, s10); s11 = madd(x1, b1, s11);
+    a1 += aks;
+    const x2 = v128.load32_splat(a2);
+    s20 = madd(x2, b0, s20); s21 = madd(x2, b1, s21);
+    a2 += aks;
+    const x3 = v128.load32_splat(a3);
+    s30 = madd(x3, b0, s30); s31 = madd(x3, b1, s31);
+    a3 += aks;
+    const x4 = v128.load32_splat(a4);
+    s40 = madd(x4, b0, s40); s41 = madd(x4, b1, s41);
+    a4 += aks;
+    const x5 = v128.load32_splat(a5);
+    s50 = madd(x5, b0, s50); s51 = madd(x5, b1, s51);
+    a5 += aks;
+  }
+  let r = c;
+  v128.store(r, s00); v128.store(r, s01, 16); r += ldc;
+  v128.store(r, s10); v128.store(r, s11, 16); r += ldc;
+  v128.store(r, s20); v128.store(r, s21, 16); r += ldc;
+  v128.store(r, s30); v128.store(r, s31, 16); r += ldc;
+  v128.store(r, s40); v128.store(r, s41, 16); r += ldc;
+  v128.store(r, s50); v128.store(r, s51, 16);
+}
+
+/** A tile of which only `rows` x `columns` exist, computed in the first 192 bytes of scratch, then copied. Columns past the end may be read from b, never past the allocation. */
+function edgeTile(
+  rows: i32,
+  columns: i32,
+  k: i32,
+  a: usize,
+  ars: usize,
+  aks: usize,
+  b: usize,
+  bks: usize,
+  c: usize,
+  ldc: usize,
+  accumulate: bool,
+): void {
+  const t = scratch();
+  if (accumulate) {
+    for (let r = 0; r < rows; ++r) memory.copy(t + (<usize>r << 5), c + <usize>r * ldc, <usize>columns << 2);
+  }
+  // Missing rows repeat the first one.
+  tile6x8(
+    k,
+    a,
+    rows > 1 ? a + ars : a,
+    rows > 2 ? a + ars * 2 : a,
+    rows > 3 ? a + ars * 3 : a,
+    rows > 4 ? a + ars * 4 : a,
+    a,
+    aks,
+    b,
+    bks,
+    t,
+    32,
+    accumulate,
+  );
+  if (columns == 8) {
+    for (let r = 0; r < rows; ++r) {
+      const from = t + (<usize>r << 5);
+      const to = c + <usize>r * ldc;
+      v128.store(to, v128.load(from));
+      v128.store(to, v128.load(from, 16), 16);
+    }
+    return;
+  }
+  for (let r = 0; r < rows; ++r) {
+    for (let j = 0; j < columns; ++j) store<f32>(c + <usize>r * ldc + (<usize>j << 2), load<f32>(t + (<usize>r << 5) + (<usize>j << 2)));
+  }
+}
+
+/**
+ * C[m,n] (+)= A[m,k] B[k,n] on one thread. Strides in bytes: ars, aks between rows and steps of A; bks between steps of B,
+ * bps between B's panels of 8 columns (32 where B lies unpacked, row by row); ldc between rows of C.
+ */
+export function product(
+  m: i32,
+  n: i32,
+  k: i32,
+  a: usize,
+  ars: usize,
+  aks: usize,
+  b: usize,
+  bks: usize,
+  bps: usize,
+  c: usize,
+  ldc: usize,
+  accumulate: bool,
+): void {
+  if (k == 0 && !accumulate) {
+    for (let i = 0; i < m; ++i) memory.fill(c + <usize>i * ldc, 0, <usize>n << 2);
+    return;
+  }
+  // Even depths rather than a short last one.
+  const parts = (k + DEPTH - 1) / DEPTH;
+  const depth = parts > 0 ? (k + parts - 1) / parts : 0;
+  for (let k0 = 0; k0 < k; k0 += depth) {
+    const kk = min(depth, k - k0);
+    const add = accumulate || k0 > 0;
+    for (let j = 0; j < n; j += 8) {
+      const bp = b + <usize>(j >> 3) * bps + <usize>k0 * bks;
+      const columns = min(8, n - j);
+      let ap = a + <usize>k0 * aks;
+      let cp = c + (<usize>j << 2);
+      let i = 0;
+      if (columns == 8) {
+        for (; i + 6 <= m; i += 6) {
+          const a2 = ap + ars * 2;
+          const a4 = ap + ars * 4;
+          tile6x8(kk, ap, ap + ars, a2, a2 + ars, a4, a4 + ars, aks, bp, bks, cp, ldc, add);
+          ap += ars * 6;
+          cp += ldc * 6;
+        }
+      }
+      for (; i < m; i += 6) {
+        const rows = min(6, m - i);
+        if (rows == 6) edgeTile6(columns, kk, ap, ars, aks, bp, bks, cp, ldc, add);
+        else edgeTile(rows, columns, kk, ap, ars, aks, bp, bks, cp, ldc, add);
+        ap += ars * 6;
+        cp += ldc * 6;
+      }
+    }
+  }
+}
+
+/** All six rows, fewer than eight columns. */
+function edgeTile6(columns: i32, k: i32, a: usize, ars: usize, aks: usize, b: usize, bks: usize, c: usize, ldc: usize, accumulate: bool): void {
+  edgeTile(5, columns, k, a, ars, aks, b, bks, c, ldc, accumulate);
+  edgeTile(1, columns, k, a + ars * 5, ars, aks, b, bks, c + ldc * 5, ldc, accumulate);
+}
+
+/** Panels of a packed operand, `width` columns each: dst[panel][row][width], missing columns 0. Source rows lie stride bytes apart. */
+export function packRows(row0: i32, row1: i32, rows: i32, columns: i32, src: usize, stride: usize, dst: usize, width: i32): void {
+  const panelBytes = <usize>rows * <usize>width * 4;
+  for (let r = row0; r < row1; ++r) {
+    let from = src + <usize>r * stride;
+    let to = dst + <usize>r * <usize>width * 4;
+    let j = 0;
+    if (width == 8) {
+      for (; j + 8 <= columns; j += 8) {
+        v128.store(to, v128.load(from));
+        v128.store(to, v128.load(from, 16), 16);
+        from += 32;
+        to += panelBytes;
+      }
+    } else {
+      for (; j + 6 <= columns; j += 6) {
+        v128.store(to, v128.load(from));
+        store<u64>(to, load<u64>(from, 16), 16);
+        from += 24;
+        to += panelBytes;
+      }
+    }
+    if (j < columns) {
+      for (let e = 0; e < width; ++e) store<f32>(to + (<usize>e << 2), j + e < columns ? load<f32>(from + (<usize>e << 2)) : 0);
+    }
+  }
+}
+
+/** Panels of the transpose: src [columns][k] (rows stride bytes apart) -> dst[panel][k][8], panels p0 to p1. Missing columns are 0. */
+export function packTransposed(p0: i32, p1: i32, columns: i32, k: i32, src: usize, stride: usize, dst: usize): void {
+  const panelBytes = <usize>k << 5;
+  for (let p = p0; p < p1; ++p) {
+    const to = dst + <usize>p * panelBytes;
+    const from = src + (<usize>p << 3) * stride;
+    const valid = min(8, columns - (p << 3));
+    let i = 0;
+    if (valid == 8) {
+      for (; i + 4 <= k; i += 4) {
+        const f = from + (<usize>i << 2);
+        const t = to + (<usize>i << 5);
+        transpose4(f, stride, t);
+        transpose4(f + stride * 4, stride, t + 16);
+      }
+    }
+    for (; i < k; ++i) {
+      for (let e = 0; e < 8; ++e) {
+        store<f32>(to + (<usize>i << 5) + (<usize>e << 2), e < valid ? load<f32>(from + <usize>e * stride + (<usize>i << 2)) : 0);
+      }
+    }
+  }
+}
+
+// @ts-ignore: decorator
+@inline
+function transpose4(from: usize, stride: usize, to: usize): void {
+  const a = v128.load(from);
+  const b = v128.load(from + stride);
+  const c = v128.load(from + stride * 2);
+  const d = v128.load(from + stride * 3);
+  const ab0 = v128.shuffle<f32>(a, b, 0, 4, 1, 5);
+  const ab1 = v128.shuffle<f32>(a, b, 2, 6, 3, 7);
+  const cd0 = v128.shuffle<f32>(c, d, 0, 4, 1, 5);
+  const cd1 = v128.shuffle<f32>(c, d, 2, 6, 3, 7);
+  v128.store(to, v128.shuffle<f32>(ab0, cd0, 0, 1, 4, 5));
+  v128.store(to, v128.shuffle<f32>(ab0, cd0, 2, 3, 6, 7), 32);
+  v128.store(to, v128.shuffle<f32>(ab1, cd1, 0, 1, 4, 5), 64);
+  v128.store(to, v128.shuffle<f32>(ab1, cd1, 2, 3, 6, 7), 96);
+}
+
+/**
+ * C[m,n] (+)= X[m,k] W[n,k]^T without packing: both are read along k, four lanes of k in each register, three rows of X
+ * against four of W. For few rows, where packing W would cost as much as the product.
+ */
+export function productOfRows(m: i32, n: i32, k: i32, x: usize, xs: usize, w: usize, ws: usize, c: usize, ldc: usize, accumulate: bool): void {
+  // Longer than the panels' depth: each part ends with sums over lanes.
+  const parts = max(1, (k + 511) / 512);
+  const depth = ((k + parts - 1) / parts + 3) & ~3;
+  let k0 = 0;
+  do {
+    const kk = min(depth, k - k0);
+    const add = accumulate || k0 > 0;
+    for (let j = 0; j < n; j += 4) {
+      const columns = min(4, n - j);
+      const w0 = w + <usize>j * ws + (<usize>k0 << 2);
+      const w1 = columns > 1 ? w0 + ws : w0;
+      const w2 = columns > 2 ? w1 + ws : w0;
+      const w3 = columns > 3 ? w2 + ws : w0;
+      for (let i = 0; i < m; i += 3) {
+        const rows = min(3, m - i);
+        const x0 = x + <usize>i * xs + (<usize>k0 << 2);
+        const cp = c + <usize>i * ldc + (<usize>j << 2);
+        rowsTile(rows, columns, kk, x0, rows > 1 ? x0 + xs : x0, rows > 2 ? x0 + xs * 2 : x0, w0, w1, w2, w3, cp, ldc, add);
+      }
+    }
+    k0 += depth;
+  } while (k0 < k);
+}
+
+// @ts-ignore: decorator
+@inline
+function rowsTile(
+  rows: i32,
+  columns: i32,
+  k: i32,
+  x0: usize,
+  x1: usize,
+  x2: usize,
+  w0: usize,
+  w1: usize,
+  w2: usize,
+  w3: usize,
+  c: usize,
+  ldc: usize,
+  accumulate: bool,
+): void {
+  let s00 = f32x4.splat(0), s01 = f32x4.splat(0), s02 = f32x4.splat(0), s03 = f32x4.splat(0);
+  let s10 = f32x4.splat(0), s11 = f32x4.splat(0), s12 = f32x4.splat(0), s13 = f32x4.splat(0);
+  let s20 = f32x4.splat(0), s21 = f32x4.splat(0), s22 = f32x4.splat(0), s23 = f32x4.splat(0);
+  const whole = <usize>(k & ~3) << 2;
+  for (let o: usize = 0; o < whole; o += 16) {
+    const a0 = v128.load(x0 + o);
+    const a1 = v128.load(x1 + o);
+    const a2 = v128.load(x2 + o);
+    let b = v128.load(w0 + o);
+    s00 = madd(a0, b, s00); s10 = madd(a1, b, s10); s20 = madd(a2, b, s20);
+    b = v128.load(w1 + o);
+    s01 = madd(a0, b, s01); s11 = madd(a1, b, s11); s21 = madd(a2, b, s21);
+    b = v128.load(w2 + o);
+    s02 = madd(a0, b, s02); s12 = madd(a1, b, s12); s22 = madd(a2, b, s22);
+    b = v128.load(w3 + o);
+    s03 = madd(a0, b, s03); s13 = madd(a1, b, s13); s23 = madd(a2, b, s23);
+  }
+  if (k & 3) {
+    const left = k & 3;
+    const a0 = loadUpTo4(x0 + whole, left);
+    const a1 = loadUpTo4(x1 + whole, left);
+    const a2 = loadUpTo4(x2 + whole, left);
+    let b = loadUpTo4(w0 + whole, left);
+    s00 = madd(a0, b, s00); s10 = madd(a1, b, s10); s20 = madd(a2, b, s20);
+    b = loadUpTo4(w1 + whole, left);
+    s01 = madd(a0, b, s01); s11 = madd(a1, b, s11); s21 = madd(a2, b, s21);
+    b = loadUpTo4(w2 + whole, left);
+    s02 = madd(a0, b, s02); s12 = madd(a1, b, s12); s22 = madd(a2, b, s22);
+    b = loadUpTo4(w3 + whole, left);
+    s03 = madd(a0, b, s03); s13 = madd(a1, b, s13); s23 = madd(a2, b, s23);
+  }
+  putRow(sum4(s00, s01, s02, s03), columns, c, accumulate);
+  if (rows > 1) putRow(sum4(s10, s11, s12, s13), columns, c + ldc, accumulate);
+  if (rows > 2) putRow(sum4(s20, s21, s22, s23), columns, c + ldc * 2, accumulate);
+}
+
+/** Sums over the lanes of four registers, one result a lane. */
+// @ts-ignore: decorator
+@inline
+function sum4(a: v128, b: v128, c: v128, d: v128): v128 {
+  const ab = f32x4.add(v128.shuffle<f32>(a, b, 0, 4, 1, 5), v128.shuffle<f32>(a, b, 2, 6, 3, 7));
+  const cd = f32x4.add(v128.shuffle<f32>(c, d, 0, 4, 1, 5), v128.shuffle<f32>(c, d, 2, 6, 3, 7));
+  return f32x4.add(v128.shuffle<f32>(ab, cd, 0, 1, 4, 5), v128.shuffle<f32>(ab, cd, 2, 3, 6, 7));
+}
+
+// @ts-ignore: decorator
+@inline
+function putRow(v: v128, columns: i32, c: usize, accumulate: bool): void {
+  if (accumulate) v = f32x4.add(v, loadUpTo4(c, columns));
+  storeUpTo4(c, v, columns);
+}
+
+// --- what follows a product while its block is still in the cache ---------------------------------------------------
+
+/** Epilogues; the numbers stand in ../products.ts too. */
+const BIAS: i32 = 1;
+const BIAS_GELU: i32 = 2;
+const COLUMN_SCALE: i32 = 3;
+
+/**
+ * On the block C[m,n]: adds bias, or adds bias and applies GELU, or multiplies columns by `vector`. With `slope` (not 0),
+ * GELU's derivative is stored there, rows as far apart as C's.
+ */
+function epilogue(kind: i32, m: i32, n: i32, c: usize, ldc: usize, vector: usize, slope: usize): void {
+  for (let i = 0; i < m; ++i) {
+    const row = c + <usize>i * ldc;
+    const slopes = slope + <usize>i * ldc;
+    for (let j = 0; j < n; j += 4) {
+      const o = <usize>j << 2;
+      const left = n - j;
+      const v = loadUpTo4(vector + o, left);
+      let u = loadUpTo4(row + o, left);
+      if (kind == COLUMN_SCALE) {
+        storeUpTo4(row + o, f32x4.mul(u, v), left);
+        continue;
+      }
+      u = f32x4.add(u, v);
+      if (kind == BIAS_GELU) {
+        const gauss = gauss4(u);
+        const phi = normal4(u, gauss);
+        // d/du u Phi(u) = Phi(u) + u e^(-u^2/2) / sqrt(2 pi)
+        if (slope) storeUpTo4(slopes + o, madd(f32x4.mul(u, f32x4.splat(0.3989422804014327)), gauss, phi), left);
+        u = f32x4.mul(u, phi);
+      }
+      storeUpTo4(row + o, u, left);
+    }
+  }
+}
+
+// --- kernels --------------------------------------------------------------------------------------------------------
+
+/** packRows over row chunks. [src, stride, rows, columns, dst, width, rowsPerChunk] */
+export function kPackRows(p: usize, chunk: i32): void {
+  const rows = int(p, 2);
+  const per = int(p, 6);
+  const r0 = chunk * per;
+  packRows(r0, min(rows, r0 + per), rows, int(p, 3), ptr(p, 0), ptr(p, 1), ptr(p, 4), int(p, 5));
+}
+
+/** packTransposed, `per` panels a chunk. [src, stride, columns, k, dst, per] */
+export function kPackTransposed(p: usize, chunk: i32): void {
+  const columns = int(p, 2);
+  const per = int(p, 5);
+  const p0 = chunk * per;
+  packTransposed(p0, min((columns + 7) >> 3, p0 + per), columns, int(p, 3), ptr(p, 0), ptr(p, 1), ptr(p, 4));
+}
+
+/**
+ * Blocks of C (+)= A B. [m, n, k, a, ars, aks, b, bks, bps, c, ldc, accumulate, blockRows, blockColumns, epilogue, vector, slope]
+ * blockColumns is a multiple of 8. A packed in panels of 6 rows is told by ars = 4.
+ */
+export function kProduct(p: usize, chunk: i32): void {
+  const m = int(p, 0);
+  const n = int(p, 1);
+  const k = int(p, 2);
+  const ldc = ptr(p, 10);
+  const blockRows = int(p, 12);
+  const blockColumns = int(p, 13);
+  const down = (m + blockRows - 1) / blockRows;
+  const i0 = (chunk % down) * blockRows;
+  const j0 = (chunk / down) * blockColumns;
+  const rows = min(blockRows, m - i0);
+  const columns = min(blockColumns, n - j0);
+  const ars = ptr(p, 4);
+  const aks = ptr(p, 5);
+  const b = ptr(p, 6) + <usize>(j0 >> 3) * ptr(p, 8);
+  const o = <usize>i0 * ldc + (<usize>j0 << 2);
+  const c = ptr(p, 9) + o;
+  product(rows, columns, k, ptr(p, 3) + <usize>i0 * ars, ars, aks, b, ptr(p, 7), ptr(p, 8), c, ldc, int(p, 11) != 0);
+  const kind = int(p, 14);
+  if (kind) epilogue(kind, rows, columns, c, ldc, ptr(p, 15) + (<usize>j0 << 2), ptr(p, 16) ? ptr(p, 16) + o : 0);
+}
+
+/**
+ * Like kProduct for A packed in panels of 6 rows (dst of kPackRows with width 6); blockRows is a multiple of 6.
+ * [m, n, k, a, -, -, b, bks, bps, c, ldc, accumulate, blockRows, blockColumns]
+ */
+export function kProductPacked(p: usize, chunk: i32): void {
+  const m = int(p, 0);
+  const n = int(p, 1);
+  const k = int(p, 2);
+  const ldc = ptr(p, 10);
+  const bks = ptr(p, 7);
+  const bps = ptr(p, 8);
+  const blockRows = int(p, 12);
+  const blockColumns = int(p, 13);
+  const down = (m + blockRows - 1) / blockRows;
+  const i0 = (chunk % down) * blockRows;
+  const j0 = (chunk / down) * blockColumns;
+  const i1 = min(i0 + blockRows, m);
+  const j1 = min(j0 + blockColumns, n);
+  const accumulate = int(p, 11) != 0;
+  const panel = <usize>k * 24;
+  for (let k0 = 0; k0 < k; k0 += DEPTH) {
+    const kk = min(DEPTH, k - k0);
+    for (let j = j0; j < j1; j += 8) {
+      const b = ptr(p, 6) + <usize>(j >> 3) * bps + <usize>k0 * bks;
+      const columns = min(8, j1 - j);
+      for (let i = i0; i < i1; i += 6) {
+        const a = ptr(p, 3) + <usize>(i / 6) * panel + <usize>k0 * 24;
+        const rows = min(6, i1 - i);
+        const c = ptr(p, 9) + <usize>i * ldc + (<usize>j << 2);
+        product6(rows, columns, kk, a, b, bks, c, ldc, accumulate || k0 > 0);
+      }
+    }
+  }
+}
+
+function product6(rows: i32, columns: i32, k: i32, a: usize, b: usize, bks: usize, c: usize, ldc: usize, accumulate: bool): void {
+  if (rows == 6 && columns == 8) tile6x8(k, a, a + 4, a + 8, a + 12, a + 16, a + 20, 24, b, bks, c, ldc, accumulate);
+  else if (rows == 6) edgeTile6(columns, k, a, 4, 24, b, bks, c, ldc, accumulate);
+  else edgeTile(rows, columns, k, a, 4, 24, b, bks, c, ldc, accumulate);
+}
+
+/**
+ * C (+)= A B for few rows: each chunk packs its own columns of B in scratch, so B is read from memory once.
+ * [m, n, k, a, ars, aks, b, stride, transposed, c, ldc, accumulate, blockColumns, epilogue, vector, slope]
+ * B is [k,n], or [n,k] when transposed; its rows lie stride bytes apart. Scratch: 256 + k blockColumns 4 bytes.
+ */
+export function kProductFewRows(p: usize, chunk: i32): void {
+  const m = int(p, 0);
+  const k = int(p, 2);
+  const stride = ptr(p, 7);
+  const ldc = ptr(p, 10);
+  const j0 = chunk * int(p, 12);
+  const columns = min(int(p, 12), int(p, 1) - j0);
+  const panels = scratch() + 256;
+  if (int(p, 8)) packTransposed(0, (columns + 7) >> 3, columns, k, ptr(p, 6) + <usize>j0 * stride, stride, panels);
+  else packRows(0, k, k, columns, ptr(p, 6) + (<usize>j0 << 2), stride, panels, 8);
+  const c = ptr(p, 9) + (<usize>j0 << 2);
+  product(m, columns, k, ptr(p, 3), ptr(p, 4), ptr(p, 5), panels, 32, <usize>k << 5, c, ldc, int(p, 11) != 0);
+  const kind = int(p, 13);
+  if (kind) epilogue(kind, m, columns, c, ldc, ptr(p, 14) + (<usize>j0 << 2), ptr(p, 15) ? ptr(p, 15) + (<usize>j0 << 2) : 0);
+}
+
+/** productOfRows by blocks of columns. [m, n, k, x, xs, w, ws, c, ldc, accumulate, blockColumns, epilogue, vector, slope] */
+export function kProductOfRows(p: usize, chunk: i32): void {
+  const m = int(p, 0);
+  const ldc = ptr(p, 8);
+  const blockColumns = int(p, 10);
+  const j0 = chunk * blockColumns;
+  const columns = min(blockColumns, int(p, 1) - j0);
+  const c = ptr(p, 7) + (<usize>j0 << 2);
+  const ws = ptr(p, 6);
+  productOfRows(m, columns, int(p, 2), ptr(p, 3), ptr(p, 4), ptr(p, 5) + <usize>j0 * ws, ws, c, ldc, int(p, 9) != 0);
+  const kind = int(p, 11);
+  if (kind) epilogue(kind, m, columns, c, ldc, ptr(p, 12) + (<usize>j0 << 2), ptr(p, 13) ? ptr(p, 13) + (<usize>j0 << 2) : 0);
+}

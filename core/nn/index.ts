@@ -1,0 +1,38 @@
+/** Front door of nn: the operations of a training step, and the engines that run them. */
+import { availableParallelism } from 'node:os';
+import { createCpuExecutor } from './cpu/index.ts';
+import type { Executor } from './ops.ts';
+
+export type * from './ops.ts';
+
+export type EngineName = 'cpu';
+
+export interface ExecutorOptions {
+  /** `auto` takes the fastest engine of this machine. */
+  readonly engine?: 'auto' | EngineName;
+  /** Threads of the CPU engine; default: as many as the machine runs at once. */
+  readonly threads?: number;
+}
+
+export interface EngineChoice {
+  /** The engine that `auto` takes. */
+  readonly engine: EngineName;
+  /** Why, in one sentence. */
+  readonly why: string;
+}
+
+/** Which engine `auto` takes on this machine, and why. */
+export function describeEngines(): EngineChoice {
+  const cores = availableParallelism();
+  return { engine: 'cpu', why: `The CPU engine, on ${cores} ${cores === 1 ? 'thread' : 'threads'}: it is the only engine in this version.` };
+}
+
+/**
+ * Starts an engine.
+ * @throws Error when it is not built; AppError engine-out-of-memory from its operations when memory ends
+ */
+export async function createExecutor(options: ExecutorOptions = {}): Promise<Executor> {
+  const engine = options.engine === undefined || options.engine === 'auto' ? describeEngines().engine : options.engine;
+  if (engine !== 'cpu') throw new Error(`There is no engine ${String(engine)}: cpu or auto.`);
+  return createCpuExecutor(options.threads === undefined ? {} : { threads: options.threads });
+}

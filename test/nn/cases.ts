@@ -1,0 +1,217 @@
+/** The operations of ops.ts with shapes that reach every path of an executor: odd sizes, edges of tiles, several blocks. */
+import type { Executor, Tensor } from '../../core/nn/index.ts';
+import { Random } from './draw.ts';
+import * as plain from './plain.ts';
+
+export interface Case {
+  readonly name: string;
+  /** Shapes of the inputs; all of them are differentiated. */
+  readonly inputs: Record<string, readonly number[]>;
+  /** Elements of each input whose gradient is compared. */
+  readonly samples: number;
+  readonly run: (executor: Executor, input: (name: string) => Tensor) => Tensor;
+  readonly plain: (input: Record<string, plain.Value>) => plain.Value;
+  /** Changes the normal random values of an input. */
+  readonly adjust?: (name: string, values: Float32Array) => void;
+}
+
+function linearCase(rows: readonly number[], inputs: number, outputs: number, bias: boolean, activation: 'none' | 'gelu', samples = 40): Case {
+  return {
+    name: `linear [${rows.join(',')}] x ${inputs} -> ${outputs}${bias ? ' + bias' : ''}${activation === 'gelu' ? ', GELU' : ''}`,
+    inputs: { x: [...rows, inputs], w: [outputs, inputs], ...(bias ? { b: [outputs] } : {}) },
+    samples,
+    adjust: (name, values) => {
+      // Products of a size where GELU is neither 0 nor the identity.
+      if (name === 'w') values.forEach((v, i) => (values[i] = (v * 1.5) / Math.sqrt(inputs)));
+    },
+    run: (e, p) => e.linear(p('x'), p('w'), bias ? p('b') : null, activation),
+    plain: (p) => plain.linear(p['x']!, p['w']!, bias ? p['b']! : null, activation),
+  };
+}
+
+function attentionCase(N: number, T: number, heads: number, d: number, samples: number): Case {
+  return {
+    name: `attention of ${N} x ${T} tokens, ${heads} heads of ${d}`,
+    inputs: { qkv: [N, T, 3 * heads * d] },
+    samples,
+    run: (e, p) => e.attention(p('qkv'), heads),
+    plain: (p) => plain.attention(p['qkv']!, heads),
+  };
+}
+
+function layerNormCase(rows: number, n: number): Case {
+  return {
+    name: `layerNorm of ${rows} x ${n}`,
+    inputs: { x: [rows, n], w: [n], b: [n] },
+    samples: 40,
+    run: (e, p) => e.layerNorm(p('x'), p('w'), p('b'), 1e-6),
+    plain: (p) => plain.layerNorm(p['x']!, p['w']!, p['b']!, 1e-6),
+  };
+}
+
+function positionsCase(side: number, h: number, w: number, n: number, antialias: boolean): Case {
+  const offset = antialias ? 0 : 0.1;
+  return {
+    name: `resizePositions ${side} x ${side} -> ${h} x ${w}${antialias ? ', antialiased' : ''}`,
+    inputs: { table: [1, 1 + side * side, n] },
+    samples: 30,
+    run: (e, p) => e.resizePositions(p('table'), { gridHeight: h, gridWidth: w, offset, antialias }),
+    plain: (p) => plain.resizePositions(p['table']!, h, w, offset, antialias),
+  };
+}
+
+function prototypeCase(R: number, K: number, n: number, m: number, samples = 30): Case {
+  const random = new Random(R * 31 + K);
+  const Q = 4;
+  const targets = new Float32Array(Q * K);
+  for (let q = 0; q < Q; ++q) targets.set(plain.softmax(random.normals(K)), q * K);
+  const targetRows = Int32Array.from({ length: R * m }, () => Math.floor(random.uniform() * Q));
+  const rowWeights = Float32Array.from({ length: R }, () => random.uniform() / R);
+  const temperature = 0.7;
+  return {
+    name: `prototypeLoss of ${R} rows, ${K} prototypes of ${n}, ${m} targets a row`,
+    inputs: { x: [R, n], v: [K, n], g: [K, 1] },
+    samples,
+    run: (e, p) =>
+      e.prototypeLoss({ rows: p('x'), weightV: p('v'), weightG: p('g'), targets: e.tensor(targets, [Q, K]), targetRows, rowWeights, temperature }),
+    plain: (p) => {
+      const options = { targets: plain.value([Q, K], targets), targetRows, rowWeights, temperature };
+      return plain.prototypeLoss(p['x']!, p['v']!, p['g']!, options);
+    },
+  };
+}
+
+function residualCase(N: number, T: number, n: number, rows: readonly number[] | null): Case {
+  const subset = rows ? { rows: Int32Array.from(rows), scale: N / rows.length } : undefined;
+  return {
+    name: `addResidual [${N},${T},${n}]${rows ? ` on samples ${rows.join(' ')}` : ''}`,
+    inputs: { x: [N, T, n], branch: [rows ? rows.length : N, T, n], gamma: [n] },
+    samples: 40,
+    run: (e, p) => e.addResidual(p('x'), p('branch'), p('gamma'), subset),
+    plain: (p) => plain.addResidual(p['x']!, p['branch']!, p['gamma']!, subset?.rows ?? null, subset?.scale ?? 1),
+  };
+}
+
+const rowsTwice = Int32Array.of(4, 0, 4, 2, 4);
+const patchMask = Uint8Array.from({ length: 2 * 9 }, (_, i) => (i % 5 === 1 || i % 7 === 0 ? 1 : 0));
+const images = new Random(77).normals(2 * 3 * 10 * 15);
+
+export const cases: readonly Case[] = [
+  linearCase([7], 5, 3, true, 'none'),
+  linearCase([1], 1, 1, true, 'none'),
+  linearCase([2, 6], 8, 16, true, 'gelu'),
+  linearCase([3, 7], 13, 21, false, 'none'),
+  linearCase([13], 9, 6, false, 'gelu'),
+  linearCase([70], 33, 50, true, 'gelu', 12),
+  // Past the few-rows path, past one panel's depth in each direction.
+  linearCase([2, 101], 37, 29, true, 'gelu', 8),
+  linearCase([170], 300, 150, true, 'none', 5),
+  linearCase([300], 7, 30, true, 'gelu', 8),
+  layerNormCase(5, 7),
+  layerNormCase(3, 64),
+  layerNormCase(550, 33),
+  attentionCase(2, 10, 2, 5, 60),
+  attentionCase(1, 1, 1, 3, 9),
+  attentionCase(3, 17, 3, 8, 40),
+  attentionCase(1, 65, 1, 64, 20),
+  attentionCase(1, 203, 1, 6, 12),
+  {
+    name: 'swiglu',
+    inputs: { x: [3, 5, 14] },
+    samples: 300,
+    run: (e, p) => e.swiglu(p('x')),
+    plain: (p) => plain.swiglu(p['x']!),
+  },
+  residualCase(3, 4, 10, null),
+  residualCase(5, 3, 7, [4, 1]),
+  residualCase(4, 2, 9, [2, 0, 3, 1]),
+  {
+    name: 'patchEmbed [2,3,10,15], patches of 5',
+    inputs: { w: [7, 3, 5, 5], b: [7] },
+    samples: 60,
+    run: (e, p) => e.patchEmbed(e.tensor(images, [2, 3, 10, 15]), p('w'), p('b')),
+    plain: (p) => plain.patchEmbed(plain.value([2, 3, 10, 15], images), p['w']!, p['b']!),
+  },
+  {
+    name: 'maskPatches',
+    inputs: { x: [2, 9, 6], token: [1, 6] },
+    samples: 200,
+    run: (e, p) => e.maskPatches(p('x'), patchMask, p('token')),
+    plain: (p) => plain.maskPatches(p['x']!, patchMask, p['token']!),
+  },
+  positionsCase(4, 4, 4, 5, false),
+  positionsCase(5, 3, 7, 6, false),
+  positionsCase(7, 4, 3, 5, true),
+  positionsCase(3, 5, 6, 4, true),
+  positionsCase(16, 7, 7, 3, false),
+  {
+    name: 'assembleTokens with registers',
+    inputs: { patches: [3, 4, 6], cls: [1, 1, 6], positions: [5, 6], registers: [1, 2, 6] },
+    samples: 100,
+    run: (e, p) => e.assembleTokens(p('patches'), p('cls'), p('positions'), p('registers')),
+    plain: (p) => plain.assembleTokens(p['patches']!, p['cls']!, p['positions']!, p['registers']!),
+  },
+  {
+    name: 'assembleTokens without registers',
+    inputs: { patches: [2, 3, 5], cls: [1, 1, 5], positions: [4, 5] },
+    samples: 100,
+    run: (e, p) => e.assembleTokens(p('patches'), p('cls'), p('positions'), null),
+    plain: (p) => plain.assembleTokens(p['patches']!, p['cls']!, p['positions']!, null),
+  },
+  {
+    name: 'gatherSamples',
+    inputs: { x: [4, 3, 5] },
+    samples: 100,
+    run: (e, p) => e.gatherSamples(p('x'), Int32Array.of(3, 1)),
+    plain: (p) => plain.gather(p['x']!, Int32Array.of(3, 1), 15, [2, 3, 5]),
+  },
+  {
+    name: 'gatherRows, a row more than once',
+    inputs: { x: [2, 3, 7] },
+    samples: 100,
+    run: (e, p) => e.gatherRows(p('x'), rowsTwice),
+    plain: (p) => plain.gather(p['x']!, rowsTwice, 7, [5, 7]),
+  },
+  {
+    name: 'sliceTokens',
+    inputs: { x: [3, 6, 5] },
+    samples: 100,
+    run: (e, p) => e.sliceTokens(p('x'), 2, 3),
+    plain: (p) => plain.sliceTokens(p['x']!, 2, 3),
+  },
+  {
+    name: 'concatRows',
+    inputs: { a: [3, 5], b: [1, 5], c: [4, 5] },
+    samples: 100,
+    run: (e, p) => e.concatRows([p('a'), p('b'), p('c')]),
+    plain: (p) => plain.concatRows([p['a']!, p['b']!, p['c']!]),
+  },
+  {
+    name: 'l2Normalize, one row below epsilon',
+    inputs: { x: [4, 7] },
+    samples: 100,
+    adjust: (_, values) => values.forEach((v, i) => (values[i] = i < 7 ? v * 0.01 : v)),
+    run: (e, p) => e.l2Normalize(p('x'), 0.5),
+    plain: (p) => plain.l2Normalize(p['x']!, 0.5),
+  },
+  {
+    name: 'koleo',
+    inputs: { x: [9, 13] },
+    samples: 200,
+    run: (e, p) => e.koleo(p('x')),
+    plain: (p) => plain.koleo(p['x']!),
+  },
+  {
+    name: 'weightedSum',
+    inputs: { a: [4, 6], b: [3, 6] },
+    samples: 100,
+    run: (e, p) => {
+      const first = e.koleo(p('a'));
+      return e.weightedSum([first, e.koleo(p('b')), first], [0.5, -2, 3]);
+    },
+    plain: (p) => plain.value([], [3.5 * plain.koleo(p['a']!).data[0]! - 2 * plain.koleo(p['b']!).data[0]!]),
+  },
+  prototypeCase(5, 7, 6, 1, 100),
+  prototypeCase(6, 33, 9, 2, 60),
+  prototypeCase(170, 70, 18, 1, 15),
+];

@@ -1,0 +1,232 @@
+/** The CPU executor: the suite in both SIMD kinds on one and two threads, and what only it promises. */
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { after, before, describe, it } from 'node:test';
+import { AppError } from '../../core/contract/index.ts';
+import { createCpuExecutor, type CpuExecutor } from '../../core/nn/cpu/index.ts';
+import { prototypeLoss } from '../../core/nn/cpu/losses.ts';
+import { Arena, Heap } from '../../core/nn/cpu/memory.ts';
+import type { CpuTensor } from '../../core/nn/cpu/tensor.ts';
+import { createExecutor, describeEngines, type Executor } from '../../core/nn/index.ts';
+import { Random } from './draw.ts';
+import { assertClose, operationSuite } from './suite.ts';
+
+before(async () => {
+  const { buildWasm } = (await import('../../build/wasm.mjs' as string)) as { buildWasm(): Promise<string[]> };
+  await buildWasm();
+});
+
+operationSuite('relaxed SIMD, 1 thread', () => createCpuExecutor({ threads: 1, simd: 'relaxed' }));
+operationSuite('relaxed SIMD, 2 threads', () => createCpuExecutor({ threads: 2, simd: 'relaxed' }));
+operationSuite('plain SIMD, 1 thread', () => createCpuExecutor({ threads: 1, simd: 'plain' }));
+operationSuite('plain SIMD, 2 threads', () => createCpuExecutor({ threads: 2, simd: 'plain' }));
+
+/** A small step with every kind of work in it: loss, gradients and parameters after the update, as bytes. */
+async function step(executor: Executor): Promise<Buffer[]> {
+  const random = new Random(11);
+  const [N, T, D, K] = [6, 37, 48, 200];
+  const shapes: Record<string, number[]> = { qkv: [3 * D, D], bias: [3 * D], norm: [D], gamma: [D], up: [4 * D, D], down: [D, 4 * D], v: [K, D], g: [K, 1] };
+  const specs = Object.entries(shapes).map(([name, shape]) => ({
+    name,
+    shape,
+    values: random.normals(shape.reduce((a, b) => a * b, 1)).map((w) => (name === 'g' ? 1 : w * 0.2)),
+  }));
+  const set = executor.createParameters(specs);
+  const state = executor.createAdamState(set);
+  const x = random.normals(N * T * D);
+  const logits = random.normals(N * K);
+  const result = await executor.scope(async () => {
+    executor.zeroGradients(set);
+    const targets = executor.sinkhornKnopp(executor.tensor(logits, [N, K]), 0.3, 3);
+    const { loss } = executor.gradients(set, () => {
+      const input = executor.tensor(x, [N, T, D]);
+      const p = (name: string): ReturnType<typeof set.get> => set.get(name);
+      const normal = executor.layerNorm(input, p('norm'), p('gamma'), 1e-6);
+      let y = executor.addResidual(input, executor.attention(executor.linear(normal, p('qkv'), p('bias')), 4), p('gamma'));
+      y = executor.addResidual(y, executor.linear(executor.linear(y, p('up'), null, 'gelu'), p('down'), null), p('norm'));
+      const rows = executor.l2Normalize(executor.gatherRows(y, Int32Array.of(0, 40, 80, 120, 160, 200)), 1e-12);
+      const targetRows = Int32Array.of(0, 1, 2, 3, 4, 5);
+      const rowWeights = new Float32Array(6).fill(1 / 6);
+      const prototypes = executor.prototypeLoss({ rows, weightV: p('v'), weightG: p('g'), targets, targetRows, rowWeights, temperature: 0.1 });
+      return executor.weightedSum([prototypes, executor.koleo(rows)], [1, 0.1]);
+    });
+    const gradients = await executor.readGradients(set);
+    const norms = await executor.read(executor.clipGradients(set, Int32Array.from(specs, (_, i) => i % 2), 0.5));
+    const learningRates = new Float32Array(specs.length).fill(1e-3);
+    const weightDecays = new Float32Array(specs.length).fill(0.04);
+    executor.adamW(set, state, { learningRates, weightDecays, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, updateNumber: 1 });
+    const values = await executor.readParameters(set);
+    return [await executor.read(loss), gradients, norms, values].map((array) => Buffer.from(array.buffer));
+  });
+  state.dispose();
+  set.dispose();
+  return result;
+}
+
+describe('the CPU executor', () => {
+  let two: CpuExecutor;
+  before(async () => {
+    two = await createCpuExecutor({ threads: 2 });
+  });
+  after(() => two.dispose());
+
+  it('repeats a step bit for bit, with one, two and three threads', async () => {
+    const first = await step(two);
+    assert.ok(first.every((bytes) => new Float32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4).every(Number.isFinite)));
+    for (let again = 0; again < 5; ++again) assert.deepEqual(await step(two), first);
+    for (const threads of [1, 3]) {
+      const other = await createCpuExecutor({ threads });
+      assert.deepEqual(await step(other), first, `${threads} threads`);
+      await other.dispose();
+    }
+  });
+
+  it('reserves nothing more after the first step', async () => {
+    const executor = await createCpuExecutor({ threads: 1 });
+    await step(executor);
+    const { reserved } = executor.engine.heap;
+    const held = executor.memoryBytes();
+    for (let again = 0; again < 3; ++again) await step(executor);
+    assert.equal(executor.engine.heap.reserved, reserved);
+    assert.equal(executor.memoryBytes(), held);
+    await executor.dispose();
+  });
+
+  it('gives the same loss and gradients when the logits are made tile by tile', async () => {
+    const random = new Random(4);
+    const [R, K, n] = [19, 150, 14];
+    const set = two.createParameters([
+      { name: 'x', shape: [R, n], values: random.normals(R * n) },
+      { name: 'v', shape: [K, n], values: random.normals(K * n) },
+      { name: 'g', shape: [K, 1], values: random.normals(K) },
+    ]);
+    const logits = random.normals(3 * K);
+    const targetRows = Int32Array.from({ length: R * 2 }, (_, i) => i % 3);
+    const rowWeights = random.normals(R);
+    const run = async (kept: number): Promise<[Float32Array, Float32Array]> =>
+      two.scope(async () => {
+        two.zeroGradients(set);
+        const targets = two.centeredSoftmax(two.tensor(logits, [3, K]), two.tensor(new Float32Array(K), [K]), 1) as CpuTensor;
+        const own = (name: string): CpuTensor => set.get(name) as CpuTensor;
+        const { loss } = two.gradients(set, () =>
+          prototypeLoss(
+            two.engine,
+            { rows: own('x'), weightV: own('v'), weightG: own('g'), targets },
+            { targetRows, rowWeights, temperature: 0.5 },
+            { kept, tile: R * 64 },
+          ),
+        );
+        return [await two.read(loss), await two.readGradients(set)];
+      });
+    const [loss, gradients] = await run(R * K);
+    const [tiledLoss, tiledGradients] = await run(0);
+    assertClose(tiledLoss, loss, 1e-6, 'loss');
+    assertClose(tiledGradients, gradients, 1e-6, 'gradients');
+    set.dispose();
+  });
+
+  it('refuses tensors of an ended scope and of another executor', async () => {
+    const x = await two.scope(() => ({ inside: two.tensor(Float32Array.of(1, 2), [1, 2]), nothing: null }));
+    assert.deepEqual([...(await two.read(x.inside))], [1, 2]);
+    let lost: ReturnType<typeof two.tensor> | null = null;
+    await two.scope(() => {
+      lost = two.tensor(Float32Array.of(1), [1]);
+    });
+    await assert.rejects(two.read(lost!), /freed when its scope ended/);
+    assert.throws(() => two.l2Normalize({ shape: [1] }, 1), /l2Normalize.*not one of this executor/);
+  });
+
+  it('frees a scope that throws, and works on', async () => {
+    const held = two.memoryBytes();
+    await assert.rejects(
+      two.scope(() => {
+        two.tensor(new Float32Array(1000), [1000]);
+        two.linear(two.tensor(new Float32Array(6), [2, 3]), two.tensor(new Float32Array(8), [2, 4]), null);
+      }),
+      /linear/,
+    );
+    assert.equal(two.memoryBytes(), held);
+    const set = two.createParameters([{ name: 'w', shape: [2, 2], values: Float32Array.of(1, 2, 3, 4) }]);
+    assert.throws(() => two.gradients(set, () => two.tensor(Float32Array.of(1, 2), [2])), /shape \[2\]/);
+    assert.throws(() =>
+      two.gradients(set, () => {
+        throw new Error('the model failed');
+      }),
+    );
+    await two.scope(() => two.gradients(set, () => two.koleo(set.get('w'))));
+    set.dispose();
+  });
+
+  it('chooses relaxed SIMD where the runtime has it and says what runs', async () => {
+    assert.match(two.description, /^2 threads, WebAssembly with relaxed SIMD$/);
+    const executor = await createExecutor({ engine: 'cpu', threads: 1 });
+    assert.equal(executor.name, 'cpu');
+    await executor.dispose();
+    assert.equal(describeEngines().engine, 'cpu');
+    assert.match(describeEngines().why, /\.$/);
+    await assert.rejects(createCpuExecutor({ threads: 0 }), /threads/);
+    await assert.rejects(createExecutor({ engine: 'abacus' as 'cpu' }), /abacus/);
+  });
+
+  it('keeps no process alive: neither idle, nor after an uncaught error, nor after dispose', () => {
+    const door = new URL('../../core/nn/index.ts', import.meta.url).href;
+    const ends: [string, number][] = [
+      ['', 0],
+      ['await e.dispose();', 0],
+      ["throw new Error('on purpose');", 1],
+    ];
+    for (const [end, code] of ends) {
+      const script = `import { createExecutor } from ${JSON.stringify(door)};
+        const e = await createExecutor({ threads: 3 });
+        await e.scope(() => e.l2Normalize(e.tensor(new Float32Array(90000).fill(1), [900, 100]), 1));
+        ${end}`;
+      const child = spawnSync(process.execPath, ['--input-type=module', '-e', script], { timeout: 20_000, encoding: 'utf8' });
+      assert.equal(child.signal, null, `still running after: ${end || 'the last line'}`);
+      assert.equal(child.status, code, child.stderr);
+    }
+  });
+});
+
+describe('memory', () => {
+  it('the heap joins what is freed and uses it again', () => {
+    const heap = new Heap();
+    const blocks = [1000, 2000, 3000].map((bytes) => heap.allocate(bytes));
+    const { used, reserved } = heap;
+    for (const i of [0, 2, 1]) heap.free(blocks[i]!);
+    assert.equal(heap.used, 0);
+    assert.equal(heap.allocate(5900), blocks[0]);
+    assert.ok(heap.used <= used);
+    assert.equal(heap.reserved, reserved);
+    assert.throws(() => heap.free(blocks[1]!), /nothing was allocated/);
+  });
+
+  it('past 4 GiB the error says how much was needed and what to do', () => {
+    const heap = new Heap();
+    assert.throws(
+      () => heap.allocate(5 * 2 ** 30),
+      (error) => error instanceof AppError && error.code === 'engine-out-of-memory' && /5\.00 GiB/.test(error.message) && /smaller batch/.test(error.action),
+    );
+    heap.allocate(1000);
+  });
+
+  it('the arena keeps survivors intact over several segments', () => {
+    const heap = new Heap();
+    const arena = new Arena(heap);
+    const mark = arena.mark();
+    const size = 3 * 2 ** 20;
+    const addresses = Array.from({ length: 12 }, (_, i) => {
+      const address = arena.allocate(size);
+      heap.u8.fill(i, address, address + size);
+      return address;
+    });
+    const kept = [11, 2, 7, 5];
+    const moved = arena.compact(
+      mark,
+      kept.map((i) => ({ address: addresses[i]!, bytes: size })),
+    );
+    kept.forEach((i, at) => assert.ok(heap.u8.subarray(moved[at]!, moved[at]! + size).every((byte) => byte === i), `block ${i}`));
+    assert.ok(arena.used < 5 * size);
+    arena.dispose();
+    assert.equal(heap.used, 0);
+  });
+});
