@@ -1,0 +1,79 @@
+/** The door for features: a network that turns images into patch and class tokens. No training, no image reading. */
+import { AppError } from '../contract/index.ts';
+import type { Executor, ParameterSet } from '../nn/ops.ts';
+import { Random } from '../random.ts';
+import { readTeacher } from './checkpoint.ts';
+import { STREAM, type ModelConfig } from './config.ts';
+import { classTokens, vitForward, vitParameters } from './vit.ts';
+
+export interface Features {
+  /** [N, gridHeight * gridWidth, D] after the final norm, row-major patches. */
+  readonly patches: Float32Array;
+  /** [N,D] */
+  readonly cls: Float32Array;
+  readonly gridHeight: number;
+  readonly gridWidth: number;
+}
+
+export interface Backbone {
+  readonly config: ModelConfig;
+  /**
+   * @param images [N,3,H,W], from normalizeImage; H and W multiples of config.patchSize
+   * @throws AppError bad-input when they are not
+   */
+  features(images: Float32Array, n: number, height: number, width: number): Promise<Features>;
+  dispose(): void;
+}
+
+/** Tokens that pass through the network at once: bounds its memory, large enough to keep it busy. */
+const TOKENS_AT_ONCE = 4096;
+
+/** A backbone over parameters that someone else owns unless `owned`. */
+export function backboneOf(x: Executor, parameters: ParameterSet, config: ModelConfig, prefix: string, owned: boolean): Backbone {
+  return {
+    config,
+    async features(images, n, height, width) {
+      if (height % config.patchSize !== 0 || width % config.patchSize !== 0) {
+        const wanted = `multiples of ${config.patchSize}`;
+        throw new AppError('bad-input', `Images of ${width} x ${height} pixels cannot be cut into patches; both sides must be ${wanted}.`, 'Resize them first.');
+      }
+      const gridHeight = height / config.patchSize;
+      const gridWidth = width / config.patchSize;
+      const P = gridHeight * gridWidth;
+      const D = config.embedDim;
+      const patches = new Float32Array(n * P * D);
+      const cls = new Float32Array(n * D);
+      const pixels = 3 * height * width;
+      const atOnce = Math.max(1, Math.floor(TOKENS_AT_ONCE / (1 + config.registers + P)));
+      for (let from = 0; from < n; from += atOnce) {
+        const count = Math.min(atOnce, n - from);
+        await x.scope(async () => {
+          const input = x.tensor(images.subarray(from * pixels, (from + count) * pixels), [count, 3, height, width]);
+          const grid = vitForward(x, parameters, config, input, { prefix });
+          patches.set(await x.read(x.sliceTokens(grid.tokens, grid.firstPatch, P)), from * P * D);
+          cls.set(await x.read(classTokens(x, grid)), from * D);
+        });
+      }
+      return { patches, cls, gridHeight, gridWidth };
+    },
+    dispose() {
+      if (owned) parameters.dispose();
+    },
+  };
+}
+
+/** The teacher of a run's checkpoint. @throws AppError checkpoint-damaged, no-checkpoint */
+export async function loadBackbone({ runDir, step }: { readonly runDir: string; readonly step: number }, executor: Executor): Promise<Backbone> {
+  const { config, tensors } = await readTeacher(runDir, step);
+  const prefix = 'teacher.backbone.';
+  const specs = [...tensors]
+    .filter(([name]) => name.startsWith(prefix))
+    .map(([name, { shape, values }]) => ({ name: name.slice(prefix.length), shape, values: values as Float32Array }));
+  return backboneOf(executor, executor.createParameters(specs), config.model, '', true);
+}
+
+/** The network a run with that seed starts from. */
+export function untrainedBackbone(config: ModelConfig, seed: number, executor: Executor): Backbone {
+  const parameters = executor.createParameters(vitParameters(config, new Random(seed, STREAM.weights, 0)));
+  return backboneOf(executor, parameters, config, '', true);
+}

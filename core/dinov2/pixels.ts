@@ -1,0 +1,280 @@
+/**
+ * Operations on 8-bit RGB pixels with Pillow's meaning, the one DINOv2 was trained with: antialiased bicubic crops,
+ * blends that truncate, hue in 8-bit HSV. Buffers are interleaved [H,W,3]; all but the resize work in place.
+ */
+
+export interface PixelImage {
+  readonly width: number;
+  readonly height: number;
+  /** [H,W,3] */
+  readonly data: Uint8Array;
+}
+
+export interface CropBox {
+  readonly top: number;
+  readonly left: number;
+  readonly width: number;
+  readonly height: number;
+}
+
+// --- resize -----------------------------------------------------------------------------------------------------------
+
+/** For each output position: first input position, number of inputs, fixed-point weights. */
+interface ResizeWeights {
+  readonly first: Int32Array;
+  readonly count: Int32Array;
+  /** [out * taps], 22 fractional bits. */
+  readonly weights: Int32Array;
+  readonly taps: number;
+}
+
+/** Pillow's 8-bit precision: 32 bits less 8 of the pixel less 2 of headroom. */
+const PRECISION = 22;
+const HALF = 1 << (PRECISION - 1);
+
+/** Weights by (input size, output size): a run meets a few hundred pairs again and again. */
+const weightCache = new Map<number, ResizeWeights>();
+const WEIGHT_CACHE_LIMIT = 4096;
+
+/** Cubic convolution, a = -0.5 (Keys 1981), stretched when shrinking: Pillow's BICUBIC. */
+function bicubicWeights(input: number, output: number): ResizeWeights {
+  const key = input * 65536 + output;
+  const cached = weightCache.get(key);
+  if (cached) return cached;
+  const scale = input / output;
+  const stretch = Math.max(scale, 1);
+  const support = 2 * stretch;
+  const taps = Math.ceil(support) * 2 + 1;
+  const first = new Int32Array(output);
+  const count = new Int32Array(output);
+  const weights = new Int32Array(output * taps);
+  const row = new Float64Array(taps);
+  for (let i = 0; i < output; i++) {
+    const center = (i + 0.5) * scale;
+    const from = Math.max(Math.trunc(center - support + 0.5), 0);
+    const to = Math.min(Math.trunc(center + support + 0.5), input);
+    let sum = 0;
+    for (let j = from; j < to; j++) {
+      const t = Math.abs((j - center + 0.5) / stretch);
+      row[j - from] = t < 1 ? (1.5 * t - 2.5) * t * t + 1 : t < 2 ? ((-0.5 * t + 2.5) * t - 4) * t + 2 : 0;
+      sum += row[j - from]!;
+    }
+    first[i] = from;
+    count[i] = to - from;
+    for (let j = 0; j < to - from; j++) weights[i * taps + j] = Math.round((row[j]! / sum) * (1 << PRECISION));
+  }
+  const made = { first, count, weights, taps };
+  if (weightCache.size >= WEIGHT_CACHE_LIMIT) weightCache.clear();
+  weightCache.set(key, made);
+  return made;
+}
+
+let rowScratch = new Uint8Array(0);
+
+/**
+ * Cuts the box out of the image and resizes it to size x size, mirrored left to right if `flip`. Only pixels of the box
+ * are read, as when the crop is cut before resizing.
+ * @param out [size, size, 3]
+ */
+export function resizeCrop(image: PixelImage, box: CropBox, size: number, flip: boolean, out: Uint8Array): void {
+  const across = bicubicWeights(box.width, size);
+  const down = bicubicWeights(box.height, size);
+  const rowLength = size * 3;
+  if (rowScratch.length < box.height * rowLength) rowScratch = new Uint8Array(box.height * rowLength);
+  const rows = rowScratch; // [box.height, size, 3]
+  const data = image.data;
+  for (let y = 0; y < box.height; y++) {
+    const source = ((box.top + y) * image.width + box.left) * 3;
+    for (let x = 0; x < size; x++) {
+      let at = source + across.first[x]! * 3;
+      let r = HALF;
+      let g = HALF;
+      let b = HALF;
+      const end = x * across.taps + across.count[x]!;
+      for (let w = x * across.taps; w < end; w++, at += 3) {
+        const weight = across.weights[w]!;
+        r = (r + Math.imul(weight, data[at]!)) | 0;
+        g = (g + Math.imul(weight, data[at + 1]!)) | 0;
+        b = (b + Math.imul(weight, data[at + 2]!)) | 0;
+      }
+      const target = y * rowLength + (flip ? size - 1 - x : x) * 3;
+      rows[target] = clip(r >> PRECISION);
+      rows[target + 1] = clip(g >> PRECISION);
+      rows[target + 2] = clip(b >> PRECISION);
+    }
+  }
+  const sums = new Int32Array(rowLength);
+  for (let y = 0; y < size; y++) {
+    sums.fill(HALF);
+    for (let j = 0; j < down.count[y]!; j++) {
+      const weight = down.weights[y * down.taps + j]!;
+      const source = (down.first[y]! + j) * rowLength;
+      for (let i = 0; i < rowLength; i++) sums[i] = (sums[i]! + Math.imul(weight, rows[source + i]!)) | 0;
+    }
+    for (let i = 0; i < rowLength; i++) out[y * rowLength + i] = clip(sums[i]! >> PRECISION);
+  }
+}
+
+function clip(value: number): number {
+  return value < 0 ? 0 : value > 255 ? 255 : value;
+}
+
+// --- colour -----------------------------------------------------------------------------------------------------------
+
+/** ITU-R 601 luma as Pillow rounds it. */
+function luma(r: number, g: number, b: number): number {
+  return (r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16;
+}
+
+/** Pillow's blend of a value towards a base: truncated, clipped. */
+function blend(base: number, value: number, factor: number): number {
+  return clip(Math.trunc(base + factor * (value - base)));
+}
+
+const table = new Uint8Array(256);
+
+function throughTable(pixels: Uint8Array): void {
+  for (let i = 0; i < pixels.length; i++) pixels[i] = table[pixels[i]!]!;
+}
+
+/** Blend with black. */
+export function adjustBrightness(pixels: Uint8Array, factor: number): void {
+  for (let v = 0; v < 256; v++) table[v] = blend(0, v, factor);
+  throughTable(pixels);
+}
+
+/** Blend with the mean of the luma. */
+export function adjustContrast(pixels: Uint8Array, factor: number): void {
+  let sum = 0;
+  for (let i = 0; i < pixels.length; i += 3) sum += luma(pixels[i]!, pixels[i + 1]!, pixels[i + 2]!);
+  const mean = Math.trunc(sum / (pixels.length / 3) + 0.5);
+  for (let v = 0; v < 256; v++) table[v] = blend(mean, v, factor);
+  throughTable(pixels);
+}
+
+/** Blend of each pixel with its own luma. */
+export function adjustSaturation(pixels: Uint8Array, factor: number): void {
+  for (let i = 0; i < pixels.length; i += 3) {
+    const r = pixels[i]!;
+    const g = pixels[i + 1]!;
+    const b = pixels[i + 2]!;
+    const gray = luma(r, g, b);
+    pixels[i] = blend(gray, r, factor);
+    pixels[i + 1] = blend(gray, g, factor);
+    pixels[i + 2] = blend(gray, b, factor);
+  }
+}
+
+/**
+ * Turns the hue by a share of the circle, -0.5 to 0.5, through 8-bit HSV: hue and saturation are truncated to bytes on
+ * the way, which is visible and part of the meaning.
+ */
+export function adjustHue(pixels: Uint8Array, shift: number): void {
+  const turn = Math.trunc(shift * 255);
+  for (let i = 0; i < pixels.length; i += 3) {
+    const r = pixels[i]!;
+    const g = pixels[i + 1]!;
+    const b = pixels[i + 2]!;
+    const v = r > g ? (r > b ? r : b) : g > b ? g : b;
+    const low = r < g ? (r < b ? r : b) : g < b ? g : b;
+    if (v === low) continue; // gray has no hue
+    const range = v - low;
+    const sector = r === v ? (g - b) / range : g === v ? 2 + (b - r) / range : 4 + (r - g) / range; // -1 .. 5
+    const hue = (Math.trunc((sector < 0 ? sector / 6 + 1 : sector / 6) * 255) + turn) & 255;
+    const s = Math.trunc((range / v) * 255) / 255;
+    const h = (hue * 6) / 255;
+    const side = Math.trunc(h);
+    const f = h - side;
+    const p = (v * (1 - s) + 0.5) | 0;
+    const q = (v * (1 - s * f) + 0.5) | 0;
+    const t = (v * (1 - s * (1 - f)) + 0.5) | 0;
+    switch (side % 6) {
+      case 0:
+        write(pixels, i, v, t, p);
+        break;
+      case 1:
+        write(pixels, i, q, v, p);
+        break;
+      case 2:
+        write(pixels, i, p, v, t);
+        break;
+      case 3:
+        write(pixels, i, p, q, v);
+        break;
+      case 4:
+        write(pixels, i, t, p, v);
+        break;
+      default:
+        write(pixels, i, v, p, q);
+    }
+  }
+}
+
+function write(pixels: Uint8Array, at: number, r: number, g: number, b: number): void {
+  pixels[at] = r;
+  pixels[at + 1] = g;
+  pixels[at + 2] = b;
+}
+
+/** All three channels become the luma. */
+export function toGrayscale(pixels: Uint8Array): void {
+  for (let i = 0; i < pixels.length; i += 3) {
+    const gray = luma(pixels[i]!, pixels[i + 1]!, pixels[i + 2]!);
+    pixels[i] = gray;
+    pixels[i + 1] = gray;
+    pixels[i + 2] = gray;
+  }
+}
+
+/** Inverts values of 128 and above. */
+export function solarize(pixels: Uint8Array): void {
+  for (let i = 0; i < pixels.length; i++) if (pixels[i]! >= 128) pixels[i] = 255 - pixels[i]!;
+}
+
+// --- blur -------------------------------------------------------------------------------------------------------------
+
+/** Side of the kernel at any crop size, as in the official code. */
+const RADIUS = 4;
+
+let paddedRow = new Float32Array(0);
+let blurScratch = new Float32Array(0);
+
+/** 9 x 9 Gaussian with mirrored borders (the edge pixel is not repeated). Sides must exceed 4 pixels. */
+export function gaussianBlur(pixels: Uint8Array, width: number, height: number, sigma: number): void {
+  const kernel = Array.from({ length: RADIUS + 1 }, (_, k) => Math.exp(-0.5 * (k / sigma) ** 2));
+  const sum = kernel.reduce((total, weight, k) => total + (k === 0 ? weight : 2 * weight), 0);
+  const [w0, w1, w2, w3, w4] = kernel.map((weight) => weight / sum) as [number, number, number, number, number];
+  const length = width * 3;
+  if (paddedRow.length < length + 24) paddedRow = new Float32Array(length + 24);
+  if (blurScratch.length < height * length) blurScratch = new Float32Array(height * length);
+  const row = paddedRow;
+  const across = blurScratch; // [height, width, 3]
+  for (let y = 0; y < height; y++) {
+    for (let i = 0; i < length; i++) row[12 + i] = pixels[y * length + i]!;
+    for (let k = 1; k <= RADIUS; k++) {
+      for (let c = 0; c < 3; c++) {
+        row[12 - 3 * k + c] = row[12 + 3 * k + c]!;
+        row[12 + length - 3 + 3 * k + c] = row[12 + length - 3 - 3 * k + c]!;
+      }
+    }
+    for (let i = 0; i < length; i++) {
+      across[y * length + i] =
+        w0 * row[i + 12]! + w1 * (row[i + 9]! + row[i + 15]!) + w2 * (row[i + 6]! + row[i + 18]!) + w3 * (row[i + 3]! + row[i + 21]!) + w4 * (row[i]! + row[i + 24]!);
+    }
+  }
+  const mirrored = (y: number): number => (y < 0 ? -y : y >= height ? 2 * height - 2 - y : y) * length;
+  for (let y = 0; y < height; y++) {
+    const c = y * length;
+    const [a1, b1, a2, b2] = [mirrored(y - 1), mirrored(y + 1), mirrored(y - 2), mirrored(y + 2)];
+    const [a3, b3, a4, b4] = [mirrored(y - 3), mirrored(y + 3), mirrored(y - 4), mirrored(y + 4)];
+    for (let i = 0; i < length; i++) {
+      const value =
+        w0 * across[c + i]! +
+        w1 * (across[a1 + i]! + across[b1 + i]!) +
+        w2 * (across[a2 + i]! + across[b2 + i]!) +
+        w3 * (across[a3 + i]! + across[b3 + i]!) +
+        w4 * (across[a4 + i]! + across[b4 + i]!);
+      pixels[c + i] = (value + 0.5) | 0;
+    }
+  }
+}

@@ -1,0 +1,267 @@
+/**
+ * Which numbers to train with: by number of images and by machine, each with its reason. The table behind it is the
+ * project's own (core/README.md, "Training presets"); the CPU column was measured on two cores.
+ */
+import { AppError, type TrainPreset, type TrainPresets } from '../contract/index.ts';
+import { ffnHidden, modelConfig, OFFICIAL_CROPS, type CropConfig, type HeadConfig, type ModelConfig, type ModelName, type RunConfig } from './config.ts';
+
+export interface TrainFacts {
+  /** Images that can be read. */
+  readonly images: number;
+  readonly cores: number;
+  readonly memoryBytes: number;
+  /** In words, the executor's name first: "cpu: 2 threads, relaxed SIMD". */
+  readonly engine: string;
+}
+
+export interface ConfigOverrides {
+  readonly steps?: number | null;
+  readonly batch?: number | null;
+  readonly seed?: number | null;
+}
+
+const PRESET_IDS = ['quick', 'standard', 'thorough'] as const;
+type PresetId = (typeof PRESET_IDS)[number];
+
+/** What a preset decides; everything else follows from it. */
+interface Recipe {
+  readonly title: string;
+  readonly summary: string;
+  readonly model: Exclude<ModelName, 'giant'>;
+  readonly steps: number;
+  readonly batch: number;
+  readonly prototypes: number;
+  readonly separateHeads: boolean;
+  readonly crops: Pick<CropConfig, 'globalSize' | 'localSize' | 'localCount'>;
+}
+
+const FULL_CROPS = { globalSize: 224, localSize: 98, localCount: 8 };
+const CPU_CROPS = { globalSize: 112, localSize: 42, localCount: 4 };
+
+const onCpu = ({ engine }: TrainFacts): boolean => engine.startsWith('cpu');
+
+/** From 64 images a batch on, Sinkhorn-Knopp has enough samples to balance; below, softmax centring is steadier. */
+const SINKHORN_BATCH = 64;
+/** Runs longer than this can afford LayerScale's slow start of 1e-5. */
+const LONG_RUN = 50_000;
+/** Shorter runs than this make ten checkpoints, not twenty: writing and drawing them should not cost minutes. */
+const SHORT_RUN = 1000;
+
+// --- recipes ----------------------------------------------------------------------------------------------------------
+
+function recipe(id: PresetId, facts: TrainFacts): Recipe {
+  return onCpu(facts) ? cpuRecipe(id, facts) : gpuRecipe(id, facts);
+}
+
+function cpuRecipe(id: PresetId, { images }: TrainFacts): Recipe {
+  const prototypes = images < 1000 ? 1024 : 2048;
+  const common = { prototypes, separateHeads: false, crops: CPU_CROPS };
+  if (id === 'quick') {
+    return { ...common, title: 'Quick look', summary: 'A few minutes: enough to see whether your images teach it something.', model: 'nano', steps: 300, batch: 16 };
+  }
+  if (id === 'standard') {
+    return { ...common, title: 'Standard', summary: 'The usual choice without a GPU: a small network, trained while you name classes.', model: 'nano', steps: 2000, batch: 16 };
+  }
+  return { ...common, title: 'Thorough', summary: 'A larger network over some hours or a night; for folders that will be annotated for days.', model: 'tiny', steps: 4000, batch: 32 };
+}
+
+function gpuRecipe(id: PresetId, { images }: TrainFacts): Recipe {
+  const common = { separateHeads: false, crops: FULL_CROPS };
+  if (id === 'quick') {
+    return { ...common, title: 'Quick look', summary: 'Minutes: enough to see whether your images teach it something.', model: 'small', steps: 500, batch: 32, prototypes: 1024 };
+  }
+  const standard =
+    images < 1000
+      ? { model: 'small' as const, steps: 2000, batch: 64, prototypes: 1024 }
+      : images < 20_000
+        ? { model: 'small' as const, steps: 10_000, batch: 64, prototypes: 2048 }
+        : images < 200_000
+          ? { model: 'small' as const, steps: 50_000, batch: 128, prototypes: 8192 }
+          : { model: 'base' as const, steps: 125_000, batch: 128, prototypes: 65_536 };
+  if (id === 'standard') return { ...common, ...standard, separateHeads: images >= 200_000, title: 'Standard', summary: 'The usual choice for this many images.' };
+  const larger = { small: 'base', base: 'large' } as const;
+  const thorough = images < 20_000 ? { steps: standard.steps * 2 } : { model: larger[standard.model], prototypes: Math.max(16_384, standard.prototypes) };
+  return { ...common, ...standard, ...thorough, separateHeads: images >= 200_000, title: 'Thorough', summary: 'Twice the time or more, for the best features from scratch.' };
+}
+
+// --- resolved numbers -------------------------------------------------------------------------------------------------
+
+/**
+ * Every number of a run.
+ * @param overrides what the person chose instead; rate and warm-ups follow batch and steps
+ * @throws AppError bad-input for an unknown preset or numbers that cannot work
+ */
+export function resolveConfig(presetId: string, facts: TrainFacts, overrides: ConfigOverrides = {}): RunConfig {
+  const id = PRESET_IDS.find((known) => known === presetId);
+  if (!id) throw new AppError('bad-input', `There is no preset ${presetId}.`, `Choose one of ${PRESET_IDS.join(', ')}.`);
+  const chosen = recipe(id, facts);
+  const steps = overrides.steps ?? chosen.steps;
+  const batch = overrides.batch ?? Math.max(2, Math.min(chosen.batch, facts.images));
+  const seed = overrides.seed ?? 1;
+  if (!Number.isInteger(steps) || steps < 1) throw new AppError('bad-input', `${steps} is not a number of steps.`, 'Choose a whole number from 1 on.');
+  if (!Number.isInteger(batch) || batch < 2) throw new AppError('bad-input', `A batch of ${batch} images is too small.`, 'Choose at least 2: KoLeo compares images with each other.');
+  if (!Number.isInteger(seed)) throw new AppError('bad-input', `${seed} is not a seed.`, 'Choose a whole number.');
+
+  const patchSize = 14;
+  const long = steps > LONG_RUN;
+  const model = modelConfig(chosen.model, {
+    patchSize,
+    registers: long ? 0 : 4,
+    positionGrid: chosen.crops.globalSize / patchSize,
+    layerScale: long ? 1e-5 : 0.1,
+    dropPath: chosen.model === 'base' || chosen.model === 'large' ? 0.1 : 0,
+  });
+  const head = headConfig(model, chosen.prototypes);
+  return {
+    version: 1,
+    presetId: id,
+    presetTitle: chosen.title,
+    seed,
+    model,
+    heads: { dino: head, ibot: chosen.separateHeads ? head : null },
+    steps,
+    batch,
+    crops: { ...OFFICIAL_CROPS, ...chosen.crops },
+    masking: { probability: 0.5, ratio: [0.1, 0.5] },
+    optimizer: {
+      learningRate: 4e-3 * Math.sqrt(batch / 1024),
+      finalLearningRate: 1e-6,
+      warmupSteps: Math.round(0.08 * steps),
+      weightDecay: [0.04, 0.2],
+      beta1: 0.9,
+      beta2: 0.999,
+      epsilon: 1e-8,
+      clipNorm: 3,
+      layerDecay: 0.9,
+      patchEmbedMultiplier: 0.2,
+      freezeLastLayerSteps: Math.round(0.01 * steps),
+    },
+    teacher: {
+      momentum: [facts.images < 20_000 ? 0.99 : facts.images < 200_000 ? 0.992 : 0.994, 1],
+      temperature: [0.04, chosen.prototypes <= 2048 ? 0.06 : 0.07],
+      temperatureWarmupSteps: Math.round(0.3 * steps),
+      centering: batch >= SINKHORN_BATCH ? 'sinkhorn' : 'softmax',
+      sinkhornIterations: 3,
+      centerMomentum: 0.9,
+    },
+    studentTemperature: 0.1,
+    lossWeights: { dino: 1, ibot: 1, koleo: 0.1 },
+    logEvery: Math.max(1, Math.min(10, Math.floor(steps / 100))),
+    checkpointEvery: Math.max(1, Math.round(steps / (steps < SHORT_RUN ? 10 : 20))),
+    maxImageSide: Math.ceil(2.3 * chosen.crops.globalSize),
+    imageCacheBytes: Math.round(Math.min(4e9, facts.memoryBytes / 4)),
+  };
+}
+
+/** Published heads have 2048 hidden and 256 bottleneck units for networks 384 and wider; narrower ones shrink with the network. */
+function headConfig({ embedDim }: ModelConfig, prototypes: number): HeadConfig {
+  return embedDim >= 384 ? { hidden: 2048, bottleneck: 256, prototypes } : { hidden: 4 * embedDim, bottleneck: embedDim, prototypes };
+}
+
+// --- presets in words -------------------------------------------------------------------------------------------------
+
+/** The choices for these images on this machine, the one to take, and why. */
+export function trainPresets(facts: TrainFacts): TrainPresets {
+  const cpu = onCpu(facts);
+  const few = facts.images < 1000 ? '; with so few, expect modest results' : '';
+  return {
+    presets: PRESET_IDS.map((id) => preset(id, facts)),
+    recommendedId: 'standard',
+    reason: `${facts.images.toLocaleString('en-US')} images and ${cpu ? 'no GPU' : 'a GPU'}${few}`,
+    engine: facts.engine,
+  };
+}
+
+function preset(id: PresetId, facts: TrainFacts): TrainPreset {
+  const { title, summary, model } = recipe(id, facts);
+  const config = resolveConfig(id, facts);
+  const { steps, batch } = config;
+  const passes = (steps * batch) / Math.max(1, facts.images);
+  const estimatedSeconds = onCpu(facts) ? Math.round((steps * batch * gigaflopsPerImage(config)) / (CPU_GIGAFLOPS_PER_CORE * facts.cores)) : null;
+  const numbers = [
+    { name: 'Steps', value: steps.toLocaleString('en-US'), reason: `${passes < 10 ? passes.toFixed(1) : Math.round(passes)} passes over your images.` },
+    ...explain(config, facts),
+  ];
+  return { id, title, summary, model, numbers, steps, batch, estimatedSeconds };
+}
+
+function explain(config: RunConfig, facts: TrainFacts): { name: string; value: string; reason: string }[] {
+  const cpu = onCpu(facts);
+  const { model, crops, optimizer, teacher, heads } = config;
+  const percent = (n: number): string => `${Math.round((100 * n) / config.steps)} %`;
+  return [
+    {
+      name: 'Network',
+      value: `ViT ${model.name}, ${model.embedDim} wide, ${model.depth} blocks, patches of ${model.patchSize} px`,
+      reason: cpu ? 'The largest that learns something in the time given without a GPU.' : 'As large as this many images can teach from scratch.',
+    },
+    {
+      name: 'Registers',
+      value: String(model.registers),
+      reason: model.registers > 0 ? 'Spare tokens keep the patch features of short runs clean.' : 'None, as in the published long runs.',
+    },
+    {
+      name: 'LayerScale',
+      value: String(model.layerScale),
+      reason: model.layerScale === 0.1 ? 'The published 1e-5 would hold back a short run for most of its steps.' : 'As published for long runs.',
+    },
+    {
+      name: 'Batch',
+      value: `${config.batch} images`,
+      reason: cpu ? 'Enough different images for KoLeo and the centre, few enough for a step a second.' : 'As many as fit beside the prototypes on common cards.',
+    },
+    {
+      name: 'Crops',
+      value: `2 of ${crops.globalSize} px and ${crops.localCount} of ${crops.localSize} px`,
+      reason: cpu ? 'A quarter of the published area: most of the cost of a step, little of what it learns.' : 'As published.',
+    },
+    { name: 'Prototypes', value: heads.dino.prototypes.toLocaleString('en-US'), reason: 'Grows with the number of images; more than they can fill only costs time.' },
+    { name: 'Heads', value: heads.ibot ? 'separate' : 'shared', reason: heads.ibot ? 'Worth half a point with very many images.' : 'Separate heads gain nothing at this size.' },
+    {
+      name: 'Learning rate',
+      value: optimizer.learningRate.toExponential(1),
+      reason: `4e-3 x sqrt(batch / 1024) as published, reached after ${percent(optimizer.warmupSteps)} of the steps, then down a cosine.`,
+    },
+    { name: 'Weight decay', value: optimizer.weightDecay.join(' to '), reason: 'Rises along a cosine, which keeps late features from overfitting few images.' },
+    { name: 'Teacher momentum', value: teacher.momentum.join(' to '), reason: 'Lower with few images, so that the teacher follows within a short run.' },
+    {
+      name: 'Teacher temperature',
+      value: teacher.temperature.join(' to '),
+      reason: `Warms up over ${percent(teacher.temperatureWarmupSteps)} of the steps; small heads want it a little colder than the published 0.07.`,
+    },
+    {
+      name: 'Centring',
+      value: teacher.centering === 'sinkhorn' ? 'Sinkhorn-Knopp' : 'softmax',
+      reason: `Sinkhorn-Knopp balances well from ${SINKHORN_BATCH} images a batch on; softmax centring is steadier below.`,
+    },
+    { name: 'KoLeo', value: String(config.lossWeights.koleo), reason: 'Spreads images apart, which retrieval and clustering need; as published.' },
+    { name: 'Drop path', value: String(model.dropPath), reason: model.dropPath > 0 ? 'Keeps a larger network from overfitting.' : 'Small networks need none.' },
+    {
+      name: 'Blur',
+      value: crops.blurProbability.join(' / '),
+      reason: 'Global crop 1, global crop 2, local crops: as the published weights were really trained.',
+    },
+    { name: 'Checkpoint', value: `every ${config.checkpointEvery} steps`, reason: 'Kept all along: the best features often come before the end.' },
+  ];
+}
+
+/** Sustained by the cpu executor over a whole step; measured on two cores with relaxed SIMD. */
+const CPU_GIGAFLOPS_PER_CORE = 30;
+
+/** Arithmetic of one image in one step: the teacher's forward pass, three times the student's, heads included. */
+export function gigaflopsPerImage(config: RunConfig): number {
+  const { model, crops, heads } = config;
+  const { embedDim: D, depth, patchSize: p } = model;
+  const ffn = (model.ffn === 'mlp' ? 2 : 3) * D * ffnHidden(model);
+  const crop = (size: number): number => {
+    const patches = (size / p) ** 2;
+    const tokens = 1 + model.registers + patches;
+    return 2 * (patches * 3 * p * p * D + depth * tokens * (4 * D * D + ffn + 2 * tokens * D));
+  };
+  const { hidden, bottleneck, prototypes } = heads.dino;
+  const row = 2 * (D * hidden + hidden * hidden + hidden * bottleneck + bottleneck * prototypes);
+  const masked = 2 * config.masking.probability * ((config.masking.ratio[0] + config.masking.ratio[1]) / 2) * (crops.globalSize / p) ** 2;
+  const teacher = 2 * crop(crops.globalSize) + (2 + masked) * row;
+  const student = 2 * crop(crops.globalSize) + crops.localCount * crop(crops.localSize) + (2 + crops.localCount + masked) * row;
+  return (teacher + 3 * student) / 1e9;
+}

@@ -1,0 +1,217 @@
+/**
+ * One training step: teacher targets, student losses, update (spec 5). Crops and masks come in as arrays, so a step
+ * can be driven by the run or by recorded numbers alike. Draws nothing and reads nothing back but the softmax centres.
+ *
+ * B images a batch, L local crops an image, N patches of a global crop, M masked patches, K prototypes. Crops lie
+ * crop-major: all images' crop 0, then all images' crop 1.
+ */
+import type { AdamState, Executor, ParameterSet, Tensor } from '../nn/ops.ts';
+import { headForward, ibotHeadName, prototypesOf, type HeadName } from './heads.ts';
+import { rates, type ParameterGroups } from './optimizer.ts';
+import type { StepValues } from './schedules.ts';
+import { classTokens, patchTokens, vitForward, type DropPath } from './vit.ts';
+import type { RunConfig } from './config.ts';
+
+export interface Batch {
+  readonly images: number;
+  /** [2B,3,H,W], normalised. */
+  readonly globalCrops: Float32Array;
+  /** [L*B,3,h,w], normalised; empty when L is 0. */
+  readonly localCrops: Float32Array;
+  /** [2B,N]: 1 where the student's patch is masked. */
+  readonly masks: Uint8Array;
+  readonly globalDropPath: DropPath | null;
+  readonly localDropPath: DropPath | null;
+}
+
+/** All that a step changes. */
+export interface TrainState {
+  readonly student: ParameterSet;
+  readonly teacher: ParameterSet;
+  readonly adam: AdamState;
+  /** Moving means of the teacher's logits, subtracted under softmax centring; `ibot` also when the heads are tied. */
+  readonly centers: { readonly dino: Float32Array; readonly ibot: Float32Array };
+}
+
+export interface Targets {
+  /** [2B,K] of the teacher's class tokens. */
+  readonly dino: Tensor;
+  /** [M,K'] of the teacher's patch tokens where the student's are masked; null when nothing is masked. */
+  readonly ibot: Tensor | null;
+  /** Flat positions in [2B*N] of the masked patches. */
+  readonly maskedPositions: Int32Array;
+  /** Of the teacher's logits: [K] and [K'], for the centres. null under Sinkhorn. */
+  readonly means: { readonly dino: Tensor; readonly ibot: Tensor | null } | null;
+}
+
+/** The weighted terms of the loss; each has shape []. They add up to `total`. */
+export interface LossTerms {
+  readonly total: Tensor;
+  readonly dinoGlobal: Tensor;
+  /** null without local crops. */
+  readonly dinoLocal: Tensor | null;
+  /** null when nothing is masked. */
+  readonly ibot: Tensor | null;
+  readonly koleo: Tensor;
+}
+
+/** Crops as tensors inside the executor. */
+interface Crops {
+  readonly global: Tensor;
+  readonly local: Tensor | null;
+}
+
+export function uploadCrops(x: Executor, config: RunConfig, batch: Batch): Crops {
+  const { globalSize: G, localSize: l, localCount } = config.crops;
+  return {
+    global: x.tensor(batch.globalCrops, [2 * batch.images, 3, G, G]),
+    local: localCount > 0 ? x.tensor(batch.localCrops, [localCount * batch.images, 3, l, l]) : null,
+  };
+}
+
+/** What the teacher, who sees the global crops without masks, wants the student to say. */
+export function teacherTargets(
+  x: Executor,
+  config: RunConfig,
+  { teacher, centers }: Pick<TrainState, 'teacher' | 'centers'>,
+  crops: Crops,
+  masks: Uint8Array,
+  temperature: number,
+): Targets {
+  const maskedPositions = positionsOf(masks);
+  const grid = vitForward(x, teacher, config.model, crops.global, { prefix: 'backbone.' });
+  const logitsOf = (head: HeadName, rows: Tensor): Tensor => {
+    const { weightV, weightG } = prototypesOf(teacher, head);
+    return x.prototypeLogits(headForward(x, teacher, head, rows), weightV, weightG);
+  };
+  const dinoLogits = logitsOf('dino_head', classTokens(x, grid)); // [2B,K]
+  const ibotLogits = maskedPositions.length > 0 ? logitsOf(ibotHeadName(config), patchTokens(x, grid, maskedPositions)) : null; // [M,K']
+
+  if (config.teacher.centering === 'sinkhorn') {
+    const balance = (logits: Tensor): Tensor => x.sinkhornKnopp(logits, temperature, config.teacher.sinkhornIterations);
+    return { dino: balance(dinoLogits), ibot: ibotLogits && balance(ibotLogits), maskedPositions, means: null };
+  }
+  const center = (logits: Tensor, values: Float32Array): Tensor => x.centeredSoftmax(logits, x.tensor(values, [values.length]), temperature);
+  return {
+    dino: center(dinoLogits, centers.dino),
+    ibot: ibotLogits && center(ibotLogits, centers.ibot),
+    maskedPositions,
+    means: { dino: x.meanRows(dinoLogits), ibot: ibotLogits && x.meanRows(ibotLogits) },
+  };
+}
+
+/** The student's loss; call inside `gradients`. */
+export function studentLoss(x: Executor, config: RunConfig, student: ParameterSet, crops: Crops, batch: Batch, targets: Targets): LossTerms {
+  const B = batch.images;
+  const L = config.crops.localCount;
+  const { dino: dinoWeight, ibot: ibotWeight, koleo: koleoWeight } = config.lossWeights;
+  const common = { temperature: config.studentTemperature };
+
+  // Two passes: the global crops with masks (also for the class token, spec 0.2), the local crops as they are.
+  const globalGrid = vitForward(x, student, config.model, crops.global, { prefix: 'backbone.', mask: batch.masks, dropPath: batch.globalDropPath });
+  const localGrid = crops.local && vitForward(x, student, config.model, crops.local, { prefix: 'backbone.', dropPath: batch.localDropPath });
+  const globalClass = classTokens(x, globalGrid); // [2B,D]
+
+  // One pass through each head; tied heads take class tokens and masked patches together.
+  const M = targets.maskedPositions.length;
+  const ibotHead = ibotHeadName(config);
+  const tied = ibotHead === 'dino_head';
+  const maskedRows = M > 0 ? patchTokens(x, globalGrid, targets.maskedPositions) : null; // [M,D]
+  const inputs = [globalClass];
+  if (localGrid) inputs.push(classTokens(x, localGrid)); // [L*B,D]
+  if (maskedRows && tied) inputs.push(maskedRows);
+  const projected = headForward(x, student, 'dino_head', inputs.length > 1 ? x.concatRows(inputs) : globalClass); // [2B+L*B(+M),bottleneck]
+  const dinoPrototypes = prototypesOf(student, 'dino_head');
+
+  // DINO: every student crop against every other global crop of the teacher; the mean over all those pairs.
+  const pairs = 2 + Math.max(2 * L, 1);
+  const dinoTerm = (start: number, count: number, targetRows: Int32Array): Tensor =>
+    x.prototypeLoss({
+      ...common,
+      ...dinoPrototypes,
+      rows: x.gatherRows(projected, range(start, count)),
+      targets: targets.dino,
+      targetRows,
+      rowWeights: new Float32Array(count).fill(dinoWeight / (pairs * B)),
+    });
+  const swapped = Int32Array.from({ length: 2 * B }, (_, r) => (r + B) % (2 * B)); // crop g is compared with the teacher's 1 - g
+  const both = Int32Array.from({ length: 2 * L * B }, (_, i) => ((i >> 1) % B) + (i & 1) * B); // a local crop with both
+  const dinoGlobal = dinoTerm(0, 2 * B, swapped);
+  const dinoLocal = localGrid ? dinoTerm(2 * B, L * B, both) : null;
+
+  // iBOT: each masked patch against the teacher's patch in the same place; mean per crop, over all 2B crops (spec 0.8).
+  const ibot = maskedRows
+    ? x.prototypeLoss({
+        ...common,
+        ...prototypesOf(student, ibotHead),
+        rows: tied ? x.gatherRows(projected, range((2 + L) * B, M)) : headForward(x, student, ibotHead, maskedRows),
+        targets: targets.ibot!,
+        targetRows: range(0, M),
+        rowWeights: maskedRowWeights(batch.masks, 2 * B, targets.maskedPositions).map((weight) => (ibotWeight * weight) / (2 * B)),
+      })
+    : null;
+
+  // KoLeo spreads the class tokens of each set of global crops, before the head (spec 0.7).
+  const spread = [0, 1].map((g) => x.koleo(x.gatherRows(globalClass, range(g * B, B))));
+  const koleo = x.weightedSum(spread, [koleoWeight, koleoWeight]);
+
+  const terms = [dinoGlobal, dinoLocal, ibot, koleo].filter((term) => term !== null);
+  return { total: x.weightedSum(terms, new Array<number>(terms.length).fill(1)), dinoGlobal, dinoLocal, ibot, koleo };
+}
+
+/** Targets, losses and gradients of one batch. Gradients lie in the student's buffer, before clipping. */
+export function computeGradients(x: Executor, config: RunConfig, state: TrainState, batch: Batch, values: StepValues): { terms: LossTerms; targets: Targets } {
+  const crops = uploadCrops(x, config, batch);
+  const targets = teacherTargets(x, config, state, crops, batch.masks, values.teacherTemperature);
+  let terms: LossTerms | null = null;
+  x.zeroGradients(state.student);
+  x.gradients(state.student, () => {
+    terms = studentLoss(x, config, state.student, crops, batch, targets);
+    return terms.total;
+  });
+  return { terms: terms!, targets };
+}
+
+/**
+ * Clips, updates the student, moves the teacher after it.
+ * @param step counted from 0
+ * @returns [parts] gradient norms before clipping
+ */
+export function applyUpdate(x: Executor, config: RunConfig, state: TrainState, groups: ParameterGroups, values: StepValues, step: number): Tensor {
+  const { beta1, beta2, epsilon, clipNorm } = config.optimizer;
+  const norms = x.clipGradients(state.student, groups.parts, clipNorm);
+  x.adamW(state.student, state.adam, { ...rates(groups, values), beta1, beta2, epsilon, updateNumber: step + 1 });
+  x.emaUpdate(state.teacher, state.student, values.teacherMomentum);
+  return norms;
+}
+
+/** c <- momentum c + (1 - momentum) mean. The centre of a step lacks that step's own batch, so this comes last. */
+export async function updateCenters(x: Executor, config: RunConfig, { centers }: Pick<TrainState, 'centers'>, { means }: Targets): Promise<void> {
+  if (!means) return;
+  const momentum = config.teacher.centerMomentum;
+  const move = async (center: Float32Array, mean: Tensor): Promise<void> => {
+    const values = await x.read(mean);
+    for (let k = 0; k < center.length; k++) center[k] = momentum * center[k]! + (1 - momentum) * values[k]!;
+  };
+  await move(centers.dino, means.dino);
+  if (means.ibot) await move(centers.ibot, means.ibot);
+}
+
+/** Flat positions where the mask is 1, ascending. */
+function positionsOf(masks: Uint8Array): Int32Array {
+  const positions: number[] = [];
+  for (let i = 0; i < masks.length; i++) if (masks[i]) positions.push(i);
+  return Int32Array.from(positions);
+}
+
+/** 1 / masked patches of its crop, for each masked patch. */
+function maskedRowWeights(masks: Uint8Array, crops: number, positions: Int32Array): Float32Array {
+  const patches = masks.length / crops;
+  const counts = new Int32Array(crops);
+  for (const position of positions) counts[Math.floor(position / patches)]!++;
+  return Float32Array.from(positions, (position) => 1 / counts[Math.floor(position / patches)]!);
+}
+
+function range(start: number, count: number): Int32Array {
+  return Int32Array.from({ length: count }, (_, i) => start + i);
+}

@@ -1,0 +1,255 @@
+/**
+ * A pretraining run of DINOv2, read from top to bottom: start-up, the loop, what is written. The mathematics of a step
+ * are in `step.ts`, every number in the run's configuration, all randomness in (seed, step): a resumed run repeats bit for
+ * bit what it would have done without the stop.
+ */
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { AppError, type ImageProblem, type JobEvent, type ScannedImage, type TrainMetrics } from '../contract/index.ts';
+import { batchIndices, ImageCache } from '../images/index.ts';
+import type { Executor, ParameterSpec, Tensor } from '../nn/ops.ts';
+import { Random } from '../random.ts';
+import { drawCrops } from './augment.ts';
+import { backboneOf, type Backbone } from './backbone.ts';
+import { appendMetrics, createRun, flatten, readNewestState, readRun, truncateMetrics, writeCheckpoint, type SavedState } from './checkpoint.ts';
+import { STREAM, type RunConfig } from './config.ts';
+import { headParameters } from './heads.ts';
+import { drawMasks } from './masking.ts';
+import { parameterGroups } from './optimizer.ts';
+import type { PixelImage } from './pixels.ts';
+import { stepValues } from './schedules.ts';
+import { applyUpdate, computeGradients, updateCenters, type Batch, type LossTerms, type TrainState } from './step.ts';
+import { drawDropPath, vitParameters } from './vit.ts';
+
+/** Where a run gets its pixels; index into the run's list of images. ImageCache, or a test's own. */
+export interface ImageSource {
+  /** @throws AppError when the image cannot be read */
+  get(index: number): Promise<PixelImage>;
+  /** Starts reading what is needed next. */
+  prefetch(indices: Iterable<number>): void;
+}
+
+interface CommonOptions {
+  readonly runDir: string;
+  readonly imageRoot: string;
+  readonly executor: Executor;
+  readonly signal: AbortSignal;
+  /** Called at each checkpoint; its events become the run's. The teacher is valid until it returns. */
+  readonly onCheckpoint?: (teacher: Backbone, step: number) => AsyncIterable<JobEvent>;
+  /** Instead of decoding files below imageRoot. */
+  readonly openImages?: (images: readonly ScannedImage[], config: RunConfig, onProblem: (problem: ImageProblem) => void) => ImageSource;
+}
+
+export interface PretrainOptions extends CommonOptions {
+  readonly images: readonly ScannedImage[];
+  readonly config: RunConfig;
+}
+
+/** Below this a batch would hold hardly anything but crops of the same pictures. */
+const FEWEST_IMAGES = 8;
+/** Progress is told at least this often. */
+const PROGRESS_MS = 1000;
+
+/**
+ * A new run in runDir. Ends early, with a checkpoint, when the signal aborts.
+ * @throws AppError too-few-images, bad-input (runDir holds a run), not-finite, image-vanished when no image can be read
+ */
+export async function* pretrain(options: PretrainOptions): AsyncGenerator<JobEvent> {
+  const { runDir, images, config } = options;
+  if (images.length < FEWEST_IMAGES) {
+    throw new AppError('too-few-images', `Training needs at least ${FEWEST_IMAGES} images, there are ${images.length}.`, 'Add images to the folder and scan it again.');
+  }
+  await createRun(runDir, config, images);
+  yield* train(options, config, images, null);
+}
+
+/**
+ * Goes on from the newest whole checkpoint of the run in runDir, with the numbers the run was started with.
+ * @throws AppError run-not-found, run-damaged, no-checkpoint, checkpoint-damaged when no checkpoint is whole, not-finite
+ */
+export async function* resume(options: CommonOptions): AsyncGenerator<JobEvent> {
+  const { config, images } = await readRun(options.runDir);
+  const { saved, damaged } = await readNewestState(options.runDir);
+  for (const error of damaged) yield { type: 'log', level: 'warn', text: `${error.message} Going on from step ${saved.step}.` };
+  await truncateMetrics(options.runDir, saved.step);
+  yield* train(options, config, images, saved);
+}
+
+async function* train(options: CommonOptions, config: RunConfig, images: readonly ScannedImage[], saved: SavedState | null): AsyncGenerator<JobEvent> {
+  const { runDir, executor: x, signal, onCheckpoint } = options;
+  const { seed, steps, batch: B } = config;
+
+  // 1. Images. One that cannot be read is named once; the next in the list takes its place.
+  const problems: ImageProblem[] = [];
+  const source = options.openImages
+    ? options.openImages(images, config, (problem) => problems.push(problem))
+    : new ImageCache({ root: options.imageRoot, images, maxSide: config.maxImageSide, maxBytes: config.imageCacheBytes, onProblem: (problem) => problems.push(problem) });
+
+  // 2. Networks: the student as drawn from the seed, the teacher its copy; or both as they were saved.
+  const specs = networkParameters(config);
+  const student = x.createParameters(specs);
+  const teacher = x.createParameters(specs);
+  const adam = x.createAdamState(student);
+  const { dino, ibot } = config.heads;
+  const centers = { dino: new Float32Array(dino.prototypes), ibot: new Float32Array((ibot ?? dino).prototypes) };
+  const state: TrainState = { student, teacher, adam, centers };
+  const groups = parameterGroups(config, student);
+  if (saved) {
+    x.writeParameters(student, flatten(saved.training, 'student.', student));
+    x.writeParameters(teacher, flatten(saved.teacher, 'teacher.', teacher));
+    x.writeAdamState(adam, flatten(saved.training, 'optim.m.', student), flatten(saved.training, 'optim.v.', student));
+    for (const name of ['dino', 'ibot'] as const) {
+      const spec = { name, shape: [centers[name].length], offset: 0, size: centers[name].length };
+      centers[name].set(flatten(saved.training, 'centers.', { specs: [spec], size: spec.size }));
+    }
+  }
+
+  const checkpoint = async function* (step: number): AsyncGenerator<JobEvent> {
+    await writeCheckpoint(x, runDir, config, state, step);
+    yield { type: 'checkpoint', step, totalSteps: steps };
+    if (onCheckpoint) yield* onCheckpoint(backboneOf(x, teacher, config.model, 'backbone.', false), step);
+  };
+
+  try {
+    yield { type: 'log', level: 'info', text: `${config.presetTitle}: ${images.length} images, ${x.name} (${x.description})` };
+    const start = saved?.step ?? 0;
+    let written = start;
+    if (!saved) yield* checkpoint(0); // what it looks like untrained; and a run killed early can go on
+    let windowStart = performance.now();
+    let windowSteps = 0;
+    let imagesPerSecond: number | null = null;
+    let lastProgress = -Infinity;
+    let lastTotal: number | null = null;
+
+    // 3. The loop. `step` counts the updates made before this one.
+    for (let step = start; step < steps && !signal.aborted; step++) {
+      // schedules
+      const values = stepValues(config, step);
+
+      // crops and masks, drawn as numbers from (seed, step); the next images are decoded while this step computes
+      const pictures = await readBatch(source, batchIndices(seed, step, B, images.length), images.length);
+      if (step + 1 < steps) source.prefetch(batchIndices(seed, step + 1, B, images.length));
+      for (const problem of problems.splice(0)) yield { type: 'problem', problem };
+      const dropPath = new Random(seed, STREAM.dropPath, step);
+      const batch: Batch = {
+        images: B,
+        ...drawCrops(config, step, pictures),
+        masks: drawMasks(new Random(seed, STREAM.masks, step), config, 2 * B),
+        globalDropPath: drawDropPath(dropPath, config.model, 2 * B),
+        localDropPath: drawDropPath(dropPath, config.model, config.crops.localCount * B),
+      };
+
+      // teacher targets, student losses and gradients; clip, AdamW, EMA; every n steps one readback
+      const done = step + 1;
+      const toLog = isTime(done, config.logEvery, steps);
+      const toSave = isTime(done, config.checkpointEvery, steps);
+      const numbers = await x.scope(async () => {
+        const { terms, targets } = computeGradients(x, config, state, batch, values);
+        const norms = applyUpdate(x, config, state, groups, values, step);
+        await updateCenters(x, config, state, targets);
+        return toLog || toSave ? await readNumbers(x, terms, norms, groups.partNames) : null;
+      });
+      if (numbers) refuseNonFinite(numbers, done, written);
+      windowSteps++;
+
+      // metrics
+      const seconds = (performance.now() - windowStart) / 1000;
+      if (numbers && toLog) {
+        imagesPerSecond = (windowSteps * B) / seconds;
+        const { learningRate, weightDecay, teacherMomentum, teacherTemperature } = values;
+        const secondsLeft = ((steps - done) * B) / imagesPerSecond;
+        const schedule = { learningRate, weightDecay, teacherMomentum, teacherTemperature };
+        const metrics: TrainMetrics = { step: done, totalSteps: steps, ...numbers, ...schedule, imagesPerSecond, secondsLeft };
+        await appendMetrics(runDir, metrics);
+        yield { type: 'metrics', metrics };
+        lastTotal = numbers.total;
+        windowStart = performance.now();
+        windowSteps = 0;
+      }
+      if (toLog || performance.now() - lastProgress > PROGRESS_MS) {
+        imagesPerSecond ??= (windowSteps * B) / seconds;
+        const secondsLeft = ((steps - done) * B) / imagesPerSecond;
+        yield { type: 'progress', phase: 'Training', done, total: steps, imagesPerSecond, secondsLeft };
+        lastProgress = performance.now();
+      }
+
+      // checkpoint
+      if (toSave) {
+        const before = performance.now();
+        yield* checkpoint(done);
+        written = done;
+        windowStart += performance.now() - before; // the rate is that of training
+      }
+      await nextTurn(); // lets a stop arrive: the executor may have held this thread
+      if (signal.aborted && written < done) {
+        yield* checkpoint(done);
+        written = done;
+      }
+    }
+
+    const loss = lastTotal === null ? '' : `, loss ${lastTotal.toFixed(3)}`;
+    yield { type: 'done', summary: written < steps ? `Stopped after ${written} of ${steps} steps${loss}.` : `${steps} steps of ${B} images${loss}.` };
+  } finally {
+    adam.dispose();
+    teacher.dispose();
+    student.dispose();
+  }
+}
+
+/** Backbone and heads as a run starts them; each has its own stream, so the backbone is that of `untrainedBackbone`. */
+function networkParameters(config: RunConfig): ParameterSpec[] {
+  const { seed, model, heads } = config;
+  const random = (part: number): Random => new Random(seed, STREAM.weights, part);
+  return [
+    ...vitParameters(model, random(0), 'backbone.'),
+    ...headParameters(heads.dino, model.embedDim, random(1), 'dino_head'),
+    ...(heads.ibot ? headParameters(heads.ibot, model.embedDim, random(2), 'ibot_head') : []),
+  ];
+}
+
+/** Decides all periodic work: every n steps and after the last. */
+function isTime(done: number, every: number, total: number): boolean {
+  return done % every === 0 || done === total;
+}
+
+/** The images of a batch; an unreadable one is replaced by the next readable in the list. */
+async function readBatch(source: ImageSource, indices: Int32Array, count: number): Promise<PixelImage[]> {
+  return Promise.all(
+    Array.from(indices, async (index) => {
+      for (let offset = 0; ; offset++) {
+        try {
+          return await source.get((index + offset) % count);
+        } catch (error) {
+          if (!(error instanceof AppError) || offset + 1 >= count) throw error;
+        }
+      }
+    }),
+  );
+}
+
+type Numbers = Pick<TrainMetrics, 'total' | 'dinoGlobal' | 'dinoLocal' | 'ibot' | 'koleo' | 'gradNorm'>;
+
+/** The only place where a run reads numbers back. */
+async function readNumbers(x: Executor, terms: LossTerms, norms: Tensor, partNames: readonly string[]): Promise<Numbers> {
+  const scalar = async (term: Tensor | null): Promise<number> => (term ? (await x.read(term))[0]! : 0);
+  const [total, dinoGlobal, dinoLocal, ibot, koleo, gradNorms] = await Promise.all([
+    scalar(terms.total),
+    scalar(terms.dinoGlobal),
+    scalar(terms.dinoLocal),
+    scalar(terms.ibot),
+    scalar(terms.koleo),
+    x.read(norms),
+  ]);
+  return { total, dinoGlobal, dinoLocal, ibot, koleo, gradNorm: Object.fromEntries(partNames.map((part, i) => [part, gradNorms[i]!])) };
+}
+
+/** @throws AppError not-finite naming the step and the number */
+function refuseNonFinite({ gradNorm, ...losses }: Numbers, step: number, lastCheckpoint: number): void {
+  const named = [...Object.entries(losses), ...Object.entries(gradNorm).map(([part, norm]) => [`gradient norm of ${part}`, norm] as const)];
+  const bad = named.filter(([name]) => name !== 'total').find(([, value]) => !Number.isFinite(value)) ?? named.find(([, value]) => !Number.isFinite(value));
+  if (!bad) return;
+  throw new AppError(
+    'not-finite',
+    `At step ${step} the ${bad[0]} became ${bad[1]}.`,
+    `Start a new run with a lower learning rate or a larger batch; the checkpoint of step ${lastCheckpoint} is whole.`,
+  );
+}

@@ -1,0 +1,162 @@
+/**
+ * The Vision Transformer of DINOv2, forward only, against `Executor` (spec 1). Parameters carry the official names
+ * behind a prefix, `backbone.` in training checkpoints. No loss, no head, no image reading.
+ *
+ * N images (or crops), P patches, R registers, T = 1 + R + P tokens, D width.
+ */
+import { Random } from '../random.ts';
+import type { BatchSubset, Executor, ParameterSet, ParameterSpec, Tensor } from '../nn/ops.ts';
+import { ffnHidden, type ModelConfig } from './config.ts';
+
+/** LayerNorm's epsilon everywhere in DINOv2 (spec 1.4). */
+const EPSILON = 1e-6;
+
+/** Batch subsets of one crop group: `[block].attention` and `.ffn` (spec 1.6). */
+export type DropPath = readonly { readonly attention: BatchSubset; readonly ffn: BatchSubset }[];
+
+export interface TokenGrid {
+  /** [N,T,D] after the final norm: class token, registers, patches in row-major order. */
+  readonly tokens: Tensor;
+  readonly samples: number;
+  readonly tokensPerSample: number;
+  /** Index of the first patch among the tokens. */
+  readonly firstPatch: number;
+  readonly gridHeight: number;
+  readonly gridWidth: number;
+}
+
+/** Names, shapes and start values (spec 1.5), in the order of official checkpoints. */
+export function vitParameters(config: ModelConfig, random: Random, prefix = ''): ParameterSpec[] {
+  const { embedDim: D, depth, patchSize: p, registers: R, positionGrid: M } = config;
+  const H = ffnHidden(config);
+  const specs: ParameterSpec[] = [];
+  const add = (name: string, shape: readonly number[], start: () => number): void => {
+    const values = new Float32Array(shape.reduce((a, b) => a * b, 1));
+    for (let i = 0; i < values.length; i++) values[i] = start();
+    specs.push({ name: prefix + name, shape, values });
+  };
+  const zero = (): number => 0;
+  const one = (): number => 1;
+  const normal = (std: number) => () => std * random.normal();
+  const linear = (name: string, out: number, input: number): void => {
+    add(`${name}.weight`, [out, input], normal(0.02));
+    add(`${name}.bias`, [out], zero);
+  };
+  const norm = (name: string): void => {
+    add(`${name}.weight`, [D], one);
+    add(`${name}.bias`, [D], zero);
+  };
+
+  add('cls_token', [1, 1, D], normal(1e-6));
+  add('pos_embed', [1, 1 + M * M, D], normal(0.02));
+  if (R > 0) add('register_tokens', [1, R, D], normal(1e-6));
+  add('mask_token', [1, D], zero);
+  const bound = 1 / Math.sqrt(3 * p * p); // PyTorch's default for a convolution
+  add('patch_embed.proj.weight', [D, 3, p, p], () => random.uniform(-bound, bound));
+  add('patch_embed.proj.bias', [D], () => random.uniform(-bound, bound));
+  for (let i = 0; i < depth; i++) {
+    const block = `blocks.${i}`;
+    norm(`${block}.norm1`);
+    linear(`${block}.attn.qkv`, 3 * D, D);
+    linear(`${block}.attn.proj`, D, D);
+    add(`${block}.ls1.gamma`, [D], () => config.layerScale);
+    norm(`${block}.norm2`);
+    if (config.ffn === 'mlp') {
+      linear(`${block}.mlp.fc1`, H, D);
+      linear(`${block}.mlp.fc2`, D, H);
+    } else {
+      linear(`${block}.mlp.w12`, 2 * H, D);
+      linear(`${block}.mlp.w3`, D, H);
+    }
+    add(`${block}.ls2.gamma`, [D], () => config.layerScale);
+  }
+  norm('norm');
+  return specs;
+}
+
+export interface ForwardOptions {
+  readonly prefix?: string;
+  /** N*P bytes; 1 puts the mask token in the patch's place. */
+  readonly mask?: Uint8Array | null;
+  readonly dropPath?: DropPath | null;
+  /** Stop after this many blocks; the final norm is applied to what is there. All blocks by default. */
+  readonly blocks?: number;
+}
+
+/**
+ * Tokens of images after the final norm.
+ * @param images [N,3,H,W], normalised; H and W multiples of the patch size
+ * @throws Error naming the size when it is not a multiple
+ */
+export function vitForward(x: Executor, parameters: ParameterSet, config: ModelConfig, images: Tensor, options: ForwardOptions = {}): TokenGrid {
+  const { prefix = '', mask = null, dropPath = null, blocks = config.depth } = options;
+  const p = (name: string): Tensor => parameters.get(prefix + name);
+  const [N, , H, W] = images.shape as [number, number, number, number];
+  if (H % config.patchSize !== 0 || W % config.patchSize !== 0) {
+    throw new Error(`vitForward: ${H} x ${W} pixels are not multiples of the patch size ${config.patchSize}`);
+  }
+  const gridHeight = H / config.patchSize;
+  const gridWidth = W / config.patchSize;
+
+  let patches = x.patchEmbed(images, p('patch_embed.proj.weight'), p('patch_embed.proj.bias')); // [N,P,D]
+  if (mask) patches = x.maskPatches(patches, mask, p('mask_token')); // before positions are added
+  const resize = { gridHeight, gridWidth, offset: config.positionOffset, antialias: config.positionAntialias };
+  const positions = x.resizePositions(p('pos_embed'), resize); // [1+P,D]
+  const registers = config.registers > 0 ? p('register_tokens') : null;
+  let tokens = x.assembleTokens(patches, p('cls_token'), positions, registers); // [N,T,D]
+  for (let i = 0; i < blocks; i++) tokens = block(x, p, config, i, tokens, dropPath);
+  tokens = x.layerNorm(tokens, p('norm.weight'), p('norm.bias'), EPSILON);
+
+  const firstPatch = 1 + config.registers;
+  return { tokens, samples: N, tokensPerSample: firstPatch + gridHeight * gridWidth, firstPatch, gridHeight, gridWidth };
+}
+
+/** x + gamma1 * Attention(LN1(x)), then x + gamma2 * FFN(LN2(x)). With drop path a branch sees its batch subset only. */
+function block(x: Executor, p: (name: string) => Tensor, config: ModelConfig, index: number, tokens: Tensor, dropPath: DropPath | null): Tensor {
+  const name = `blocks.${index}`;
+  const subsets = dropPath?.[index];
+
+  let input = subsets ? x.gatherSamples(tokens, subsets.attention.rows) : tokens;
+  let branch = x.layerNorm(input, p(`${name}.norm1.weight`), p(`${name}.norm1.bias`), EPSILON);
+  branch = x.linear(branch, p(`${name}.attn.qkv.weight`), p(`${name}.attn.qkv.bias`)); // [N,T,3D]
+  branch = x.attention(branch, config.heads); // [N,T,D]
+  branch = x.linear(branch, p(`${name}.attn.proj.weight`), p(`${name}.attn.proj.bias`));
+  tokens = x.addResidual(tokens, branch, p(`${name}.ls1.gamma`), subsets?.attention);
+
+  input = subsets ? x.gatherSamples(tokens, subsets.ffn.rows) : tokens;
+  branch = x.layerNorm(input, p(`${name}.norm2.weight`), p(`${name}.norm2.bias`), EPSILON);
+  if (config.ffn === 'mlp') {
+    branch = x.linear(branch, p(`${name}.mlp.fc1.weight`), p(`${name}.mlp.fc1.bias`), 'gelu'); // [N,T,4D]
+    branch = x.linear(branch, p(`${name}.mlp.fc2.weight`), p(`${name}.mlp.fc2.bias`));
+  } else {
+    branch = x.swiglu(x.linear(branch, p(`${name}.mlp.w12.weight`), p(`${name}.mlp.w12.bias`))); // [N,T,H]
+    branch = x.linear(branch, p(`${name}.mlp.w3.weight`), p(`${name}.mlp.w3.bias`));
+  }
+  return x.addResidual(tokens, branch, p(`${name}.ls2.gamma`), subsets?.ffn);
+}
+
+/** Class tokens of all samples, [N,D]. */
+export function classTokens(x: Executor, grid: TokenGrid): Tensor {
+  return x.gatherRows(grid.tokens, Int32Array.from({ length: grid.samples }, (_, n) => n * grid.tokensPerSample));
+}
+
+/** The patch tokens named by flat positions in [N*P], [rows,D]. */
+export function patchTokens(x: Executor, grid: TokenGrid, positions: Int32Array): Tensor {
+  const P = grid.gridHeight * grid.gridWidth;
+  return x.gatherRows(
+    grid.tokens,
+    positions.map((position) => Math.floor(position / P) * grid.tokensPerSample + grid.firstPatch + (position % P)),
+  );
+}
+
+/**
+ * Draws the subsets of one crop group: for each block and branch a fresh permutation of the samples, its first
+ * max(floor(b (1 - d)), 1) kept (spec 1.6).
+ * @returns null when the rate is 0
+ */
+export function drawDropPath(random: Random, config: ModelConfig, samples: number): DropPath | null {
+  if (config.dropPath === 0) return null;
+  const kept = Math.max(Math.floor(samples * (1 - config.dropPath)), 1);
+  const subset = (): BatchSubset => ({ rows: random.permutation(samples).slice(0, kept), scale: samples / kept });
+  return Array.from({ length: config.depth }, () => ({ attention: subset(), ffn: subset() }));
+}

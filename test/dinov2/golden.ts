@@ -1,0 +1,35 @@
+/** Recorded numbers of the official code, and how far a result is from them. */
+import { existsSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+import { readSafetensors, type SafeTensorFile } from '../../core/dinov2/safetensors.ts';
+
+const folder = new URL('../../../shared/golden/', import.meta.url);
+export const goldenPath = (name: string): string => fileURLToPath(new URL(name, folder));
+
+/** For node:test's `skip`: a reason when the recorded numbers are not beside the project. */
+export const noGolden: string | false = existsSync(folder) ? false : 'the recorded numbers (../shared/golden) are not beside the project';
+
+export const golden = (name: string): Promise<SafeTensorFile> => readSafetensors(goldenPath(`${name}.safetensors`));
+export const goldenJson = async (name: string): Promise<any> => JSON.parse(await readFile(goldenPath(`${name}.json`), 'utf8'));
+
+type Numbers = ArrayLike<number>;
+
+/** Norm of the difference over norm of the expected. */
+export function relativeError(actual: Numbers, expected: Numbers): number {
+  if (actual.length !== expected.length) throw new Error(`${actual.length} values where ${expected.length} are expected`);
+  let difference = 0;
+  let norm = 0;
+  for (let i = 0; i < actual.length; i++) {
+    difference += (actual[i]! - expected[i]!) ** 2;
+    norm += expected[i]! ** 2;
+  }
+  return Math.sqrt(difference / norm);
+}
+
+/** Tensors whose name starts with the prefix, the prefix cut off, as parameters. */
+export function weightsOf(file: SafeTensorFile, prefix: string): { name: string; shape: readonly number[]; values: Float32Array }[] {
+  return [...file.tensors]
+    .filter(([name]) => name.startsWith(prefix))
+    .map(([name, { shape, values }]) => ({ name: name.slice(prefix.length), shape, values: values as Float32Array }));
+}
