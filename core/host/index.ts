@@ -1,0 +1,80 @@
+/** Front door of the host: starts the server, the project and the jobs in this process. */
+import { existsSync, readFileSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { dirname, join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { Folders } from './folders.ts';
+import type { WorkerOptions } from './jobs.ts';
+import type { Planner } from './planner.ts';
+import { defaultConfigDir, UserConfig } from './recent.ts';
+import { listen } from './server.ts';
+import { Service } from './service.ts';
+
+export type { WorkerOptions } from './jobs.ts';
+export type { Planner } from './planner.ts';
+
+export interface HostOptions {
+  /** Default 0: any free port of 127.0.0.1. */
+  readonly port?: number;
+  /** Folders that the page may look into, with everything below. */
+  readonly roots?: readonly string[];
+  /** Where new projects go when no place is chosen. Default: Patchwise in the user's home. */
+  readonly projectsDir?: string;
+  /** Recent projects and settings. Default: PATCHWISE_CONFIG_DIR, else the system's place for an app's files. */
+  readonly configDir?: string;
+  /** The built page. Default: dist/renderer of this installation. */
+  readonly rendererDir?: string;
+  /** The native dialog: an absolute path, or null when cancelled. */
+  readonly chooseFolder?: (purpose: 'images' | 'project') => Promise<string | null>;
+  /** A project to open at once. */
+  readonly project?: string;
+  /** How workers are forked; tests bring another jobs module. */
+  readonly worker?: WorkerOptions;
+  readonly planner?: Planner;
+  /** Pause after a decision before learning starts, in ms. Default 1500. */
+  readonly learnDelayMs?: number;
+}
+
+export interface Host {
+  /** Opens the page: address and token. */
+  readonly url: string;
+  readonly token: string;
+  /** Stops jobs, closes the project, ends connections. */
+  close(): Promise<void>;
+}
+
+/** @throws AppError when a root or the project cannot be opened; a system error when the port is taken */
+export async function startHost(options: HostOptions = {}): Promise<Host> {
+  const home = installation();
+  const folders = new Folders();
+  await folders.allow((options.roots ?? []).map((root) => resolve(root)));
+  const service = new Service({
+    version: home.version,
+    folders,
+    config: new UserConfig(resolve(options.configDir ?? defaultConfigDir())),
+    projectsDir: resolve(options.projectsDir ?? join(homedir(), 'Patchwise')),
+    ...(options.chooseFolder ? { chooseFolder: options.chooseFolder } : {}),
+    ...(options.worker ? { worker: options.worker } : {}),
+    ...(options.planner ? { planner: options.planner } : {}),
+    ...(options.learnDelayMs === undefined ? {} : { learnDelayMs: options.learnDelayMs }),
+  });
+  if (options.project !== undefined) await service.openAt(resolve(options.project));
+  const listening = await listen(service, resolve(options.rendererDir ?? join(home.dir, 'dist', 'renderer')), options.port ?? 0);
+  return {
+    url: listening.url,
+    token: listening.token,
+    async close() {
+      await listening.close();
+      await service.close();
+    },
+  };
+}
+
+/** Where this installation is and which version: the nearest package.json above, compiled or not. */
+function installation(): { dir: string; version: string } {
+  for (let dir = dirname(fileURLToPath(import.meta.url)); dirname(dir) !== dir; dir = dirname(dir)) {
+    const file = join(dir, 'package.json');
+    if (existsSync(file)) return { dir, version: (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version };
+  }
+  throw new Error('package.json is missing from this installation');
+}

@@ -1,0 +1,90 @@
+/**
+ * What the user's own config folder holds: recent projects and the settings of the app. Versioned JSON, replaced
+ * atomically. Not project data: a project knows nothing of it, and losing it loses no work.
+ */
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { join } from 'node:path';
+import type { RecentProject, Settings } from '../contract/index.ts';
+
+const version = 1;
+const maxRecent = 30;
+const defaultSettings: Settings = { reviewer: '', perReviewerFigures: false, theme: 'system' };
+
+/** PATCHWISE_CONFIG_DIR, else the system's place for an app's own files. */
+export function defaultConfigDir(env: NodeJS.ProcessEnv = process.env, platform: NodeJS.Platform = process.platform): string {
+  if (env['PATCHWISE_CONFIG_DIR']) return env['PATCHWISE_CONFIG_DIR'];
+  if (platform === 'win32') return join(env['APPDATA'] ?? join(homedir(), 'AppData', 'Roaming'), 'Patchwise');
+  if (platform === 'darwin') return join(homedir(), 'Library', 'Application Support', 'Patchwise');
+  return join(env['XDG_CONFIG_HOME'] ?? join(homedir(), '.config'), 'patchwise');
+}
+
+export class UserConfig {
+  readonly #dir: string;
+
+  constructor(dir: string) {
+    this.#dir = dir;
+  }
+
+  settings(): Settings {
+    const read = this.#read<Partial<Settings>>('settings.json') ?? {};
+    return {
+      reviewer: typeof read.reviewer === 'string' ? read.reviewer : defaultSettings.reviewer,
+      perReviewerFigures: read.perReviewerFigures === true,
+      theme: read.theme === 'light' || read.theme === 'dark' ? read.theme : defaultSettings.theme,
+    };
+  }
+
+  saveSettings(settings: Settings): void {
+    this.#write('settings.json', settings);
+  }
+
+  /** Newest first; projects whose folder is gone are left out, not forgotten: a drive may come back. */
+  recent(): RecentProject[] {
+    return this.#recent().filter((project) => existsSync(project.location));
+  }
+
+  /** Path of a recent project; undefined when the id is unknown. */
+  locationOf(id: string): string | undefined {
+    return this.#recent().find((project) => project.id === id)?.location;
+  }
+
+  remember(name: string, location: string): void {
+    const id = createHash('sha256').update(location).digest('hex').slice(0, 16);
+    const others = this.#recent().filter((project) => project.id !== id);
+    this.#write('recent.json', { projects: [{ id, name, location, openedAt: new Date().toISOString() }, ...others].slice(0, maxRecent) });
+  }
+
+  #recent(): RecentProject[] {
+    const projects = this.#read<{ projects?: unknown }>('recent.json')?.projects;
+    if (!Array.isArray(projects)) return [];
+    return projects.filter((p): p is RecentProject =>
+      ['id', 'name', 'location', 'openedAt'].every((key) => typeof (p as Record<string, unknown> | null)?.[key] === 'string'),
+    );
+  }
+
+  /** Null when absent, unreadable as JSON, or of a newer version. */
+  #read<T>(name: string): T | null {
+    try {
+      const parsed = JSON.parse(readFileSync(join(this.#dir, name), 'utf8')) as T & { version?: unknown };
+      return parsed.version === version ? parsed : null;
+    } catch (error) {
+      if (error instanceof SyntaxError || (error as NodeJS.ErrnoException).code === 'ENOENT') return null;
+      throw error;
+    }
+  }
+
+  #write(name: string, content: object): void {
+    mkdirSync(this.#dir, { recursive: true });
+    const file = join(this.#dir, name);
+    const temporary = `${file}.${process.pid}.tmp`;
+    try {
+      writeFileSync(temporary, `${JSON.stringify({ version, ...content }, null, 2)}\n`, { mode: 0o600 });
+      renameSync(temporary, file);
+    } catch (error) {
+      rmSync(temporary, { force: true });
+      throw error;
+    }
+  }
+}

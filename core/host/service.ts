@@ -1,0 +1,499 @@
+/**
+ * HostService over the open project: what each call of the page does. The work is in `store/` (database), `jobs.ts`
+ * (workers), `folders.ts`, `recent.ts` and `exports.ts`; here they meet.
+ */
+import { realpath } from 'node:fs/promises';
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import {
+  AppError,
+  type AppEvent,
+  type AppInfo,
+  type ClassRow,
+  type ClusterCard,
+  type Decision,
+  type ExportPreflight,
+  type ExportRow,
+  type FolderEntry,
+  type HostService,
+  type ImageProblem,
+  type ImageRow,
+  type Inputs,
+  type JobState,
+  type PcaStep,
+  type ProjectSummary,
+  type QueueItem,
+  type RecentProject,
+  type ReviewChange,
+  type ReviewImage,
+  type ReviewStats,
+  type RunRow,
+  type Settings,
+  type TrainMetrics,
+  type TrainPresets,
+} from '../contract/index.ts';
+import type { BackboneSource, JobRequest } from '../worker/index.ts';
+import { exportPreflight, exportRows, runExport } from './exports.ts';
+import { Folders, isInside } from './folders.ts';
+import { Hub } from './hub.ts';
+import { Jobs, type WorkerOptions } from './jobs.ts';
+import { LiveLearning } from './learning.ts';
+import { machinePlanner, type Planner } from './planner.ts';
+import { Project } from './project.ts';
+import type { UserConfig } from './recent.ts';
+import { Recorder } from './record.ts';
+import { classRow, classRows, createClass, removeClass, updateClass } from './store/classes.ts';
+import { imageFiles, imageRow, imagesPage, problems } from './store/images.ts';
+import { learningExamples, presentModel, projectSummary, saveModel, setImageDone } from './store/overview.ts';
+import { clusterCard, clusterCards, discardCluster, nameCluster, queue } from './store/proposals.ts';
+import { decide, redo, reviewImage, reviewStats, saveNote, undo } from './store/review.ts';
+import { addRun, pcaSteps, runDir, runRow, runRows, setRunState, trainMetrics } from './store/runs.ts';
+
+export interface ServiceOptions {
+  readonly version: string;
+  readonly folders: Folders;
+  readonly config: UserConfig;
+  /** Where projects go when no place is chosen. */
+  readonly projectsDir: string;
+  /** Native dialog: an absolute path, or null when cancelled. Absent outside Electron. */
+  readonly chooseFolder?: (purpose: 'images' | 'project') => Promise<string | null>;
+  readonly worker?: WorkerOptions;
+  readonly planner?: Planner;
+  readonly learnDelayMs?: number;
+}
+
+export class Service implements HostService {
+  readonly #options: ServiceOptions;
+  readonly #hub = new Hub();
+  readonly #jobs: Jobs;
+  readonly #planner: Planner;
+  readonly #learning: LiveLearning;
+  #project: Project | null = null;
+  /** The image in front of a person, see Recorder. */
+  #onScreen: number | null = null;
+  /** Opening and closing, one after the other. */
+  #turn: Promise<unknown> = Promise.resolve();
+
+  constructor(options: ServiceOptions) {
+    this.#options = options;
+    this.#planner = options.planner ?? machinePlanner();
+    this.#jobs = new Jobs(this.#hub, options.worker ?? {});
+    this.#learning = new LiveLearning(() => this.#startLearn(), options.learnDelayMs);
+  }
+
+  // --- app ------------------------------------------------------------------------------------------------------------
+
+  async info(): Promise<AppInfo> {
+    const { version, chooseFolder, config } = this.#options;
+    return { version, nativeDialogs: chooseFolder !== undefined, engine: await this.#planner.engine(), settings: config.settings() };
+  }
+
+  async saveSettings(input: Inputs['saveSettings']): Promise<Settings> {
+    this.#options.config.saveSettings(input);
+    this.#hub.changed('settings');
+    return this.#options.config.settings();
+  }
+
+  async folderRoots(): Promise<FolderEntry[]> {
+    return this.#options.folders.roots();
+  }
+
+  async folderChildren({ folderId }: Inputs['folderChildren']) {
+    return this.#options.folders.children(folderId);
+  }
+
+  async chooseFolder({ purpose }: Inputs['chooseFolder']): Promise<FolderEntry | null> {
+    if (!this.#options.chooseFolder) {
+      throw new AppError('not-allowed', 'There is no native dialog outside the desktop app.', 'Choose from the folders named with --root when Patchwise was started.');
+    }
+    const path = await this.#options.chooseFolder(purpose);
+    return path === null ? null : this.#options.folders.chosen(path);
+  }
+
+  // --- project --------------------------------------------------------------------------------------------------------
+
+  async recentProjects(): Promise<RecentProject[]> {
+    return this.#options.config.recent();
+  }
+
+  async currentProject(): Promise<ProjectSummary | null> {
+    return this.#project && projectSummary(this.#project);
+  }
+
+  createProject({ name, imagesId, locationId }: Inputs['createProject']): Promise<ProjectSummary> {
+    return this.#inTurn(async () => {
+      const images = this.#options.folders.path(imagesId);
+      if (locationId === null) mkdirSync(this.#options.projectsDir, { recursive: true });
+      const location = locationId === null ? await realpath(this.#options.projectsDir) : this.#options.folders.path(locationId);
+      if (isInside(location, images)) {
+        throw new AppError('bad-input', `${location} is in the image folder, which Patchwise never writes to.`, 'Choose another place for the project.');
+      }
+      const summary = await this.#use(Project.create(join(location, folderName(name)), name, images));
+      await this.rescan();
+      return summary;
+    });
+  }
+
+  openProject({ folderId }: Inputs['openProject']): Promise<ProjectSummary> {
+    return this.openAt(this.#options.folders.path(folderId));
+  }
+
+  openRecent({ recentId }: Inputs['openRecent']): Promise<ProjectSummary> {
+    const location = this.#options.config.locationOf(recentId);
+    if (location === undefined) throw new AppError('project-not-found', 'This project is no longer in the list.', 'Open its folder instead.');
+    return this.openAt(location);
+  }
+
+  /** For the command line; the page has ids only. @param dir absolute */
+  openAt(dir: string): Promise<ProjectSummary> {
+    return this.#inTurn(async () => {
+      const path = await realpath(dir).catch(() => dir); // Project.open says that it is not there
+      if (this.#project?.dir === path) return projectSummary(this.#project);
+      return this.#use(Project.open(path));
+    });
+  }
+
+  closeProject(): Promise<void> {
+    return this.#inTurn(() => this.#leave());
+  }
+
+  async rescan(): Promise<JobState> {
+    const project = this.#open();
+    await this.#makeRoom();
+    const imageRoot = project.facts.image_folder;
+    return this.#start({ kind: 'scan', imageRoot, known: imageFiles(project) }, null, null);
+  }
+
+  // --- images and classes ---------------------------------------------------------------------------------------------
+
+  async imagesPage(input: Inputs['imagesPage']): Promise<{ total: number; rows: ImageRow[] }> {
+    return imagesPage(this.#open(), input);
+  }
+
+  async problems(): Promise<ImageProblem[]> {
+    return problems(this.#open());
+  }
+
+  async classes(): Promise<ClassRow[]> {
+    return classRows(this.#open());
+  }
+
+  async createClass({ name, color }: Inputs['createClass']): Promise<ClassRow> {
+    const row = this.#open().write((w) => classRow(w, createClass(w, name, color)));
+    this.#hub.changed('classes');
+    return row;
+  }
+
+  async updateClass({ classId, name, color }: Inputs['updateClass']): Promise<ClassRow> {
+    const row = this.#open().write((w) => {
+      updateClass(w, classId, name, color);
+      return classRow(w, classId);
+    });
+    this.#hub.changed('classes');
+    return row;
+  }
+
+  async removeClass({ classId }: Inputs['removeClass']): Promise<void> {
+    this.#open().write((w) => removeClass(w, classId));
+    this.#hub.changed('classes', 'proposals', 'clusters');
+  }
+
+  // --- jobs -----------------------------------------------------------------------------------------------------------
+
+  async jobs(): Promise<JobState[]> {
+    return this.#jobs.states();
+  }
+
+  /** Returns when asked, not when ended: the job's state tells that. */
+  async stopTraining(): Promise<void> {
+    void this.#jobs.stop('training');
+  }
+
+  async stopProposing(): Promise<void> {
+    void this.#jobs.stop('proposing');
+  }
+
+  events(signal: AbortSignal): AsyncGenerator<AppEvent> {
+    return this.#hub.listen(
+      signal,
+      this.#jobs.states().map((job) => ({ type: 'job', job })),
+    );
+  }
+
+  // --- training -------------------------------------------------------------------------------------------------------
+
+  async trainPresets(): Promise<TrainPresets> {
+    return this.#planner.presets(imageFiles(this.#open()).length);
+  }
+
+  async startTraining({ presetId, steps, batch, seed }: Inputs['startTraining']): Promise<RunRow> {
+    const project = this.#writable();
+    this.#jobs.refuseIfBusy('training');
+    const images = imageFiles(project);
+    if (images.length === 0) throw new AppError('too-few-images', 'The project has no images.', 'Scan a folder that has some, then train.');
+    const config = await this.#planner.config(presetId, images.length, { steps, batch, seed });
+    this.#jobs.refuseIfBusy('training');
+    const runId = project.write((w) => addRun(w, { presetTitle: config.presetTitle, model: config.model.name, totalSteps: config.steps }));
+    const dir = runDir(project, runId);
+    mkdirSync(dir, { recursive: true });
+    this.#start({ kind: 'pretrain', runDir: dir, imageRoot: project.facts.image_folder, start: { images, config } }, runId, null);
+    this.#hub.changed('runs', 'project');
+    return runRow(project, runId);
+  }
+
+  async resumeTraining({ runId }: Inputs['runId']): Promise<RunRow> {
+    const project = this.#writable();
+    this.#jobs.refuseIfBusy('training');
+    const dir = runDir(project, runId);
+    this.#start({ kind: 'pretrain', runDir: dir, imageRoot: project.facts.image_folder, start: null }, runId, null);
+    project.write((w) => setRunState(w, runId, 'running', null));
+    this.#hub.changed('runs');
+    return runRow(project, runId);
+  }
+
+  async runs(): Promise<RunRow[]> {
+    return runRows(this.#open());
+  }
+
+  async trainMetrics({ runId, afterStep }: Inputs['trainMetrics']): Promise<TrainMetrics[]> {
+    return trainMetrics(runDir(this.#open(), runId), afterStep);
+  }
+
+  async pcaSteps({ runId }: Inputs['runId']): Promise<PcaStep[]> {
+    const project = this.#open();
+    return pcaSteps(project, runRow(project, runId).id);
+  }
+
+  // --- proposals and review -------------------------------------------------------------------------------------------
+
+  async startPrelabel({ runId, step }: Inputs['startPrelabel']): Promise<JobState> {
+    const project = this.#writable();
+    const run = runId === null ? runRows(project)[0] : runRow(project, runId);
+    const newest = run?.checkpoints.at(-1);
+    if (run && (newest === undefined || (step !== null && !run.checkpoints.includes(step)))) {
+      const what = step === null ? 'no checkpoint yet' : `no checkpoint of step ${step}`;
+      throw new AppError('no-checkpoint', `Training run ${run.id} has ${what}.`, 'Wait for its first checkpoint, or choose one that it has.');
+    }
+    await this.#makeRoom();
+    const model = await this.#model(run ? { runId: run.id, step: step ?? newest! } : null);
+    return this.#start({ kind: 'prelabel', ...model.common }, null, model);
+  }
+
+  async clusters(): Promise<ClusterCard[]> {
+    return clusterCards(this.#open());
+  }
+
+  async nameCluster({ clusterId, classId }: Inputs['nameCluster']): Promise<ClusterCard> {
+    const card = this.#open().write((w) => {
+      nameCluster(w, clusterId, classId);
+      saveNote(w, 'nameCluster', classId === null ? `Took the name of cluster ${clusterId} away` : `Named cluster ${clusterId} ${classRow(w, classId).name}`, this.#reviewer());
+      return clusterCard(w, clusterId);
+    });
+    this.#hub.changed('clusters', 'proposals');
+    return card;
+  }
+
+  async discardCluster({ clusterId, discarded }: Inputs['discardCluster']): Promise<ClusterCard> {
+    const card = this.#open().write((w) => {
+      discardCluster(w, clusterId, discarded);
+      saveNote(w, 'discardCluster', `${discarded ? 'Discarded' : 'Took back'} cluster ${clusterId}`, this.#reviewer());
+      return clusterCard(w, clusterId);
+    });
+    this.#hub.changed('clusters', 'proposals', 'project');
+    return card;
+  }
+
+  async queue(input: Inputs['queue']): Promise<QueueItem[]> {
+    return queue(this.#open(), input);
+  }
+
+  async reviewImage({ imageId }: Inputs['imageId']): Promise<ReviewImage> {
+    const found = reviewImage(this.#open(), imageId);
+    this.#onScreen = imageId;
+    return found;
+  }
+
+  async decide(decision: Decision): Promise<ReviewChange> {
+    return this.#reviewed(this.#open().write((w) => decide(w, decision, this.#reviewer())));
+  }
+
+  async undo(): Promise<ReviewChange> {
+    return this.#reviewed(this.#open().write((w) => undo(w, this.#reviewer())));
+  }
+
+  async redo(): Promise<ReviewChange> {
+    return this.#reviewed(this.#open().write((w) => redo(w, this.#reviewer())));
+  }
+
+  async setImageDone({ imageId, done }: Inputs['setImageDone']): Promise<ImageRow> {
+    const row = this.#open().write((w) => {
+      setImageDone(w, imageId, done);
+      return imageRow(w, imageId)!;
+    });
+    this.#hub.changed('images');
+    return row;
+  }
+
+  async reviewStats(): Promise<ReviewStats> {
+    return reviewStats(this.#open(), this.#options.config.settings().perReviewerFigures);
+  }
+
+  // --- export ---------------------------------------------------------------------------------------------------------
+
+  async exportPreflight(input: Inputs['exportWhat']): Promise<ExportPreflight> {
+    return exportPreflight(this.#open(), input);
+  }
+
+  async runExport(input: Inputs['exportWhat']): Promise<ExportRow> {
+    const row = await runExport(this.#writable(), input);
+    this.#hub.changed('exports');
+    return row;
+  }
+
+  async exports(): Promise<ExportRow[]> {
+    return exportRows(this.#open());
+  }
+
+  // --- for the server -------------------------------------------------------------------------------------------------
+
+  /** The open project, for /files. @throws AppError project-not-found */
+  get project(): Project {
+    return this.#open();
+  }
+
+  /** Stops jobs and closes the project. */
+  async close(): Promise<void> {
+    await this.closeProject();
+    this.#hub.close();
+  }
+
+  // --- inside ---------------------------------------------------------------------------------------------------------
+
+  #open(): Project {
+    if (!this.#project) throw new AppError('project-not-found', 'No project is open.', 'Open a project or create one.');
+    return this.#project;
+  }
+
+  /** @throws AppError project-read-only, before anything is started that could only fail */
+  #writable(): Project {
+    const project = this.#open();
+    project.write(() => {});
+    return project;
+  }
+
+  #reviewer(): string {
+    return this.#options.config.settings().reviewer;
+  }
+
+  #inTurn<T>(body: () => Promise<T>): Promise<T> {
+    const turn = this.#turn.then(body);
+    this.#turn = turn.catch(() => {}); // the caller hears of it
+    return turn;
+  }
+
+  async #use(project: Project): Promise<ProjectSummary> {
+    await this.#leave();
+    this.#project = project;
+    this.#options.config.remember(project.facts.name, project.dir);
+    this.#hub.changed('project');
+    return projectSummary(project);
+  }
+
+  async #leave(): Promise<void> {
+    const project = this.#project;
+    if (!project) return;
+    this.#project = null;
+    this.#onScreen = null;
+    this.#learning.cancel();
+    await this.#jobs.stopAll();
+    this.#jobs.clear();
+    project.close();
+    this.#hub.changed('project');
+  }
+
+  #reviewed(change: ReviewChange): ReviewChange {
+    this.#onScreen = change.imageId;
+    this.#hub.changed('proposals', 'images', 'project');
+    this.#learning.decided();
+    return change;
+  }
+
+  /** A job that a person asked for goes before learning in the background. @throws AppError job-running */
+  async #makeRoom(): Promise<void> {
+    this.#writable();
+    if (this.#jobs.running('proposing')?.kind === 'learn') await this.#jobs.stop('proposing');
+    this.#jobs.refuseIfBusy('proposing');
+  }
+
+  /** Which network, and what a proposing job needs of the project. */
+  async #model(checkpoint: { runId: string; step: number } | null) {
+    const project = this.#open();
+    const images = imageFiles(project);
+    let source: BackboneSource;
+    let modelKey: string;
+    if (checkpoint) {
+      source = { runDir: runDir(project, checkpoint.runId), step: checkpoint.step };
+      modelKey = `run-${checkpoint.runId}-step-${checkpoint.step}`;
+    } else {
+      // The network that training would start from.
+      const { model: untrained, seed } = await this.#planner.config(null, images.length, { steps: null, batch: null, seed: null });
+      source = { untrained, seed };
+      modelKey = `untrained-${untrained.name}-seed-${seed}`;
+    }
+    const common = { source, modelKey, cacheDir: join(project.dir, 'cache', 'features'), imageRoot: project.facts.image_folder, images };
+    return { checkpoint, modelKey, common };
+  }
+
+  #start(request: JobRequest, runId: string | null, model: { modelKey: string; checkpoint: { runId: string; step: number } | null } | null): JobState {
+    const project = this.#open();
+    const { kind } = request;
+    const recorder = new Recorder(project, this.#hub, { kind, runId, modelKey: model?.modelKey ?? null, onScreen: () => this.#onScreen });
+    return this.#jobs.start(request, runId, {
+      write: (events) => recorder.write(events),
+      ended: (state, error) => {
+        if (runId !== null) project.write((w) => setRunState(w, runId, state, error));
+        // An empty folder is a result too: what was there before is gone.
+        if (state === 'finished' || error?.code === 'folder-empty') recorder.finish();
+        if (state === 'finished' && kind === 'prelabel') project.write((w) => saveModel(w, model!.modelKey, model!.checkpoint));
+        this.#hub.changed('project', ...(runId === null ? [] : (['runs'] as const)));
+        if (kind !== 'pretrain') setImmediate(() => this.#learning.laneFree());
+      },
+    });
+  }
+
+  /** @returns false when it should be tried again once the lane is free */
+  #startLearn(): boolean {
+    const project = this.#project;
+    if (!project || project.readOnly) return true;
+    const model = presentModel(project);
+    const { accepted, rejected } = learningExamples(project);
+    if (!model || accepted.length === 0) return true;
+    if (this.#jobs.running('proposing')) return false;
+    this.#learn(model, accepted, rejected).catch(() => {
+      if (this.#project === project) this.#learning.decided(); // another job was faster
+    });
+    return true;
+  }
+
+  async #learn(
+    { modelKey, checkpoint }: NonNullable<ReturnType<typeof presentModel>>,
+    accepted: ReturnType<typeof learningExamples>['accepted'],
+    rejected: ReturnType<typeof learningExamples>['rejected'],
+  ): Promise<void> {
+    const model = await this.#model(checkpoint);
+    // Another untrained network than the one proposed with (the folder has grown since): nothing of it is cached.
+    if (model.modelKey !== modelKey) return;
+    this.#start({ kind: 'learn', ...model.common, accepted, rejected }, null, model);
+  }
+}
+
+/** A folder name that every file system takes, from a project's name. */
+export function folderName(name: string): string {
+  const safe = name
+    // eslint-disable-next-line no-control-regex
+    .replace(/[<>:"/\\|?*\u0000-\u001f]/g, '-')
+    .replace(/[. ]+$/, '')
+    .slice(0, 100);
+  const reserved = /^(con|prn|aux|nul|com\d|lpt\d)(\.|$)/i; // Windows' device names
+  return safe === '' || safe.startsWith('.') || reserved.test(safe) ? `project-${safe.replace(/^\.+/, '')}` : safe;
+}

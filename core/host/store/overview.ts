@@ -1,0 +1,82 @@
+/** What is asked of a whole project: its summary, whose features it proposes from, and what there is to learn from. */
+import { AppError, type ProjectSummary, type Rle } from '../../contract/index.ts';
+import type { Project, Reader, Writer } from '../project.ts';
+import { maskColumns, rleOf } from './proposals.ts';
+import { latestRunId } from './runs.ts';
+
+export function projectSummary(project: Project): ProjectSummary {
+  const { project_id: id, name, image_folder: imageFolder, created_at: createdAt } = project.facts;
+  const counts = project.get<{ [K in keyof ProjectSummary['counts']]: number } & { images: number; problems: number }>(
+    `SELECT
+       (SELECT count(*) FROM images WHERE present = 1) AS images,
+       (SELECT count(*) FROM problems) AS problems,
+       (SELECT count(*) FROM proposals WHERE state = 'proposed' AND discarded = 0) AS proposed,
+       (SELECT count(*) FROM proposals WHERE state = 'unsure' AND discarded = 0) AS unsure,
+       (SELECT count(*) FROM proposals WHERE state = 'rejected') AS rejected,
+       (SELECT count(*) FROM annotations WHERE removed = 0 AND state = 'accepted') AS accepted,
+       (SELECT count(*) FROM annotations WHERE removed = 0 AND state = 'edited') AS edited,
+       (SELECT count(*) FROM annotations WHERE removed = 0 AND state = 'drawn') AS drawn`,
+  )!;
+  const { images, problems, proposed, accepted, edited, rejected, unsure, drawn } = counts;
+  return {
+    id,
+    name,
+    imageFolder,
+    createdAt,
+    images,
+    problems,
+    readOnly: project.readOnly,
+    counts: { proposed, accepted, edited, rejected, unsure, drawn },
+    latestRunId: latestRunId(project),
+  };
+}
+
+/** Whose features the present proposals came from; null before the first pre-label job has finished. */
+export function presentModel(reader: Reader): { modelKey: string; checkpoint: { runId: string; step: number } | null } | null {
+  const row = reader.get<{ model_key: string | null; model_run_id: string | null; model_step: number | null }>(
+    'SELECT model_key, model_run_id, model_step FROM settings',
+  )!;
+  if (row.model_key === null) return null;
+  return { modelKey: row.model_key, checkpoint: row.model_run_id === null ? null : { runId: row.model_run_id, step: row.model_step! } };
+}
+
+export function saveModel(writer: Writer, modelKey: string, checkpoint: { runId: string; step: number } | null): void {
+  writer.run('UPDATE settings SET model_key = ?, model_run_id = ?, model_step = ?', modelKey, checkpoint?.runId ?? null, checkpoint?.step ?? null);
+}
+
+interface Example {
+  image_id: number;
+  class_id: number;
+  x: number;
+  y: number;
+  width: number;
+  height: number;
+  rle_width: number;
+  rle_height: number;
+  rle_counts: string;
+}
+
+/** Annotations with a class, and rejected proposals, of the images that are still there. */
+export function learningExamples(reader: Reader): {
+  accepted: { imageId: number; classId: number; rle: Rle }[];
+  rejected: { imageId: number; rle: Rle }[];
+} {
+  const columns = maskColumns.replace(/\w+/g, 'o.$&');
+  const accepted = reader.all<Example>(
+    `SELECT o.image_id, o.class_id, ${columns} FROM annotations o JOIN images i ON i.id = o.image_id AND i.present = 1
+     WHERE o.removed = 0 AND o.class_id IS NOT NULL ORDER BY o.id`,
+  );
+  const rejected = reader.all<Example>(
+    `SELECT o.image_id, ${columns} FROM proposals o JOIN images i ON i.id = o.image_id AND i.present = 1 WHERE o.state = 'rejected' ORDER BY o.id`,
+  );
+  return {
+    accepted: accepted.map((row) => ({ imageId: row.image_id, classId: row.class_id, rle: rleOf(row) })),
+    rejected: rejected.map((row) => ({ imageId: row.image_id, rle: rleOf(row) })),
+  };
+}
+
+export function setImageDone(writer: Writer, imageId: number, done: boolean): void {
+  const { changes } = writer.run('UPDATE images SET done = ? WHERE id = ?', Number(done), imageId);
+  if (changes === 0) throw new AppError('bad-input', `There is no image ${imageId}.`, 'Reload the page.');
+}
+

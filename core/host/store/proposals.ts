@@ -1,0 +1,218 @@
+/**
+ * Proposals and their clusters: how a machine's masks enter the project, and how they are queued and named. The one rule
+ * that everything here keeps: what a person decided on is never replaced or covered by a machine.
+ */
+import { AppError, type Box, type ClusterCard, type Inputs, type ProposalDraft, type QueueItem, type Rle } from '../../contract/index.ts';
+import { rleIou } from '../../labels/index.ts';
+import type { Reader, Writer } from '../project.ts';
+import { classRow } from './classes.ts';
+
+/** A new mask that overlaps a kept one by this much is the same object (labelme's rule for its own detections). */
+const sameObject = 0.5;
+/** A rejected mask may have been rejected for its edge; only what is nearly the same stays away. */
+const sameRejected = 0.8;
+
+interface Kept {
+  readonly state: string;
+  readonly rle: Rle;
+  readonly box: Box;
+}
+
+interface Replaced {
+  readonly clusterId: number | null;
+  readonly classId: number | null;
+  readonly named: boolean;
+  readonly rle: Rle;
+  readonly box: Box;
+}
+
+interface MaskColumns {
+  readonly x: number;
+  readonly y: number;
+  readonly width: number;
+  readonly height: number;
+  readonly rle_width: number;
+  readonly rle_height: number;
+  readonly rle_counts: string;
+}
+
+export const maskColumns = 'x, y, width, height, rle_width, rle_height, rle_counts';
+export const boxOf = (row: MaskColumns): Box => [row.x, row.y, row.width, row.height];
+export const rleOf = (row: MaskColumns): Rle => ({ size: [row.rle_height, row.rle_width], counts: row.rle_counts });
+
+/**
+ * Replaces the undecided proposals of an image by a machine's new ones. Kept: accepted, edited, rejected and unsure ones,
+ * and those whose class a person set. Dropped: drafts that repeat something kept. A draft that repeats a replaced proposal
+ * of a named or discarded cluster inherits cluster and name, so a naming outlives the masks it was given to.
+ * @param inheritAll also inherit unnamed clusters: for 'learn', which does not cluster anew
+ * @returns the new row id of each draft, null where dropped
+ */
+export function replaceProposals(writer: Writer, imageId: number, drafts: readonly ProposalDraft[], modelKey: string, inheritAll: boolean): (number | null)[] {
+  const kept: Kept[] = [
+    ...writer.all<MaskColumns & { state: string }>(`SELECT state, ${maskColumns} FROM annotations WHERE image_id = ? AND removed = 0`, imageId),
+    ...writer.all<MaskColumns & { state: string }>(
+      `SELECT state, ${maskColumns} FROM proposals WHERE image_id = ? AND (state IN ('rejected', 'unsure') OR (state = 'proposed' AND class_set = 1))`,
+      imageId,
+    ),
+  ].map((row) => ({ state: row.state, rle: rleOf(row), box: boxOf(row) }));
+  const replaced: Replaced[] = writer
+    .all<MaskColumns & { cluster_id: number | null; class_id: number | null; named: number }>(
+      `SELECT p.cluster_id, c.class_id, c.id IS NOT NULL AND (c.class_id IS NOT NULL OR c.discarded) AS named,
+         p.x, p.y, p.width, p.height, p.rle_width, p.rle_height, p.rle_counts
+       FROM proposals p LEFT JOIN clusters c ON c.id = p.cluster_id
+       WHERE p.image_id = ? AND p.state = 'proposed' AND p.class_set = 0`,
+      imageId,
+    )
+    .map((row) => ({ clusterId: row.cluster_id, classId: row.class_id, named: row.named === 1, rle: rleOf(row), box: boxOf(row) }));
+  writer.run("DELETE FROM proposals WHERE image_id = ? AND state = 'proposed' AND class_set = 0", imageId);
+
+  return drafts.map((draft) => {
+    const repeats = kept.some((k) => overlap(draft, k) >= (k.state === 'rejected' ? sameRejected : sameObject));
+    if (repeats) return null;
+    const before = bestMatch(draft, replaced);
+    const heir = before && before.clusterId !== null && (before.named || inheritAll) ? before : null;
+    return writer.run(
+      `INSERT INTO proposals (image_id, class_id, cluster_id, discarded, score, margin, source, ${maskColumns}, area, model_key)
+       VALUES (?, ?, ?, (SELECT discarded FROM clusters WHERE id = ? UNION ALL SELECT 0 LIMIT 1), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+      imageId,
+      draft.classId ?? heir?.classId ?? null,
+      heir?.clusterId ?? null,
+      heir?.clusterId ?? null,
+      draft.score,
+      draft.margin,
+      draft.source,
+      ...draft.box,
+      draft.rle.size[1],
+      draft.rle.size[0],
+      draft.rle.counts,
+      draft.area,
+      modelKey,
+    ).id;
+  });
+}
+
+function bestMatch(draft: ProposalDraft, candidates: readonly Replaced[]): Replaced | null {
+  let best: Replaced | null = null;
+  let bestOverlap = sameObject;
+  for (const candidate of candidates) {
+    const value = overlap(draft, candidate);
+    if (value >= bestOverlap) [best, bestOverlap] = [candidate, value];
+  }
+  return best;
+}
+
+/** IoU of two masks of one image; 0 without decoding when the boxes do not meet or the image's size has changed. */
+function overlap(a: { rle: Rle; box: Box }, b: { rle: Rle; box: Box }): number {
+  if (a.rle.size[0] !== b.rle.size[0] || a.rle.size[1] !== b.rle.size[1]) return 0;
+  const apart = a.box[0] >= b.box[0] + b.box[2] || b.box[0] >= a.box[0] + a.box[2] || a.box[1] >= b.box[1] + b.box[3] || b.box[1] >= a.box[1] + a.box[3];
+  return apart ? 0 : rleIou(a.rle, b.rle);
+}
+
+// --- clusters ---------------------------------------------------------------------------------------------------------
+
+export interface NewCluster {
+  readonly compactness: number;
+  /** Proposal ids, most typical first. */
+  readonly examples: readonly number[];
+  /** Proposal ids. */
+  readonly members: readonly number[];
+}
+
+/** Replaces all clusters that are neither named nor discarded; proposals that inherited a kept one stay in it. */
+export function replaceClusters(writer: Writer, clusters: readonly NewCluster[]): void {
+  writer.run('DELETE FROM clusters WHERE class_id IS NULL AND discarded = 0');
+  for (const { compactness, examples, members } of clusters) {
+    const { id } = writer.run('INSERT INTO clusters (compactness) VALUES (?)', compactness);
+    for (const proposalId of members) writer.run('UPDATE proposals SET cluster_id = ? WHERE id = ? AND cluster_id IS NULL', id, proposalId);
+    examples.forEach((proposalId, position) =>
+      writer.run('INSERT INTO cluster_examples (cluster_id, position, proposal_id) SELECT ?, ?, id FROM proposals WHERE id = ?', id, position, proposalId),
+    );
+  }
+}
+
+/** Clusters with undecided proposals, or named, or discarded; largest first. */
+export function clusterCards(reader: Reader): ClusterCard[] {
+  return reader
+    .all<ClusterRow>(
+      `SELECT c.id, c.compactness, c.class_id AS classId, c.discarded, count(p.id) AS proposals, count(DISTINCT p.image_id) AS images
+       FROM clusters c LEFT JOIN proposals p ON p.cluster_id = c.id AND p.state IN ('proposed', 'unsure')
+       GROUP BY c.id HAVING proposals > 0 OR c.class_id IS NOT NULL OR c.discarded ORDER BY c.discarded, proposals DESC, c.id`,
+    )
+    .map((row) => card(reader, row));
+}
+
+interface ClusterRow {
+  id: number;
+  compactness: number;
+  classId: number | null;
+  discarded: number;
+  proposals: number;
+  images: number;
+}
+
+export function clusterCard(reader: Reader, clusterId: number): ClusterCard {
+  const row = reader.get<ClusterRow>(
+    `SELECT c.id, c.compactness, c.class_id AS classId, c.discarded, count(p.id) AS proposals, count(DISTINCT p.image_id) AS images
+     FROM clusters c LEFT JOIN proposals p ON p.cluster_id = c.id AND p.state IN ('proposed', 'unsure') WHERE c.id = ? GROUP BY c.id`,
+    clusterId,
+  );
+  if (!row) throw new AppError('bad-input', `There is no cluster ${clusterId}.`, 'Reload the page; new clusters may have taken its place.');
+  return card(reader, row);
+}
+
+/** The chosen examples come first; when proposals were replaced, their successors with the highest scores fill up. */
+function card(reader: Reader, row: ClusterRow): ClusterCard {
+  const examples = reader.all<MaskColumns & { proposalId: number; imageId: number }>(
+    `SELECT p.id AS proposalId, p.image_id AS imageId, p.x, p.y, p.width, p.height
+     FROM proposals p LEFT JOIN cluster_examples e ON e.proposal_id = p.id AND e.cluster_id = p.cluster_id
+     WHERE p.cluster_id = ? AND p.state IN ('proposed', 'unsure') ORDER BY e.position IS NULL, e.position, p.score DESC LIMIT 8`,
+    row.id,
+  );
+  return {
+    ...row,
+    discarded: row.discarded === 1,
+    examples: examples.map((e) => ({ proposalId: e.proposalId, imageId: e.imageId, box: boxOf(e) })),
+  };
+}
+
+/** Names a cluster (null: takes the name back); its undecided proposals follow, save those whose class a person set. */
+export function nameCluster(writer: Writer, clusterId: number, classId: number | null): void {
+  clusterCard(writer, clusterId);
+  if (classId !== null) classRow(writer, classId);
+  writer.run('UPDATE clusters SET class_id = ? WHERE id = ?', classId, clusterId);
+  writer.run("UPDATE proposals SET class_id = ? WHERE cluster_id = ? AND state IN ('proposed', 'unsure') AND class_set = 0", classId, clusterId);
+}
+
+export function discardCluster(writer: Writer, clusterId: number, discarded: boolean): void {
+  clusterCard(writer, clusterId);
+  writer.run('UPDATE clusters SET discarded = ? WHERE id = ?', Number(discarded), clusterId);
+  writer.run('UPDATE proposals SET discarded = ? WHERE cluster_id = ?', Number(discarded), clusterId);
+}
+
+// --- queue ------------------------------------------------------------------------------------------------------------
+
+/**
+ * The next proposals to decide on. 'review': class by class, surest first; those without a class last. 'learn': where
+ * the runner-up class or cluster is closest. Unsure ones come at the end of both. Images that are done are left out.
+ */
+export function queue(reader: Reader, { order, classId, clusterId, limit }: Inputs['queue']): QueueItem[] {
+  const conditions = ['p.discarded = 0', 'i.present = 1', 'i.done = 0'];
+  const values: number[] = [];
+  if (classId !== null) {
+    conditions.push('p.class_id = ?');
+    values.push(classId);
+  }
+  if (clusterId !== null) {
+    conditions.push('p.cluster_id = ?');
+    values.push(clusterId);
+  }
+  const by = order === 'review' ? 'p.class_id IS NULL, p.class_id, p.score DESC, p.id' : 'p.margin, p.score, p.id';
+  const items: QueueItem[] = [];
+  for (const state of ['proposed', 'unsure'] as const) {
+    if (items.length >= limit) break;
+    const sql = `SELECT p.id AS proposalId, p.image_id AS imageId, p.class_id AS classId, p.cluster_id AS clusterId, p.score, p.state
+      FROM proposals p JOIN images i ON i.id = p.image_id WHERE p.state = ? AND ${conditions.join(' AND ')} ORDER BY ${by} LIMIT ?`;
+    items.push(...reader.all<QueueItem>(sql, state, ...values, limit - items.length).map((row) => ({ ...row })));
+  }
+  return items;
+}
