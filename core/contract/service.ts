@@ -26,7 +26,7 @@ import type {
 } from './model.ts';
 import type { AppEvent, JobState } from './events.ts';
 
-const rle = z.object({ size: z.tuple([z.int().min(1), z.int().min(1)]), counts: z.string().max(20_000_000) });
+const rle = z.object({ size: z.tuple([z.int().min(1), z.int().min(1)]).readonly(), counts: z.string().max(20_000_000) });
 const id = z.int().min(1);
 
 /** Input schemas, named as the calls. Calls without input have none. */

@@ -2,17 +2,18 @@
 import { mkdir, rename, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import type { TrainMetrics } from '../contract/index.ts';
+import type { ProposalScore } from '../evaluate/index.ts';
 import type { RgbImage } from '../images/index.ts';
 import type { Mask } from '../labels/index.ts';
 
 export interface ScoreRow {
   readonly method: string;
-  /** Mean over objects of the best overlap (IoU) of any proposal, 0..1. */
-  readonly bestOverlap: number;
-  /** Share of objects that some proposal covers with IoU of at least 0.5. */
-  readonly recall50: number;
-  /** Mean number of proposals an image that were scored. */
-  readonly proposalsPerImage: number;
+  readonly score: ProposalScore;
+}
+
+export interface ScoreSection {
+  readonly caption: string;
+  readonly rows: readonly ScoreRow[];
 }
 
 export interface ReportSection {
@@ -26,7 +27,9 @@ export interface Report {
   readonly title: string;
   readonly summary: string;
   /** null without masks: then nothing can be measured, and the page says so. */
-  readonly scores: { readonly caption: string; readonly rows: readonly ScoreRow[] } | null;
+  readonly scores: ScoreSection | null;
+  /** Before and after a review, on images that were not reviewed. */
+  readonly reviewScores: ScoreSection | null;
   readonly metrics: readonly TrainMetrics[];
   readonly sections: readonly ReportSection[];
   readonly notes: readonly string[];
@@ -116,29 +119,22 @@ function percent(value: number): string {
   return (100 * value).toFixed(1);
 }
 
-/** The scores as plain text columns, for the terminal. */
-export function scoreTable(rows: readonly ScoreRow[]): string {
-  const wide = Math.max(...rows.map((r) => r.method.length), 6);
-  const head = `${'method'.padEnd(wide)}  best overlap  recall@0.5  proposals/image`;
-  return [
-    head,
-    ...rows.map(
-      (r) => `${r.method.padEnd(wide)}  ${percent(r.bestOverlap).padStart(12)}  ${percent(r.recall50).padStart(10)}  ${r.proposalsPerImage.toFixed(1).padStart(15)}`,
-    ),
-  ].join('\n');
+function scoresHtml({ caption, rows }: ScoreSection): string {
+  const best = Math.max(...rows.map((r) => r.score.bestOverlap));
+  const cells = rows.map(
+    ({ method, score }) =>
+      `<tr${score.bestOverlap === best ? ' class="best"' : ''}><td>${escapeHtml(method)}</td><td>${percent(score.bestOverlap)}</td>` +
+      `<td>${percent(score.recall50)}</td><td>${score.proposalsPerImage.toFixed(1)}</td></tr>`,
+  );
+  const head = '<tr><th>method</th><th>best overlap, %</th><th>recall at IoU 0.5, %</th><th>proposals an image</th></tr>';
+  return `<p class="soft">${escapeHtml(caption)}</p><table>${head}${cells.join('')}</table>`;
 }
 
 /** Writes index.html into `folder` (temporary name, then rename). Pictures are expected to be there already. */
 export async function writeReport(folder: string, report: Report): Promise<string> {
   await mkdir(folder, { recursive: true });
-  const best = report.scores ? Math.max(...report.scores.rows.map((r) => r.bestOverlap)) : 0;
   const scores = report.scores
-    ? `<p class="soft">${escapeHtml(report.scores.caption)}</p><table><tr><th>method</th><th>best overlap, %</th><th>recall at IoU 0.5, %</th><th>proposals an image</th></tr>${report.scores.rows
-        .map(
-          (r) =>
-            `<tr${r.bestOverlap === best ? ' class="best"' : ''}><td>${escapeHtml(r.method)}</td><td>${percent(r.bestOverlap)}</td><td>${percent(r.recall50)}</td><td>${r.proposalsPerImage.toFixed(1)}</td></tr>`,
-        )
-        .join('')}</table>`
+    ? scoresHtml(report.scores)
     : '<p>No masks were given, so overlap could not be measured. Look at the pictures below, or review the proposals in the app.</p>';
   const sections = report.sections
     .map(
@@ -150,7 +146,7 @@ export async function writeReport(folder: string, report: Report): Promise<strin
     .join('');
   const html = `<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>${escapeHtml(report.title)}</title><style>${STYLE}</style>
 <h1>${escapeHtml(report.title)}</h1><p>${escapeHtml(report.summary)}</p><p>Open this project in the app: <code>${escapeHtml(report.openCommand)}</code></p>
-<h2>Proposals, measured</h2>${scores}
+<h2>Proposals, measured</h2>${scores}${report.reviewScores ? `<h2>What the review bought</h2>${scoresHtml(report.reviewScores)}` : ''}
 <h2>Training</h2>${report.metrics.length > 1 ? lossCurve(report.metrics) : '<p>No metrics were recorded.</p>'}${sections}
 <h2>How to read this</h2><ul>${report.notes.map((n) => `<li>${escapeHtml(n)}</li>`).join('')}</ul></html>`;
   const file = path.join(folder, 'index.html');

@@ -1,0 +1,266 @@
+/**
+ * Patch features of the images, computed once for each network and kept on disk. Decoding is the images room's, the network
+ * the backbone's; what the features mean for the set is statistics.ts.
+ */
+import { createHash } from 'node:crypto';
+import path from 'node:path';
+import { AppError } from '../contract/index.ts';
+import { normalizeImage } from '../dinov2/index.ts';
+import { readRgb } from '../images/index.ts';
+import { readCache, roundToHalf, writeCache } from './cachefile.ts';
+
+/** Tokens of one image after the network's final norm. */
+export interface PatchFeatures {
+  readonly gridHeight: number;
+  readonly gridWidth: number;
+  readonly dim: number;
+  /** [gridHeight * gridWidth, dim], row-major patches. */
+  readonly patches: Float32Array;
+  /** [dim] */
+  readonly cls: Float32Array;
+}
+
+/** What prelabel needs of an image; `hash` and `page` name its features, so a moved file keeps them. */
+export interface PrelabelImage {
+  readonly id: number;
+  /** Inside the image folder, forward slashes. */
+  readonly path: string;
+  readonly page: number;
+  readonly hash: string;
+  /** Oriented. */
+  readonly width: number;
+  readonly height: number;
+}
+
+/** The part of a backbone that features need; `Backbone` of the dinov2 room fits. */
+export interface FeatureBackbone {
+  readonly config: { readonly patchSize: number; readonly embedDim: number };
+  features(images: Float32Array, n: number, height: number, width: number): Promise<{
+    readonly patches: Float32Array;
+    readonly cls: Float32Array;
+    readonly gridHeight: number;
+    readonly gridWidth: number;
+  }>;
+}
+
+export interface FeatureOptions {
+  /** Shorter side of the network's input in pixels; larger finds smaller things and costs more. */
+  readonly shortSide: number;
+  /** Most patches an image; long images get a smaller short side instead. */
+  readonly maxTokens: number;
+  /** Images in one pass of the network. */
+  readonly batch: number;
+}
+
+export const featureDefaults: FeatureOptions = { shortSide: 448, maxTokens: 1600, batch: 4 };
+
+const version = 1;
+
+/**
+ * Input size for an image: aspect kept, both sides multiples of the patch, at least two patches each.
+ * @returns pixels
+ */
+export function inputSize(width: number, height: number, patchSize: number, options: FeatureOptions): { width: number; height: number } {
+  let scale = options.shortSide / Math.min(width, height);
+  const tokens = ((width * scale) / patchSize) * ((height * scale) / patchSize);
+  if (tokens > options.maxTokens) scale *= Math.sqrt(options.maxTokens / tokens);
+  const side = (length: number): number => Math.max(2, Math.round((length * scale) / patchSize));
+  let across = side(width);
+  let down = side(height);
+  // Two patches at least on the short side can break the limit of very long images: the long side gives way.
+  if (across * down > options.maxTokens) {
+    if (across > down) across = Math.max(2, Math.floor(options.maxTokens / down));
+    else down = Math.max(2, Math.floor(options.maxTokens / across));
+  }
+  return { width: across * patchSize, height: down * patchSize };
+}
+
+/**
+ * Replaces tokens of abnormal norm by the mean of their normal 8-neighbours (high-norm tokens of ViTs without registers,
+ * Darcet et al. 2024). Abnormal: norm above median + 6 * 1.4826 * MAD. In place.
+ * @returns number of tokens replaced
+ */
+export function repairOutliers(patches: Float32Array, gridWidth: number, gridHeight: number, dim: number): number {
+  const n = gridWidth * gridHeight;
+  const norms = new Float64Array(n);
+  for (let i = 0; i < n; i++) {
+    let sum = 0;
+    for (let k = 0; k < dim; k++) sum += patches[i * dim + k] ** 2;
+    norms[i] = Math.sqrt(sum);
+  }
+  const median = middle(norms);
+  const deviation = middle(norms.map((r) => Math.abs(r - median)));
+  const limit = median + 6 * 1.4826 * deviation;
+  // With no spread at all every rounding error would be an outlier.
+  if (deviation <= 1e-6 * median) return 0;
+  const bad = norms.map((r) => (r > limit ? 1 : 0));
+  const source = patches.slice();
+  let replaced = 0;
+  for (let i = 0; i < n; i++) {
+    if (bad[i] === 0) continue;
+    const x = i % gridWidth;
+    const y = (i / gridWidth) | 0;
+    const good: number[] = [];
+    for (let dy = -1; dy <= 1; dy++) {
+      for (let dx = -1; dx <= 1; dx++) {
+        const nx = x + dx;
+        const ny = y + dy;
+        if (nx < 0 || ny < 0 || nx >= gridWidth || ny >= gridHeight) continue;
+        if (bad[ny * gridWidth + nx] === 0) good.push(ny * gridWidth + nx);
+      }
+    }
+    if (good.length === 0) continue;
+    for (let k = 0; k < dim; k++) {
+      let sum = 0;
+      for (const j of good) sum += source[j * dim + k];
+      patches[i * dim + k] = sum / good.length;
+    }
+    replaced++;
+  }
+  return replaced;
+}
+
+function middle(values: Float64Array): number {
+  const sorted = values.slice().sort();
+  const half = sorted.length >> 1;
+  return sorted.length % 2 === 1 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
+}
+
+export interface FeatureStoreOptions {
+  readonly backbone: FeatureBackbone | null;
+  readonly modelKey: string;
+  readonly cacheDir: string;
+  readonly imageRoot: string;
+  readonly options?: Partial<FeatureOptions> | undefined;
+}
+
+/** Features of a set of images by one network: from the cache, else computed and cached. */
+export class FeatureStore {
+  readonly folder: string;
+  readonly options: FeatureOptions;
+  readonly backbone: FeatureBackbone | null;
+  readonly #imageRoot: string;
+  readonly #patchSize: number;
+
+  constructor(from: FeatureStoreOptions) {
+    this.options = { ...featureDefaults, ...from.options };
+    this.backbone = from.backbone;
+    this.#imageRoot = from.imageRoot;
+    this.#patchSize = from.backbone?.config.patchSize ?? 14;
+    // A key that is no plain file name is replaced by its hash: no key may lead out of the cache.
+    const key = /^[\w-][\w.-]{0,99}$/.test(from.modelKey) ? from.modelKey : createHash('sha256').update(from.modelKey).digest('hex').slice(0, 32);
+    this.folder = path.join(from.cacheDir, 'features', key);
+  }
+
+  file(image: PrelabelImage): string {
+    const { width, height } = this.inputSize(image);
+    return path.join(this.folder, `${image.hash}-${image.page}-${height}x${width}.bin`);
+  }
+
+  inputSize(image: PrelabelImage): { width: number; height: number } {
+    return inputSize(image.width, image.height, this.#patchSize, this.options);
+  }
+
+  /** Cached features, or null. */
+  async cached(image: PrelabelImage): Promise<PatchFeatures | null> {
+    const content = await readCache(this.file(image), 'features', version);
+    if (content === null) return null;
+    const { gridHeight, gridWidth, dim } = content.facts as { gridHeight: number; gridWidth: number; dim: number };
+    const patches = content.arrays.get('patches');
+    const cls = content.arrays.get('cls');
+    if (patches === undefined || cls === undefined || patches.length !== gridHeight * gridWidth * dim || cls.length !== dim) return null;
+    if (this.backbone !== null && dim !== this.backbone.config.embedDim) return null;
+    return { gridHeight, gridWidth, dim, patches, cls };
+  }
+
+  /**
+   * Features of one image.
+   * @throws AppError no-checkpoint when they are not cached and there is no network; what decoding throws
+   */
+  async get(image: PrelabelImage): Promise<PatchFeatures> {
+    const cached = await this.cached(image);
+    if (cached !== null) return cached;
+    const [made] = await this.compute([image], [await this.#input(image)]);
+    return made;
+  }
+
+  /**
+   * Makes sure every image has its features on disk, in batches of equal input size.
+   * Yields each image once: with `error` when its file could not be read (the others go on).
+   */
+  async *ensure(images: readonly PrelabelImage[], signal?: AbortSignal): AsyncGenerator<{ image: PrelabelImage; computed: boolean; error?: unknown }> {
+    const waiting = new Map<string, { image: PrelabelImage; input: Float32Array }[]>();
+    for (const image of images) {
+      signal?.throwIfAborted();
+      if ((await this.cached(image)) !== null) {
+        yield { image, computed: false };
+        continue;
+      }
+      let input: Float32Array;
+      try {
+        input = await this.#input(image);
+      } catch (error) {
+        yield { image, computed: false, error };
+        continue;
+      }
+      const { width, height } = this.inputSize(image);
+      const key = `${height}x${width}`;
+      const batch = waiting.get(key) ?? [];
+      batch.push({ image, input });
+      waiting.set(key, batch);
+      if (batch.length < this.options.batch) continue;
+      waiting.delete(key);
+      yield* this.#flush(batch);
+    }
+    for (const batch of waiting.values()) {
+      signal?.throwIfAborted();
+      yield* this.#flush(batch);
+    }
+  }
+
+  async *#flush(batch: { image: PrelabelImage; input: Float32Array }[]): AsyncGenerator<{ image: PrelabelImage; computed: boolean }> {
+    await this.compute(
+      batch.map((b) => b.image),
+      batch.map((b) => b.input),
+    );
+    for (const { image } of batch) yield { image, computed: true };
+  }
+
+  async #input(image: PrelabelImage): Promise<Float32Array> {
+    return normalizeImage(await readRgb(path.join(this.#imageRoot, image.path), { page: image.page, size: this.inputSize(image) }));
+  }
+
+  /** Runs the network on images of one input size and caches the result, as it will be read back. */
+  async compute(images: readonly PrelabelImage[], inputs: readonly Float32Array[]): Promise<PatchFeatures[]> {
+    const { width, height } = this.inputSize(images[0]);
+    const all = await this.forward(inputs, height, width);
+    for (let i = 0; i < images.length; i++) {
+      const { gridHeight, gridWidth, dim, patches, cls } = all[i];
+      await writeCache(this.file(images[i]), 'features', version, { gridHeight, gridWidth, dim }, [
+        { name: 'patches', type: 'f16', values: patches },
+        { name: 'cls', type: 'f16', values: cls },
+      ]);
+    }
+    return all;
+  }
+
+  /** Features of ready inputs ([3, height, width] each), outliers repaired, rounded as the cache rounds. */
+  async forward(inputs: readonly Float32Array[], height: number, width: number): Promise<PatchFeatures[]> {
+    if (this.backbone === null) {
+      throw new AppError('no-checkpoint', 'The features of these images are not stored, and no network was given to compute them.', 'Run the proposals again with a checkpoint.');
+    }
+    const dim = this.backbone.config.embedDim;
+    const stacked = new Float32Array(inputs.length * 3 * height * width);
+    inputs.forEach((input, i) => stacked.set(input, i * 3 * height * width));
+    const { patches, cls, gridHeight, gridWidth } = await this.backbone.features(stacked, inputs.length, height, width);
+    const size = gridHeight * gridWidth * dim;
+    return inputs.map((_, i) => {
+      const own = patches.slice(i * size, (i + 1) * size);
+      if (!own.every(Number.isFinite)) {
+        throw new AppError('not-finite', 'The network gave features that are not numbers.', 'Choose an earlier checkpoint, or train again with a lower learning rate.');
+      }
+      repairOutliers(own, gridWidth, gridHeight, dim);
+      return { gridHeight, gridWidth, dim, patches: roundToHalf(own), cls: roundToHalf(cls.slice(i * dim, (i + 1) * dim)) };
+    });
+  }
+}

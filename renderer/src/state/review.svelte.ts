@@ -1,0 +1,536 @@
+/**
+ * Review: the shown image, its objects, the selection, decisions (shown at once, taken back when the host refuses) and
+ * the mask under the brush. What to look at next is the queue's; drawing is the canvas's.
+ */
+import { api } from '../api/client.ts';
+import type { Decision, ImageRow, ReviewChange, ReviewImage, ReviewObject, Rle } from '../../../core/contract/index.ts';
+import { ActiveClock } from '../logic/activity.ts';
+import { colorOf } from '../logic/colors.ts';
+import { Drafts, type Draft, type EditTarget } from '../logic/drafts.ts';
+import { applyDecision, findAgain, isPending, isUndecided, isVisible, keyOf, listOrder, neighbour, nextUndecided, type ObjectKey } from '../logic/review.ts';
+import { imageSideFor } from '../logic/viewport.ts';
+import { EditSession, type Tool } from '../canvas/edit.svelte.ts';
+import type { MaskLook } from '../canvas/paint.ts';
+import { ImageSource } from '../canvas/source.svelte.ts';
+import { CanvasView } from '../canvas/view.svelte.ts';
+import { factsOf, type Facts } from '../api/client.ts';
+import { app } from './app.svelte.ts';
+import { ReviewQueue } from './queue.svelte.ts';
+import { route } from './route.svelte.ts';
+import { toasts } from './toasts.svelte.ts';
+
+const newest = (): number => Math.floor(performance.timeOrigin + performance.now());
+
+class Review {
+  readonly queue = new ReviewQueue();
+  readonly view = new CanvasView();
+  readonly source = new ImageSource();
+
+  image = $state.raw<ImageRow | null>(null);
+  objects = $state.raw<readonly ReviewObject[]>([]);
+  selected = $state<ObjectKey | null>(null);
+  session = $state.raw<EditSession | null>(null);
+  activeClassId = $state<number | null>(null);
+  opening = $state(false);
+  error = $state.raw<Facts | null>(null);
+  /** Decisions the host has not answered yet. */
+  outstanding = $state(0);
+
+  look = $state<MaskLook>('fill');
+  opacity = $state(0.42);
+  masksHidden = $state(false);
+  /** Zoom to every object when it is selected by a key. */
+  follow = $state(false);
+  /** Brush diameter in CSS pixels. */
+  brush = $state(28);
+
+  readonly list = $derived(listOrder(this.objects));
+  readonly visible = $derived(this.objects.filter(isVisible));
+  readonly selectedObject: ReviewObject | null = $derived(this.visible.find((o) => keyOf(o) === this.selected) ?? null);
+  readonly undecided = $derived(this.objects.filter(isUndecided).length);
+  readonly rejected = $derived(this.objects.filter((o) => o.state === 'rejected').length);
+
+  readonly clock = new ActiveClock(performance.now());
+  #chain: Promise<void> = Promise.resolve();
+  #openTurn = 0;
+  #ahead: { imageId: number; answer: Promise<ReviewImage> } | null = null;
+  #refreshTimer: ReturnType<typeof setTimeout> | undefined;
+  /** Drafts whose decision is on its way: not to be restored. */
+  readonly #sending = new Set<string>();
+
+  constructor() {
+    app.onProjectSwitched(() => this.#forget());
+    app.onChanged((what) => {
+      if (what !== 'proposals' && what !== 'clusters' && what !== 'images') return;
+      this.#ahead = null;
+      if (route.page !== 'review') {
+        this.queue.items.clear();
+        return;
+      }
+      this.queue.refreshSoon();
+      clearTimeout(this.#refreshTimer);
+      this.#refreshTimer = setTimeout(() => void this.#refreshImage(), 600);
+    });
+  }
+
+  // --- images ---------------------------------------------------------------------------------------------------------
+
+  /** Shows the page: the image of the address, else one with unsaved strokes, else the queue's first. */
+  async enter(imageId: number | null): Promise<void> {
+    this.clock.take(performance.now());
+    if (this.queue.items.value === null) await this.queue.reset();
+    const wanted = imageId ?? this.image?.id ?? this.#drafts().list()[0]?.imageId ?? this.queue.images.find((i) => i.left > 0)?.imageId ?? null;
+    if (wanted === null || (wanted === this.image?.id && this.error === null)) return;
+    await this.open(wanted);
+  }
+
+  /** Shows an image; strokes on the one before are saved first. */
+  async open(imageId: number, options: { select?: (objects: readonly ReviewObject[]) => ReviewObject | null } = {}): Promise<void> {
+    if (!this.#leave()) return;
+    const turn = ++this.#openTurn;
+    this.opening = true;
+    this.error = null;
+    try {
+      const ahead = this.#ahead?.imageId === imageId && this.outstanding === 0 ? this.#ahead.answer : null;
+      await this.#chain;
+      const answer = await (ahead ?? api.reviewImage.query({ imageId }));
+      if (turn !== this.#openTurn) return;
+      this.image = answer.image;
+      this.objects = answer.objects;
+      this.view.show(answer.image);
+      this.queue.include(imageId);
+      const picked = options.select ? options.select(answer.objects) : (nextUndecided(this.list, null, (o) => this.queue.wants(o)) ?? null);
+      this.selected = picked && keyOf(picked);
+      if (this.selectedObject && (this.follow || options.select)) this.view.bringIntoSight(this.selectedObject.box);
+      if (route.page === 'review') route.replace(`review/image/${imageId}`);
+      this.#restoreDraft();
+      this.#lookAhead();
+    } catch (error) {
+      if (turn === this.#openTurn) this.error = factsOf(error);
+    } finally {
+      if (turn === this.#openTurn) this.opening = false;
+    }
+  }
+
+  step(by: 1 | -1): void {
+    if (!this.image) return;
+    const next = this.queue.neighbour(this.image.id, by);
+    if (next === null) toasts.note(by === 1 ? 'This is the last image of the list.' : 'This is the first image of the list.', { key: 'end' });
+    else void this.open(next);
+  }
+
+  async setDone(done: boolean): Promise<void> {
+    const imageId = this.image?.id;
+    if (imageId === undefined || !this.#leave()) return;
+    try {
+      await this.#chain;
+      const row = await api.setImageDone.mutate({ imageId, done });
+      if (this.image?.id === imageId) this.image = row;
+    } catch (error) {
+      toasts.fail(error);
+    }
+  }
+
+  /** What the next image needs is asked for while this one is looked at. */
+  #lookAhead(): void {
+    if (!this.image) return;
+    const next = (this.undecided === 0 ? this.queue.nextWithWork(this.image.id) : null) ?? this.queue.neighbour(this.image.id, 1);
+    if (next === null || this.#ahead?.imageId === next) return;
+    const answer = api.reviewImage.query({ imageId: next });
+    this.#ahead = { imageId: next, answer };
+    answer.then(
+      ({ image }) => {
+        const { width, height } = this.view.screen;
+        const scale = Math.min(4, width / image.width, height / image.height);
+        ImageSource.prefetch(next, imageSideFor(image, { scale, x: 0, y: 0 }, window.devicePixelRatio));
+      },
+      () => (this.#ahead = null),
+    );
+  }
+
+  /** Reads the image again when the machine changed its proposals; not under a running edit or an unanswered decision. */
+  async #refreshImage(): Promise<void> {
+    const imageId = this.image?.id;
+    if (imageId === undefined || this.session || this.outstanding > 0) return;
+    try {
+      const answer = await api.reviewImage.query({ imageId });
+      if (this.image?.id !== imageId || this.session || this.outstanding > 0) return;
+      this.image = answer.image;
+      this.#adopt(answer.objects);
+    } catch {
+      // Shown data stay; the next change asks again.
+    }
+  }
+
+  #forget(): void {
+    this.#openTurn++;
+    this.session = null;
+    this.image = null;
+    this.objects = [];
+    this.selected = null;
+    this.error = null;
+    this.activeClassId = null;
+    this.#ahead = null;
+    this.queue.classId = null;
+    this.queue.clusterId = null;
+    this.queue.mode = 'queue';
+    this.queue.items.clear();
+    this.queue.all.reset();
+  }
+
+  // --- selection ------------------------------------------------------------------------------------------------------
+
+  select(object: ReviewObject | null, options: { show?: boolean } = {}): void {
+    if (object && keyOf(object) === this.selected) return;
+    if (!this.#leave()) return;
+    this.selected = object && keyOf(object);
+    if (object && options.show) this.#show(object);
+  }
+
+  walk(by: 1 | -1): void {
+    const next = neighbour(this.list, this.selected, by);
+    if (next) this.select(next, { show: true });
+  }
+
+  zoomToSelected(): void {
+    if (this.selectedObject) this.view.zoomTo(this.selectedObject.box);
+    else this.view.fit();
+  }
+
+  #show(object: ReviewObject): void {
+    if (this.follow) this.view.zoomTo(object.box);
+    else this.view.bringIntoSight(object.box);
+  }
+
+  /** On to the next undecided object, in this image or the next one that has any. */
+  #advance(list: readonly ReviewObject[], from: ObjectKey | null): void {
+    const next = nextUndecided(list, from, (o) => this.queue.wants(o));
+    if (next) {
+      this.selected = keyOf(next);
+      this.#show(next);
+      if (this.undecided <= 1) this.#lookAhead();
+      return;
+    }
+    this.selected = null;
+    const image = this.image && this.queue.nextWithWork(this.image.id);
+    if (image) void this.open(image);
+    else toasts.note(this.queue.filterName ? `Nothing left to review in ${this.queue.filterName}.` : 'Nothing left to review.', { key: 'end' });
+  }
+
+  // --- decisions ------------------------------------------------------------------------------------------------------
+
+  async accept(): Promise<void> {
+    if (this.session) return void this.commit({ advance: true });
+    const object = await this.#settledSelection();
+    if (!object || !isUndecided(object)) return this.#advance(this.list, this.selected);
+    this.#decide({ action: 'accept', proposalId: object.id, classId: null, seconds: this.#seconds() }, object);
+  }
+
+  acceptAll(): void {
+    if (!this.image || !this.#leave()) return;
+    if (this.undecided === 0) return this.#advance(this.list, this.selected);
+    const ids = new Set(this.objects.filter(isUndecided).map((o) => o.id));
+    this.#decide({ action: 'acceptAll', imageId: this.image.id, seconds: this.#seconds() }, null, ids);
+  }
+
+  async reject(): Promise<void> {
+    if (this.session) {
+      // Strokes are not thrown away by a key that means the object.
+      if (this.session.corners.length > 0) this.session.dropCorner();
+      return;
+    }
+    const object = await this.#settledSelection();
+    if (!object) return;
+    const seconds = this.#seconds();
+    if (isUndecided(object)) this.#decide({ action: 'reject', proposalId: object.id, seconds }, object);
+    else this.#decide({ action: 'removeAnnotation', annotationId: object.id, seconds }, object);
+  }
+
+  unsure(): void {
+    const object = this.selectedObject;
+    if (this.session || !object || !isUndecided(object)) return;
+    this.#decide({ action: 'unsure', proposalId: object.id, seconds: this.#seconds() }, object);
+  }
+
+  /** A class for the selected object; an undecided one is accepted with it unless `only`. */
+  async setClass(classId: number, only: boolean): Promise<void> {
+    this.activeClassId = classId;
+    if (this.session) {
+      this.session.setClass(classId, this.colorOf({ classId, clusterId: null }));
+      if (!only) this.commit({ advance: true });
+      return;
+    }
+    const object = await this.#settledSelection();
+    if (!object) return;
+    const seconds = this.#seconds();
+    if (!isUndecided(object)) this.#decide({ action: 'editAnnotation', annotationId: object.id, classId, rle: null, seconds }, null);
+    else if (only) this.#decide({ action: 'setClass', proposalId: object.id, classId, seconds }, null);
+    else this.#decide({ action: 'accept', proposalId: object.id, classId, seconds }, object);
+  }
+
+  async undo(): Promise<void> {
+    if (this.session) {
+      this.session.undo();
+      return;
+    }
+    await this.#travel(() => api.undo.mutate());
+  }
+
+  async redo(): Promise<void> {
+    if (this.session) {
+      this.session.redo();
+      return;
+    }
+    await this.#travel(() => api.redo.mutate());
+  }
+
+  /** The project's history, one step either way; it may lead to another image. */
+  async #travel(call: () => Promise<ReviewChange>): Promise<void> {
+    await this.#chain;
+    try {
+      const before = new Set(this.objects.map((o) => `${keyOf(o)}:${o.state}`));
+      const change = await call();
+      const touched = (objects: readonly ReviewObject[]): ReviewObject | null => objects.filter(isVisible).find((o) => !before.has(`${keyOf(o)}:${o.state}`)) ?? null;
+      this.#ahead = null;
+      if (change.imageId === this.image?.id) {
+        this.#adopt(change.objects);
+        const object = touched(change.objects);
+        if (object) {
+          this.selected = keyOf(object);
+          this.#show(object);
+        }
+      } else await this.open(change.imageId, { select: (objects) => objects.find(isUndecided) ?? null });
+      toasts.note(change.label, { key: 'decision' });
+      this.queue.refreshSoon();
+    } catch (error) {
+      const facts = factsOf(error);
+      if (facts.code === 'nothing-to-undo') toasts.note(facts.message, { key: 'decision' });
+      else toasts.facts(facts);
+    }
+  }
+
+  #seconds(): number {
+    return this.clock.take(performance.now());
+  }
+
+  /** An annotation just made has no id until the host has answered. */
+  async #settledSelection(): Promise<ReviewObject | null> {
+    if (this.selectedObject && isPending(this.selectedObject)) await this.#chain;
+    return this.selectedObject;
+  }
+
+  /** Shows the decision at once, sends it after those before it; `leaving`: the object decided on, to go on from. */
+  #decide(decision: Decision, leaving: ReviewObject | null, dropped?: ReadonlySet<number>, draft?: Draft): void {
+    if (!this.image) return;
+    const imageId = this.image.id;
+    const before = this.objects;
+    const list = this.list;
+    this.objects = applyDecision(before, decision, imageId);
+    if ('proposalId' in decision && decision.action !== 'setClass' && decision.action !== 'unsure') this.queue.drop(new Set([decision.proposalId]));
+    if (dropped) this.queue.drop(dropped);
+    this.outstanding++;
+    this.#chain = this.#chain.then(() => this.#send(decision, imageId, before, draft));
+    if (leaving) this.#advance(this.list.some((o) => keyOf(o) === keyOf(leaving)) ? this.list : mark(list, this.objects, leaving), keyOf(leaving));
+    else if (dropped) this.#advance([], null);
+  }
+
+  async #send(decision: Decision, imageId: number, before: readonly ReviewObject[], draft: Draft | undefined): Promise<void> {
+    try {
+      const change = await api.decide.mutate(decision);
+      this.outstanding--;
+      if (draft) this.#drafts().remove(draft);
+      // Later decisions are already shown; only the last answer is the whole truth.
+      if (change.imageId === this.image?.id && this.outstanding === 0) this.#adopt(change.objects);
+      toasts.note(change.label, { key: 'decision', button: { label: 'Undo', run: () => void this.undo() } });
+    } catch (error) {
+      this.outstanding--;
+      toasts.fail(error);
+      await this.#takeBack(imageId, before);
+      this.queue.refreshSoon();
+    } finally {
+      if (draft) {
+        this.#sending.delete(draftKey(draft));
+        if (this.image?.id === draft.imageId) this.#restoreDraft();
+      }
+    }
+  }
+
+  /** After a refusal: what the host has, else what was shown before. */
+  async #takeBack(imageId: number, before: readonly ReviewObject[]): Promise<void> {
+    let truth = before;
+    try {
+      truth = (await api.reviewImage.query({ imageId })).objects;
+    } catch {
+      // The host is gone; the state before is the best guess, and the stream brings the truth when it is back.
+    }
+    if (this.image?.id === imageId) this.#adopt(truth);
+  }
+
+  /** Takes the host's objects; the selection follows its object. */
+  #adopt(objects: readonly ReviewObject[]): void {
+    const selected = this.selectedObject;
+    this.objects = objects;
+    if (!selected) return;
+    const again = findAgain(objects, selected);
+    this.selected = again && isVisible(again) ? keyOf(again) : null;
+  }
+
+  // --- drawing --------------------------------------------------------------------------------------------------------
+
+  /** Edits the selected object with a tool, or a new one when none is selected. */
+  async startEdit(tool: Tool): Promise<void> {
+    if (this.session) {
+      this.session.tool = tool;
+      return;
+    }
+    const object = await this.#settledSelection();
+    if (!object) return this.startNew(tool);
+    this.#begin({ kind: object.kind, id: object.id }, object.rle, object.classId, object.clusterId, false, tool);
+  }
+
+  startNew(tool: Tool = 'brush'): void {
+    if (!this.image || !this.#leave()) return;
+    this.selected = null;
+    this.#begin({ kind: 'new', id: newest() }, null, this.activeClassId, null, false, tool);
+  }
+
+  #begin(target: EditTarget, rle: Rle | null, classId: number | null, clusterId: number | null, changed: boolean, tool: Tool): void {
+    if (!this.image) return;
+    this.session = new EditSession({
+      imageId: this.image.id,
+      image: this.image,
+      target,
+      rle,
+      classId,
+      color: this.colorOf({ classId, clusterId }),
+      changed,
+      keep: (draft) => this.#keep(draft),
+    });
+    this.session.tool = tool;
+  }
+
+  /** Saves the mask under the brush. @returns false when it cannot be saved (all erased): the edit goes on */
+  commit(options: { advance: boolean }): boolean {
+    const session = this.session;
+    if (!session || !this.image) return true;
+    if (session.corners.length > 2) session.closePolygon(false);
+    const rle = session.rle();
+    const object = this.selectedObject;
+    if (!session.changed) {
+      this.session = null;
+      if (options.advance) void this.accept();
+      return true;
+    }
+    if (rle === null) {
+      if (session.target.kind === 'new') {
+        this.#drop(session);
+        return true;
+      }
+      toasts.facts({ code: 'mask-invalid', message: 'Nothing is left of the mask.', action: 'Paint something, or press Esc and then Delete to reject the object.' });
+      return false;
+    }
+    const draft = { ...session.draft(), rle };
+    this.#keep(draft);
+    this.#sending.add(draftKey(draft));
+    this.session = null;
+    const sent = { size: [rle.size[0], rle.size[1]] as [number, number], counts: rle.counts };
+    const { target, classId } = session;
+    const seconds = this.#seconds();
+    const leaving = options.advance ? object : null;
+    if (target.kind === 'proposal') this.#decide({ action: 'edit', proposalId: target.id, classId, rle: sent, seconds }, leaving, undefined, draft);
+    else if (target.kind === 'annotation') this.#decide({ action: 'editAnnotation', annotationId: target.id, classId, rle: sent, seconds }, null, undefined, draft);
+    else this.#decide({ action: 'draw', imageId: this.image.id, classId, rle: sent, seconds }, null, undefined, draft);
+    return true;
+  }
+
+  /** Esc: the polygon's corners, then the edit (with a way back), then the selection. */
+  cancel(): void {
+    const session = this.session;
+    if (!session) {
+      this.selected = null;
+      return;
+    }
+    if (session.corners.length > 0) {
+      session.corners = [];
+      return;
+    }
+    const draft = session.changed ? session.draft() : null;
+    this.#drop(session);
+    if (!draft) return;
+    toasts.note('Edit discarded', {
+      key: 'decision',
+      button: {
+        label: 'Undo',
+        run: () => {
+          this.#keep(draft);
+          if (this.image?.id === draft.imageId) this.#restoreDraft();
+          else void this.open(draft.imageId);
+        },
+      },
+    });
+  }
+
+  /** Before anything else is shown: saves strokes. @returns false when that is impossible */
+  #leave(): boolean {
+    return this.commit({ advance: false });
+  }
+
+  #drop(session: EditSession): void {
+    this.#drafts().remove(session);
+    this.session = null;
+  }
+
+  #drafts(): Drafts {
+    return new Drafts(localStorage, app.project?.id ?? '');
+  }
+
+  #keep(draft: Draft): void {
+    try {
+      this.#drafts().save(draft);
+    } catch {
+      toasts.note('The browser has no room to keep this edit in case of a crash. Accept it soon.', { key: 'draft' });
+    }
+  }
+
+  /** Opens strokes that the host never got; those it did get are forgotten. */
+  #restoreDraft(): void {
+    if (!this.image || this.session) return;
+    for (const draft of this.#drafts().list(this.image.id)) {
+      if (this.#sending.has(draftKey(draft))) continue;
+      const done = draft.rle && this.objects.some((o) => o.kind === 'annotation' && o.rle.counts === draft.rle?.counts);
+      const sized = !draft.rle || (draft.rle.size[0] === this.image.height && draft.rle.size[1] === this.image.width);
+      if (done || !sized) {
+        this.#drafts().remove(draft);
+        continue;
+      }
+      const object = this.visible.find((o) => o.kind === draft.target.kind && o.id === draft.target.id);
+      // Its proposal may have gone in the meantime: the strokes live on as a new object.
+      const target: EditTarget = object || draft.target.kind === 'new' ? draft.target : { kind: 'new', id: newest() };
+      if (target !== draft.target) this.#drafts().remove(draft);
+      this.selected = object ? keyOf(object) : null;
+      this.#begin(target, draft.rle, draft.classId, object?.clusterId ?? null, true, 'brush');
+      this.#keep({ ...draft, target });
+      toasts.note('Unsaved edit restored. Enter saves it, Esc discards it.', { key: 'restored' });
+      return;
+    }
+  }
+
+  colorOf(object: { readonly classId: number | null; readonly clusterId: number | null }): string {
+    return colorOf(object, app.classById);
+  }
+}
+
+function draftKey(draft: Draft): string {
+  return `${draft.imageId}/${draft.target.kind}/${draft.target.id}`;
+}
+
+/** The list as it was, with the states of now: where "next" is counted from when the decided object has left the list. */
+function mark(list: readonly ReviewObject[], now: readonly ReviewObject[], leaving: ReviewObject): ReviewObject[] {
+  return list.flatMap((o) => {
+    if (o === leaving) return [{ ...o, state: 'rejected' as const }];
+    const current = now.find((other) => keyOf(other) === keyOf(o));
+    return current ? [current] : [];
+  });
+}
+
+export const review = new Review();

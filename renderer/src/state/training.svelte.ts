@@ -1,0 +1,110 @@
+/** The training page's data: presets, runs, the shown run's curves and PCA pictures, kept live by the host's events. */
+import { api, factsOf, type Facts } from '../api/client.ts';
+import type { PcaStep, RunRow, TrainMetrics } from '../../../core/contract/index.ts';
+import { app, isActive, type RunningEvent } from './app.svelte.ts';
+import { Loaded } from './loaded.svelte.ts';
+
+export class Training {
+  readonly presets = new Loaded(() => api.trainPresets.query());
+  readonly runs = new Loaded(() => api.runs.query());
+  shownId = $state<string | null>(null);
+  metrics = $state.raw<readonly TrainMetrics[]>([]);
+  pca = $state.raw<readonly PcaStep[]>([]);
+  error = $state.raw<Facts | null>(null);
+
+  readonly runningId = $derived(isActive(app.training) ? app.training.runId : null);
+  readonly shown: RunRow | null = $derived(this.runs.value?.find((run) => run.id === this.shownId) ?? null);
+  readonly latest: TrainMetrics | null = $derived(this.metrics.at(-1) ?? null);
+
+  #arrived: TrainMetrics[] = [];
+  #timer: ReturnType<typeof setTimeout> | null = null;
+
+  /** Loads everything and listens; returns what stops listening. */
+  open(): () => void {
+    void this.presets.load();
+    void this.#readRuns();
+    const stops = [
+      app.onChanged((what) => {
+        if (what === 'runs') void this.#readRuns();
+        if (what === 'images') void this.presets.load();
+      }),
+      app.onJobEvent((event) => this.#hear(event)),
+    ];
+    return () => {
+      for (const stop of stops) stop();
+      if (this.#timer) clearTimeout(this.#timer);
+    };
+  }
+
+  async show(runId: string | null): Promise<void> {
+    if (runId === this.shownId) return;
+    this.shownId = runId;
+    this.metrics = [];
+    this.pca = [];
+    this.#arrived = [];
+    await this.#readShown();
+  }
+
+  async start(presetId: string, steps: number | null, batch: number | null): Promise<void> {
+    const run = await api.startTraining.mutate({ presetId, steps, batch, seed: null });
+    await this.#readRuns();
+    await this.show(run.id);
+  }
+
+  async resume(runId: string): Promise<void> {
+    await api.resumeTraining.mutate({ runId });
+    await this.#readRuns();
+    await this.show(runId);
+    await this.#readShown();
+  }
+
+  async #readRuns(): Promise<void> {
+    await this.runs.load();
+    const runs = this.runs.value ?? [];
+    if (!runs.some((run) => run.id === this.shownId)) await this.show(this.runningId ?? runs[0]?.id ?? null);
+    else await this.#readShown();
+  }
+
+  /** Curves from where we are, and the pictures. A resumed run repeats steps after its checkpoint: later lines win. */
+  async #readShown(): Promise<void> {
+    const runId = this.shownId;
+    if (runId === null) return;
+    try {
+      const [metrics, pca] = await Promise.all([api.trainMetrics.query({ runId, afterStep: -1 }), api.pcaSteps.query({ runId })]);
+      if (runId !== this.shownId) return;
+      this.metrics = metrics;
+      this.pca = pca;
+      this.error = null;
+    } catch (error) {
+      if (runId === this.shownId) this.error = factsOf(error);
+    }
+  }
+
+  #hear({ kind, event }: RunningEvent): void {
+    if (kind !== 'pretrain' || this.runningId !== this.shownId) return;
+    if (event.type === 'metrics') {
+      this.#arrived.push(event.metrics);
+      // A few redraws a second are enough for the eye.
+      this.#timer ??= setTimeout(() => {
+        this.#timer = null;
+        const first = this.#arrived[0];
+        if (!first) return;
+        this.metrics = [...this.metrics.filter((line) => line.step < first.step), ...this.#arrived];
+        this.#arrived = [];
+      }, 300);
+    }
+    if (event.type === 'checkpoint' || event.type === 'pca') void this.#readPictures();
+  }
+
+  async #readPictures(): Promise<void> {
+    const runId = this.shownId;
+    if (runId === null) return;
+    void this.runs.load();
+    try {
+      const pca = await api.pcaSteps.query({ runId });
+      if (runId === this.shownId) this.pca = pca;
+    } catch {
+      // The next checkpoint asks again.
+    }
+  }
+}
