@@ -33,11 +33,20 @@ export const nodeFlags = ['--disable-warning=ExperimentalWarning'];
  * @type {Record<string, { script: string, args?: string[], outputs: string[], summary: string }>}
  */
 export const commands = {
-  start: { script: 'build/start.ts', outputs: ['wasm', 'page', 'electron'], summary: 'open the app: npm start -- [PROJECT_DIR] [--browser]' },
+  start: {
+    script: 'build/start.ts',
+    outputs: ['wasm', 'page', 'electron'],
+    summary: 'open the app: npm start -- [PROJECT_DIR] [--browser]',
+  },
   demo: { script: 'core/demo/main.ts', outputs: ['wasm'], summary: 'the main job on made or given images' },
   test: { script: 'build/test.ts', outputs: ['wasm', 'page', 'electron'], summary: 'all tests: npm test -- [PART_OF_A_PATH ...]' },
   check: { script: 'build/check.ts', outputs: [], summary: 'types, Svelte, lint and format in one go' },
-  format: { script: 'node_modules/prettier/bin/prettier.cjs', args: ['--write', '.'], outputs: [], summary: 'rewrite every file with Prettier' },
+  format: {
+    script: 'node_modules/prettier/bin/prettier.cjs',
+    args: ['--write', '.'],
+    outputs: [],
+    summary: 'rewrite every file with Prettier',
+  },
   patchwise: { script: 'core/cli.ts', outputs: ['wasm'], summary: 'the command line: npm run patchwise -- --help' },
   'bench:cpu': { script: 'test/bench/cpu.ts', outputs: ['wasm'], summary: 'speed of the WebAssembly kernels' },
   package: { script: 'build/package.ts', outputs: ['wasm', 'page', 'electron'], summary: 'installers for this platform' },
@@ -114,7 +123,9 @@ async function install(root, reason) {
     fromNpm && /npm-cli\.[cm]?js$/.test(fromNpm) ? [process.execPath, [fromNpm], false] : ['npm', [], process.platform === 'win32'];
   const result = await run(program, [...first, ...args], { cwd: root, stdio: ['ignore', 2, 2], shell });
   if (result.code !== 0) {
-    throw new SetupError(`npm ci failed (${outcome(result)}); its own words are above. Patchwise needs the npm registry for this one step.`);
+    throw new SetupError(
+      `npm ci failed (${outcome(result)}); its own words are above. Patchwise needs the npm registry for this one step.`,
+    );
   }
 }
 
@@ -273,7 +284,9 @@ function usage() {
  */
 export async function main([name, ...args]) {
   if (Number(process.versions.node.split('.')[0]) < oldestNode) {
-    say(`Patchwise needs Node ${oldestNode} or newer to set itself up; this is ${process.version}. Get a current one from https://nodejs.org.`);
+    say(
+      `Patchwise needs Node ${oldestNode} or newer to set itself up; this is ${process.version}. Get a current one from https://nodejs.org.`,
+    );
     process.exit(1);
   }
   if (name === undefined || !Object.hasOwn(commands, name)) {

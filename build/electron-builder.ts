@@ -83,7 +83,10 @@ function runsOn(entry: LockEntry, { platform, arch, libc = 'glibc' }: Target): b
  */
 export function configuration(root: string, target: Target): Configuration {
   const node = nodePackages[`${target.platform}-${target.arch}`];
-  if (!node) throw new Error(`Patchwise has no Node for ${target.platform}-${target.arch}; installers are built for ${Object.keys(nodePackages).join(', ')}.`);
+  if (!node)
+    throw new Error(
+      `Patchwise has no Node for ${target.platform}-${target.arch}; installers are built for ${Object.keys(nodePackages).join(', ')}.`,
+    );
   const lock = readLock(root);
   const notSource = ['**/*', '!**/*.{map,d.ts,d.mts,d.cts}'];
   return {
@@ -135,7 +138,13 @@ export function configuration(root: string, target: Target): Configuration {
     // The deb's control file must name a page; the project has none of its own yet.
     extraMetadata: { homepage: 'https://patchwise.invalid' },
     win: { target: ['nsis'], icon: 'build/icon.png' },
-    nsis: { oneClick: false, perMachine: false, allowToChangeInstallationDirectory: true, deleteAppDataOnUninstall: false, differentialPackage: false },
+    nsis: {
+      oneClick: false,
+      perMachine: false,
+      allowToChangeInstallationDirectory: true,
+      deleteAppDataOnUninstall: false,
+      differentialPackage: false,
+    },
     mac: {
       target: ['dmg'],
       icon: 'build/icon.png',

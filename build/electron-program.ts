@@ -24,7 +24,8 @@ export function electronProgram(root: string, platform: NodeJS.Platform = proces
   if (own) return existsSync(path.join(own, name)) ? path.join(own, name) : null;
   const folder = path.join(root, 'node_modules/electron');
   // electron's installer writes path.txt last, when everything is unpacked.
-  const installed = textOf(path.join(folder, 'path.txt')) === name && textOf(path.join(folder, 'dist/version')).replace(/^v/, '') === electronVersion(root);
+  const installed =
+    textOf(path.join(folder, 'path.txt')) === name && textOf(path.join(folder, 'dist/version')).replace(/^v/, '') === electronVersion(root);
   const program = path.join(folder, 'dist', name);
   return installed && existsSync(program) ? program : null;
 }
@@ -33,7 +34,10 @@ export function electronProgram(root: string, platform: NodeJS.Platform = proces
  * Runs electron's own installer: the one thing that `npm start` fetches, once. Says why when Electron cannot be had;
  * ELECTRON_SKIP_BINARY_DOWNLOAD says not to try.
  */
-export async function fetchElectron(root: string, limitMs = fetchLimitMs): Promise<{ program: string } | { program: null; reason: string }> {
+export async function fetchElectron(
+  root: string,
+  limitMs = fetchLimitMs,
+): Promise<{ program: string } | { program: null; reason: string }> {
   if (process.env['ELECTRON_SKIP_BINARY_DOWNLOAD']) return { program: null, reason: 'ELECTRON_SKIP_BINARY_DOWNLOAD is set' };
   if (!programs[process.platform]) return { program: null, reason: `there is none for ${process.platform}` };
   console.error(`Fetching Electron ${electronVersion(root)} (about 120 MB, once) ...`);
@@ -49,7 +53,7 @@ export async function fetchElectron(root: string, limitMs = fetchLimitMs): Promi
   clearTimeout(timer);
   const program = code === 0 ? electronProgram(root) : null;
   if (program !== null) return { program };
-  const reason = late ? `not fetched within ${Math.round(limitMs / 60_000)} minutes` : /fetch failed/.test(words) ? 'no connection to fetch it' : firstLine(words);
+  const reason = late ? 'it took too long to fetch' : /fetch failed/.test(words) ? 'no connection to fetch it' : firstLine(words);
   return { program: null, reason };
 }
 

@@ -40,7 +40,11 @@ export async function startHost(root: string, args: readonly string[], entry = p
 /** Shows an address in the default browser. A machine without one is no error: the address is printed anyway. */
 export function openInBrowser(url: string): void {
   const [program, ...args] =
-    process.platform === 'darwin' ? ['open', url] : process.platform === 'win32' ? ['rundll32', 'url.dll,FileProtocolHandler', url] : ['xdg-open', url];
+    process.platform === 'darwin'
+      ? ['open', url]
+      : process.platform === 'win32'
+        ? ['rundll32', 'url.dll,FileProtocolHandler', url]
+        : ['xdg-open', url];
   const child = spawn(program!, args, { stdio: 'ignore', detached: true });
   child.once('error', () => {});
   child.unref();

@@ -28,7 +28,11 @@ const outputs: Record<string, Output> = {
     title: 'the page',
     async build(folder) {
       const { build } = await import('vite');
-      await build({ configFile: path.join(root, 'renderer/vite.config.ts'), logLevel: 'warn', build: { outDir: folder, emptyOutDir: true } });
+      await build({
+        configFile: path.join(root, 'renderer/vite.config.ts'),
+        logLevel: 'warn',
+        build: { outDir: folder, emptyOutDir: true },
+      });
     },
   },
   electron: {
@@ -38,8 +42,12 @@ const outputs: Record<string, Output> = {
     async build(folder) {
       await transpile(path.join(root, 'electron'), folder);
       // In an installed app this folder is all that Electron reads (electron-builder.ts).
-      const { name, version, description, license } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8')) as Record<string, string>;
-      const manifest = { name, productName: 'Patchwise', version, description, license, type: 'module', main: 'main.js' };
+      const { name, version, description, license } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8')) as Record<
+        string,
+        string
+      >;
+      const author = 'The Patchwise contributors';
+      const manifest = { name, productName: 'Patchwise', version, description, author, license, type: 'module', main: 'main.js' };
       writeFileSync(path.join(folder, 'package.json'), JSON.stringify(manifest, null, 2));
     },
   },

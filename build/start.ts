@@ -63,7 +63,9 @@ async function main(): Promise<number> {
     else if (process.platform === 'linux' && !process.env['DISPLAY'] && !process.env['WAYLAND_DISPLAY']) why = 'There is no display here';
     else {
       const started = performance.now();
-      const { code, signal } = await supervise(electron.program, [root, ...projectArgs], { env: { ...process.env, PATCHWISE_NODE: process.execPath } });
+      const { code, signal } = await supervise(electron.program, [root, ...projectArgs], {
+        env: { ...process.env, PATCHWISE_NODE: process.execPath },
+      });
       const asked = code === 0 || signal === 'SIGINT' || signal === 'SIGTERM';
       if (asked || performance.now() - started > startingMs) return code ?? (asked ? 0 : 1);
       why = `Electron ${electronVersion(root)} could not start (${signal ?? `exit code ${code}`}; its words are above)`;

@@ -12,7 +12,10 @@ export interface TestEventData {
   readonly file?: string | undefined;
   readonly skip?: string | boolean | undefined;
   readonly todo?: string | boolean | undefined;
-  readonly details?: { readonly type?: string | undefined; readonly error?: (Error & { failureType?: string; exitCode?: unknown; signal?: unknown }) | undefined };
+  readonly details?: {
+    readonly type?: string | undefined;
+    readonly error?: (Error & { failureType?: string; exitCode?: unknown; signal?: unknown }) | undefined;
+  };
 }
 
 interface FileState {
@@ -77,7 +80,11 @@ export class TestTally {
       state.passed++;
     } else if (details?.error?.failureType !== 'subtestsFailed') {
       const error = details?.error;
-      const ended = error?.signal ? `The process was ended by ${error.signal}.` : error?.exitCode ? `The process ended with exit code ${error.exitCode}.` : null;
+      const ended = error?.signal
+        ? `The process was ended by ${error.signal}.`
+        : error?.exitCode
+          ? `The process ended with exit code ${error.exitCode}.`
+          : null;
       const about = isFile ? [ended ?? inspect(error), ...state.diagnostics].join('\n') : errorText(error?.cause ?? error);
       return this.#fail(state, title, about);
     }

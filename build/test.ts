@@ -46,7 +46,13 @@ async function runFiles(names: readonly string[], concurrency: number): Promise<
     hanging.abort();
   };
   let silence = setTimeout(giveUp, silenceMs);
-  const events = run({ files: names.map((name) => path.join(root, name)), cwd: root, concurrency, execArgv: nodeFlags, signal: hanging.signal });
+  const events = run({
+    files: names.map((name) => path.join(root, name)),
+    cwd: root,
+    concurrency,
+    execArgv: nodeFlags,
+    signal: hanging.signal,
+  });
   for await (const event of events) {
     clearTimeout(silence);
     silence = setTimeout(giveUp, silenceMs);

@@ -29,7 +29,8 @@ export function readWindowState(file: string, displays: readonly Bounds[]): Wind
   const { x, y, width, height, maximized } = state ?? {};
   if (![x, y, width, height].every(Number.isInteger) || width < smallest.width || height < smallest.height) return null;
   const reachable = displays.some(
-    (display) => x < display.x + display.width - 100 && x + width > display.x + 100 && y >= display.y && y < display.y + display.height - 50,
+    (display) =>
+      x < display.x + display.width - 100 && x + width > display.x + 100 && y >= display.y && y < display.y + display.height - 50,
   );
   return reachable ? { x, y, width, height, maximized: maximized === true } : null;
 }

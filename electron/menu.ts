@@ -17,7 +17,10 @@ export function menuTemplate(platform: NodeJS.Platform, actions: MenuActions): M
     { role: 'windowMenu' },
     {
       role: 'help',
-      submenu: [{ label: 'Keys', click: () => actions.showKeys() }, ...(mac ? [] : [{ type: 'separator' as const }, { role: 'about' as const }])],
+      submenu: [
+        { label: 'Keys', click: () => actions.showKeys() },
+        ...(mac ? [] : [{ type: 'separator' as const }, { role: 'about' as const }]),
+      ],
     },
   ];
 }

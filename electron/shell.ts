@@ -78,7 +78,9 @@ class Shell {
       void this.#quit();
     });
     app.on('web-contents-created', (_event, contents) => contents.on('will-attach-webview', (event) => event.preventDefault()));
-    Menu.setApplicationMenu(Menu.buildFromTemplate(menuTemplate(process.platform, { showKeys: () => this.#window?.webContents.send('patchwise:keys') })));
+    Menu.setApplicationMenu(
+      Menu.buildFromTemplate(menuTemplate(process.platform, { showKeys: () => this.#window?.webContents.send('patchwise:keys') })),
+    );
     await this.#secureSession();
     await this.#startEngine();
   }
@@ -181,7 +183,9 @@ class Shell {
     const title = folderTitles[purpose];
     const options = { title, message: title, properties: ['openDirectory' as const, 'createDirectory' as const] };
     const { dialog } = this.#electron;
-    const { canceled, filePaths } = this.#window ? await dialog.showOpenDialog(this.#window, options) : await dialog.showOpenDialog(options);
+    const { canceled, filePaths } = this.#window
+      ? await dialog.showOpenDialog(this.#window, options)
+      : await dialog.showOpenDialog(options);
     return canceled ? null : (filePaths[0] ?? null);
   }
 

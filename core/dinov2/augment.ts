@@ -25,7 +25,13 @@ export interface CropDraw {
   readonly box: CropBox;
   readonly flip: boolean;
   /** `order` holds 0 brightness, 1 contrast, 2 saturation, 3 hue; null leaves the colours alone. */
-  readonly jitter: { readonly order: Int32Array; readonly brightness: number; readonly contrast: number; readonly saturation: number; readonly hue: number } | null;
+  readonly jitter: {
+    readonly order: Int32Array;
+    readonly brightness: number;
+    readonly contrast: number;
+    readonly saturation: number;
+    readonly hue: number;
+  } | null;
   readonly grayscale: boolean;
   /** Pixels; 0 is no blur. */
   readonly blurSigma: number;
@@ -54,7 +60,13 @@ export function drawCrop(random: Random, config: CropConfig, kind: CropKind, wid
 }
 
 /** torchvision's RandomResizedCrop: ten attempts, then the largest centred box of an allowed aspect. */
-function drawBox(random: Random, width: number, height: number, scale: readonly [number, number], aspect: readonly [number, number]): CropBox {
+function drawBox(
+  random: Random,
+  width: number,
+  height: number,
+  scale: readonly [number, number],
+  aspect: readonly [number, number],
+): CropBox {
   for (let attempt = 0; attempt < 10; attempt++) {
     const area = width * height * random.uniform(...scale);
     const ratio = Math.exp(random.uniform(Math.log(aspect[0]), Math.log(aspect[1])));

@@ -1,6 +1,6 @@
 /** The door for features: a network that turns images into patch and class tokens. No training, no image reading. */
 import { AppError } from '../contract/index.ts';
-import type { Executor, ParameterSet } from '../nn/ops.ts';
+import type { Executor, ParameterSet } from '../nn/index.ts';
 import { Random } from '../random.ts';
 import { readTeacher } from './checkpoint.ts';
 import { STREAM, type ModelConfig } from './config.ts';
@@ -35,7 +35,11 @@ export function backboneOf(x: Executor, parameters: ParameterSet, config: ModelC
     async features(images, n, height, width) {
       if (height % config.patchSize !== 0 || width % config.patchSize !== 0) {
         const wanted = `multiples of ${config.patchSize}`;
-        throw new AppError('bad-input', `Images of ${width} x ${height} pixels cannot be cut into patches; both sides must be ${wanted}.`, 'Resize them first.');
+        throw new AppError(
+          'bad-input',
+          `Images of ${width} x ${height} pixels cannot be cut into patches; both sides must be ${wanted}.`,
+          'Resize them first.',
+        );
       }
       const gridHeight = height / config.patchSize;
       const gridWidth = width / config.patchSize;
@@ -63,7 +67,10 @@ export function backboneOf(x: Executor, parameters: ParameterSet, config: ModelC
 }
 
 /** The teacher of a run's checkpoint. @throws AppError checkpoint-damaged, no-checkpoint */
-export async function loadBackbone({ runDir, step }: { readonly runDir: string; readonly step: number }, executor: Executor): Promise<Backbone> {
+export async function loadBackbone(
+  { runDir, step }: { readonly runDir: string; readonly step: number },
+  executor: Executor,
+): Promise<Backbone> {
   const { config, tensors } = await readTeacher(runDir, step);
   const prefix = 'teacher.backbone.';
   const specs = [...tensors]

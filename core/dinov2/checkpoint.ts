@@ -13,7 +13,7 @@
 import { appendFile, mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { AppError, type ScannedImage, type TrainMetrics } from '../contract/index.ts';
-import type { Executor, ParameterSet } from '../nn/ops.ts';
+import type { Executor, ParameterSet } from '../nn/index.ts';
 import type { RunConfig } from './config.ts';
 import { readSafetensors, writeSafetensors, type NamedTensor, type SafeTensorFile } from './safetensors.ts';
 import type { TrainState } from './step.ts';
@@ -30,7 +30,11 @@ const RESUMABLE = 2;
 export async function createRun(runDir: string, config: RunConfig, images: readonly ScannedImage[]): Promise<void> {
   await mkdir(checkpointsDir(runDir), { recursive: true });
   if (await exists(join(runDir, 'config.json'))) {
-    throw new AppError('bad-input', `The folder ${runDir} holds a run already.`, 'Resume that run, or start the new one in another folder.');
+    throw new AppError(
+      'bad-input',
+      `The folder ${runDir} holds a run already.`,
+      'Resume that run, or start the new one in another folder.',
+    );
   }
   await replaceFile(join(runDir, 'images.jsonl'), images.map((image) => `${JSON.stringify(image)}\n`).join(''));
   await replaceFile(join(runDir, 'metrics.jsonl'), '');
@@ -99,7 +103,11 @@ export async function writeCheckpoint(x: Executor, runDir: string, config: RunCo
   try {
     await rm(temporary, { recursive: true, force: true });
     await mkdir(temporary, { recursive: true });
-    await writeSafetensors(join(temporary, 'teacher.safetensors'), named('teacher.', state.teacher, await x.readParameters(state.teacher)), metadata);
+    await writeSafetensors(
+      join(temporary, 'teacher.safetensors'),
+      named('teacher.', state.teacher, await x.readParameters(state.teacher)),
+      metadata,
+    );
     const student = await x.readParameters(state.student);
     refuseNonFinite(student, state.student, step);
     const { m, v } = await x.readAdamState(state.adam);
@@ -170,19 +178,29 @@ async function readPart(runDir: string, step: number, part: 'teacher' | 'trainin
     return await readSafetensors(path);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') {
-      throw new AppError('no-checkpoint', `There is no ${part} state of step ${step} in ${runDir}.`, 'Choose another checkpoint.', { cause: error });
+      throw new AppError('no-checkpoint', `There is no ${part} state of step ${step} in ${runDir}.`, 'Choose another checkpoint.', {
+        cause: error,
+      });
     }
     const reason = error instanceof Error ? error.message : String(error);
-    throw new AppError('checkpoint-damaged', `The checkpoint of step ${step} is damaged: ${part}.safetensors: ${reason}.`, 'Use an earlier checkpoint.', {
-      cause: error,
-    });
+    throw new AppError(
+      'checkpoint-damaged',
+      `The checkpoint of step ${step} is damaged: ${part}.safetensors: ${reason}.`,
+      'Use an earlier checkpoint.',
+      {
+        cause: error,
+      },
+    );
   }
 }
 
 /** The teacher of a checkpoint and the configuration it was trained with. @throws AppError checkpoint-damaged, no-checkpoint */
 export async function readTeacher(runDir: string, step: number): Promise<{ config: RunConfig; tensors: SafeTensorFile['tensors'] }> {
   const { metadata, tensors } = await readPart(runDir, step, 'teacher');
-  return { config: JSON.parse(metadata['config']!) as RunConfig, tensors };
+  if (metadata['config'] === undefined) {
+    throw new AppError('checkpoint-damaged', `The checkpoint of step ${step} does not say what it was trained with.`, 'Use another checkpoint.');
+  }
+  return { config: JSON.parse(metadata['config']) as RunConfig, tensors };
 }
 
 /** Everything a run goes on from. */
@@ -194,10 +212,10 @@ export interface SavedState {
 
 /**
  * The newest checkpoint that is whole.
- * @returns what was found, and the errors of newer ones that are damaged
- * @throws AppError checkpoint-damaged when none is whole, no-checkpoint when there is none
+ * @returns what was found, null when there is no checkpoint at all, and the errors of newer ones that are damaged
+ * @throws AppError checkpoint-damaged when there are some and none is whole
  */
-export async function readNewestState(runDir: string): Promise<{ saved: SavedState; damaged: AppError[] }> {
+export async function readNewestState(runDir: string): Promise<{ saved: SavedState | null; damaged: AppError[] }> {
   const damaged: AppError[] = [];
   for (const step of (await listCheckpoints(runDir)).reverse()) {
     try {
@@ -209,7 +227,8 @@ export async function readNewestState(runDir: string): Promise<{ saved: SavedSta
       if (error.code === 'checkpoint-damaged') damaged.push(error);
     }
   }
-  throw damaged[0] ?? new AppError('no-checkpoint', `The run in ${runDir} has no checkpoint to go on from.`, 'Start a new run.');
+  if (damaged.length > 0) throw damaged[0];
+  return { saved: null, damaged };
 }
 
 /**
@@ -222,7 +241,11 @@ export function flatten(tensors: SafeTensorFile['tensors'], prefix: string, set:
     const tensor = tensors.get(prefix + name);
     if (tensor?.values.length !== size) {
       const found = tensor ? `${tensor.values.length} values` : 'nothing';
-      throw new AppError('checkpoint-damaged', `The checkpoint holds ${found} for ${prefix}${name}, ${size} values are needed.`, 'Use another checkpoint.');
+      throw new AppError(
+        'checkpoint-damaged',
+        `The checkpoint holds ${found} for ${prefix}${name}, ${size} values are needed.`,
+        'Use another checkpoint.',
+      );
     }
     values.set(tensor.values, offset);
   }

@@ -147,7 +147,13 @@ export interface CropConfig {
   /** Width over height, drawn log-uniformly. */
   readonly aspect: readonly [number, number];
   readonly flipProbability: number;
-  readonly jitter: { readonly probability: number; readonly brightness: number; readonly contrast: number; readonly saturation: number; readonly hue: number };
+  readonly jitter: {
+    readonly probability: number;
+    readonly brightness: number;
+    readonly contrast: number;
+    readonly saturation: number;
+    readonly hue: number;
+  };
   readonly grayscaleProbability: number;
   /** Global crop 1, global crop 2, local crops. */
   readonly blurProbability: readonly [number, number, number];

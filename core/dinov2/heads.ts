@@ -1,6 +1,6 @@
 /** Projection heads of DINO and iBOT (spec 4): an MLP to an L2-normalised bottleneck, and the prototypes after it. */
 import type { Random } from '../random.ts';
-import type { Executor, ParameterSet, ParameterSpec, Tensor } from '../nn/ops.ts';
+import type { Executor, ParameterSet, ParameterSpec, Tensor } from '../nn/index.ts';
 import type { HeadConfig, RunConfig } from './config.ts';
 
 /** Name of a head in checkpoints. */

@@ -1,5 +1,5 @@
 /** Which learning rate, weight decay and clipping part each parameter gets (spec 6, 0.5, 0.6). The update itself is the executor's. */
-import type { ParameterSet } from '../nn/ops.ts';
+import type { ParameterSet } from '../nn/index.ts';
 import type { RunConfig } from './config.ts';
 import type { StepValues } from './schedules.ts';
 

@@ -259,7 +259,11 @@ export function gaussianBlur(pixels: Uint8Array, width: number, height: number, 
     }
     for (let i = 0; i < length; i++) {
       across[y * length + i] =
-        w0 * row[i + 12]! + w1 * (row[i + 9]! + row[i + 15]!) + w2 * (row[i + 6]! + row[i + 18]!) + w3 * (row[i + 3]! + row[i + 21]!) + w4 * (row[i]! + row[i + 24]!);
+        w0 * row[i + 12]! +
+        w1 * (row[i + 9]! + row[i + 15]!) +
+        w2 * (row[i + 6]! + row[i + 18]!) +
+        w3 * (row[i + 3]! + row[i + 21]!) +
+        w4 * (row[i]! + row[i + 24]!);
     }
   }
   const mirrored = (y: number): number => (y < 0 ? -y : y >= height ? 2 * height - 2 - y : y) * length;

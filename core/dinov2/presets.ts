@@ -1,9 +1,18 @@
 /**
- * Which numbers to train with: by number of images and by machine, each with its reason. The table behind it is the
- * project's own (core/README.md, "Training presets"); the CPU column was measured on two cores.
+ * Which numbers to train with: by number of images and by machine, each with its reason. The CPU column was measured on
+ * two cores.
  */
 import { AppError, type TrainPreset, type TrainPresets } from '../contract/index.ts';
-import { ffnHidden, modelConfig, OFFICIAL_CROPS, type CropConfig, type HeadConfig, type ModelConfig, type ModelName, type RunConfig } from './config.ts';
+import {
+  ffnHidden,
+  modelConfig,
+  OFFICIAL_CROPS,
+  type CropConfig,
+  type HeadConfig,
+  type ModelConfig,
+  type ModelName,
+  type RunConfig,
+} from './config.ts';
 
 export interface TrainFacts {
   /** Images that can be read. */
@@ -57,18 +66,47 @@ function cpuRecipe(id: PresetId, { images }: TrainFacts): Recipe {
   const prototypes = images < 1000 ? 1024 : 2048;
   const common = { prototypes, separateHeads: false, crops: CPU_CROPS };
   if (id === 'quick') {
-    return { ...common, title: 'Quick look', summary: 'A few minutes: enough to see whether your images teach it something.', model: 'nano', steps: 300, batch: 16 };
+    return {
+      ...common,
+      title: 'Quick look',
+      summary: 'A few minutes: enough to see whether your images teach it something.',
+      model: 'nano',
+      steps: 300,
+      batch: 16,
+    };
   }
   if (id === 'standard') {
-    return { ...common, title: 'Standard', summary: 'The usual choice without a GPU: a small network, trained while you name classes.', model: 'nano', steps: 2000, batch: 16 };
+    return {
+      ...common,
+      title: 'Standard',
+      summary: 'The usual choice without a GPU: a small network, trained while you name classes.',
+      model: 'nano',
+      steps: 2000,
+      batch: 16,
+    };
   }
-  return { ...common, title: 'Thorough', summary: 'A larger network over some hours or a night; for folders that will be annotated for days.', model: 'tiny', steps: 4000, batch: 32 };
+  return {
+    ...common,
+    title: 'Thorough',
+    summary: 'A larger network over some hours or a night; for folders that will be annotated for days.',
+    model: 'tiny',
+    steps: 4000,
+    batch: 32,
+  };
 }
 
 function gpuRecipe(id: PresetId, { images }: TrainFacts): Recipe {
   const common = { separateHeads: false, crops: FULL_CROPS };
   if (id === 'quick') {
-    return { ...common, title: 'Quick look', summary: 'Minutes: enough to see whether your images teach it something.', model: 'small', steps: 500, batch: 32, prototypes: 1024 };
+    return {
+      ...common,
+      title: 'Quick look',
+      summary: 'Minutes: enough to see whether your images teach it something.',
+      model: 'small',
+      steps: 500,
+      batch: 32,
+      prototypes: 1024,
+    };
   }
   const standard =
     images < 1000
@@ -78,10 +116,25 @@ function gpuRecipe(id: PresetId, { images }: TrainFacts): Recipe {
         : images < 200_000
           ? { model: 'small' as const, steps: 50_000, batch: 128, prototypes: 8192 }
           : { model: 'base' as const, steps: 125_000, batch: 128, prototypes: 65_536 };
-  if (id === 'standard') return { ...common, ...standard, separateHeads: images >= 200_000, title: 'Standard', summary: 'The usual choice for this many images.' };
+  if (id === 'standard')
+    return {
+      ...common,
+      ...standard,
+      separateHeads: images >= 200_000,
+      title: 'Standard',
+      summary: 'The usual choice for this many images.',
+    };
   const larger = { small: 'base', base: 'large' } as const;
-  const thorough = images < 20_000 ? { steps: standard.steps * 2 } : { model: larger[standard.model], prototypes: Math.max(16_384, standard.prototypes) };
-  return { ...common, ...standard, ...thorough, separateHeads: images >= 200_000, title: 'Thorough', summary: 'Twice the time or more, for the best features from scratch.' };
+  const thorough =
+    images < 20_000 ? { steps: standard.steps * 2 } : { model: larger[standard.model], prototypes: Math.max(16_384, standard.prototypes) };
+  return {
+    ...common,
+    ...standard,
+    ...thorough,
+    separateHeads: images >= 200_000,
+    title: 'Thorough',
+    summary: 'Twice the time or more, for the best features from scratch.',
+  };
 }
 
 // --- resolved numbers -------------------------------------------------------------------------------------------------
@@ -98,8 +151,14 @@ export function resolveConfig(presetId: string, facts: TrainFacts, overrides: Co
   const steps = overrides.steps ?? chosen.steps;
   const batch = overrides.batch ?? Math.max(2, Math.min(chosen.batch, facts.images));
   const seed = overrides.seed ?? 1;
-  if (!Number.isInteger(steps) || steps < 1) throw new AppError('bad-input', `${steps} is not a number of steps.`, 'Choose a whole number from 1 on.');
-  if (!Number.isInteger(batch) || batch < 2) throw new AppError('bad-input', `A batch of ${batch} images is too small.`, 'Choose at least 2: KoLeo compares images with each other.');
+  if (!Number.isInteger(steps) || steps < 1)
+    throw new AppError('bad-input', `${steps} is not a number of steps.`, 'Choose a whole number from 1 on.');
+  if (!Number.isInteger(batch) || batch < 2)
+    throw new AppError(
+      'bad-input',
+      `A batch of ${batch} images is too small.`,
+      'Choose at least 2: KoLeo compares images with each other.',
+    );
   if (!Number.isInteger(seed)) throw new AppError('bad-input', `${seed} is not a seed.`, 'Choose a whole number.');
 
   const patchSize = 14;
@@ -177,9 +236,15 @@ function preset(id: PresetId, facts: TrainFacts): TrainPreset {
   const config = resolveConfig(id, facts);
   const { steps, batch } = config;
   const passes = (steps * batch) / Math.max(1, facts.images);
-  const estimatedSeconds = onCpu(facts) ? Math.round((steps * batch * gigaflopsPerImage(config)) / (CPU_GIGAFLOPS_PER_CORE * facts.cores)) : null;
+  const estimatedSeconds = onCpu(facts)
+    ? Math.round((steps * batch * gigaflopsPerImage(config)) / (CPU_GIGAFLOPS_PER_CORE * facts.cores))
+    : null;
   const numbers = [
-    { name: 'Steps', value: steps.toLocaleString('en-US'), reason: `${passes < 10 ? passes.toFixed(1) : Math.round(passes)} passes over your images.` },
+    {
+      name: 'Steps',
+      value: steps.toLocaleString('en-US'),
+      reason: `${passes < 10 ? passes.toFixed(1) : Math.round(passes)} passes over your images.`,
+    },
     ...explain(config, facts),
   ];
   return { id, title, summary, model, numbers, steps, batch, estimatedSeconds };
@@ -193,7 +258,9 @@ function explain(config: RunConfig, facts: TrainFacts): { name: string; value: s
     {
       name: 'Network',
       value: `ViT ${model.name}, ${model.embedDim} wide, ${model.depth} blocks, patches of ${model.patchSize} px`,
-      reason: cpu ? 'The largest that learns something in the time given without a GPU.' : 'As large as this many images can teach from scratch.',
+      reason: cpu
+        ? 'The largest that learns something in the time given without a GPU.'
+        : 'As large as this many images can teach from scratch.',
     },
     {
       name: 'Registers',
@@ -203,27 +270,46 @@ function explain(config: RunConfig, facts: TrainFacts): { name: string; value: s
     {
       name: 'LayerScale',
       value: String(model.layerScale),
-      reason: model.layerScale === 0.1 ? 'The published 1e-5 would hold back a short run for most of its steps.' : 'As published for long runs.',
+      reason:
+        model.layerScale === 0.1 ? 'The published 1e-5 would hold back a short run for most of its steps.' : 'As published for long runs.',
     },
     {
       name: 'Batch',
       value: `${config.batch} images`,
-      reason: cpu ? 'Enough different images for KoLeo and the centre, few enough for a step a second.' : 'As many as fit beside the prototypes on common cards.',
+      reason: cpu
+        ? 'Enough different images for KoLeo and the centre, few enough for a step a second.'
+        : 'As many as fit beside the prototypes on common cards.',
     },
     {
       name: 'Crops',
       value: `2 of ${crops.globalSize} px and ${crops.localCount} of ${crops.localSize} px`,
       reason: cpu ? 'A quarter of the published area: most of the cost of a step, little of what it learns.' : 'As published.',
     },
-    { name: 'Prototypes', value: heads.dino.prototypes.toLocaleString('en-US'), reason: 'Grows with the number of images; more than they can fill only costs time.' },
-    { name: 'Heads', value: heads.ibot ? 'separate' : 'shared', reason: heads.ibot ? 'Worth half a point with very many images.' : 'Separate heads gain nothing at this size.' },
+    {
+      name: 'Prototypes',
+      value: heads.dino.prototypes.toLocaleString('en-US'),
+      reason: 'Grows with the number of images; more than they can fill only costs time.',
+    },
+    {
+      name: 'Heads',
+      value: heads.ibot ? 'separate' : 'shared',
+      reason: heads.ibot ? 'Worth half a point with very many images.' : 'Separate heads gain nothing at this size.',
+    },
     {
       name: 'Learning rate',
       value: optimizer.learningRate.toExponential(1),
       reason: `4e-3 x sqrt(batch / 1024) as published, reached after ${percent(optimizer.warmupSteps)} of the steps, then down a cosine.`,
     },
-    { name: 'Weight decay', value: optimizer.weightDecay.join(' to '), reason: 'Rises along a cosine, which keeps late features from overfitting few images.' },
-    { name: 'Teacher momentum', value: teacher.momentum.join(' to '), reason: 'Lower with few images, so that the teacher follows within a short run.' },
+    {
+      name: 'Weight decay',
+      value: optimizer.weightDecay.join(' to '),
+      reason: 'Rises along a cosine, which keeps late features from overfitting few images.',
+    },
+    {
+      name: 'Teacher momentum',
+      value: teacher.momentum.join(' to '),
+      reason: 'Lower with few images, so that the teacher follows within a short run.',
+    },
     {
       name: 'Teacher temperature',
       value: teacher.temperature.join(' to '),
@@ -234,14 +320,26 @@ function explain(config: RunConfig, facts: TrainFacts): { name: string; value: s
       value: teacher.centering === 'sinkhorn' ? 'Sinkhorn-Knopp' : 'softmax',
       reason: `Sinkhorn-Knopp balances well from ${SINKHORN_BATCH} images a batch on; softmax centring is steadier below.`,
     },
-    { name: 'KoLeo', value: String(config.lossWeights.koleo), reason: 'Spreads images apart, which retrieval and clustering need; as published.' },
-    { name: 'Drop path', value: String(model.dropPath), reason: model.dropPath > 0 ? 'Keeps a larger network from overfitting.' : 'Small networks need none.' },
+    {
+      name: 'KoLeo',
+      value: String(config.lossWeights.koleo),
+      reason: 'Spreads images apart, which retrieval and clustering need; as published.',
+    },
+    {
+      name: 'Drop path',
+      value: String(model.dropPath),
+      reason: model.dropPath > 0 ? 'Keeps a larger network from overfitting.' : 'Small networks need none.',
+    },
     {
       name: 'Blur',
       value: crops.blurProbability.join(' / '),
       reason: 'Global crop 1, global crop 2, local crops: as the published weights were really trained.',
     },
-    { name: 'Checkpoint', value: `every ${config.checkpointEvery} steps`, reason: 'Kept all along: the best features often come before the end.' },
+    {
+      name: 'Checkpoint',
+      value: `every ${config.checkpointEvery} steps`,
+      reason: 'Kept all along: the best features often come before the end.',
+    },
   ];
 }
 

@@ -24,7 +24,11 @@ const bytesOf = (values: Float32Array): Uint8Array => new Uint8Array(values.buff
  * Writes and flushes a file. The metadata gains `sha256`, of the data behind the header, by which a damaged file is known.
  * The caller writes to a temporary place and renames.
  */
-export async function writeSafetensors(path: string, tensors: readonly NamedTensor[], metadata: Readonly<Record<string, string>>): Promise<void> {
+export async function writeSafetensors(
+  path: string,
+  tensors: readonly NamedTensor[],
+  metadata: Readonly<Record<string, string>>,
+): Promise<void> {
   const hash = createHash('sha256');
   const header: Record<string, unknown> = {};
   let offset = 0;
@@ -72,7 +76,14 @@ export async function readSafetensors(path: string): Promise<SafeTensorFile> {
 
     const hash = createHash('sha256');
     const tensors = new Map<string, { shape: readonly number[]; values: Float32Array | Uint8Array | Int32Array }>();
-    for (const [name, { dtype, shape, data_offsets: [from, to] }] of entries) {
+    for (const [
+      name,
+      {
+        dtype,
+        shape,
+        data_offsets: [from, to],
+      },
+    ] of entries) {
       const Kind = KINDS[dtype as keyof typeof KINDS];
       if (!Kind) throw new Error(`${name} has the type ${dtype}, which is not read here`);
       if (to - from !== shape.reduce((a, b) => a * b, 1) * Kind.BYTES_PER_ELEMENT) {

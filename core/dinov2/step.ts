@@ -5,7 +5,7 @@
  * B images a batch, L local crops an image, N patches of a global crop, M masked patches, K prototypes. Crops lie
  * crop-major: all images' crop 0, then all images' crop 1.
  */
-import type { AdamState, Executor, ParameterSet, Tensor } from '../nn/ops.ts';
+import type { AdamState, Executor, ParameterSet, Tensor } from '../nn/index.ts';
 import { headForward, ibotHeadName, prototypesOf, type HeadName } from './heads.ts';
 import { rates, type ParameterGroups } from './optimizer.ts';
 import type { StepValues } from './schedules.ts';
@@ -91,7 +91,8 @@ export function teacherTargets(
     const balance = (logits: Tensor): Tensor => x.sinkhornKnopp(logits, temperature, config.teacher.sinkhornIterations);
     return { dino: balance(dinoLogits), ibot: ibotLogits && balance(ibotLogits), maskedPositions, means: null };
   }
-  const center = (logits: Tensor, values: Float32Array): Tensor => x.centeredSoftmax(logits, x.tensor(values, [values.length]), temperature);
+  const center = (logits: Tensor, values: Float32Array): Tensor =>
+    x.centeredSoftmax(logits, x.tensor(values, [values.length]), temperature);
   return {
     dino: center(dinoLogits, centers.dino),
     ibot: ibotLogits && center(ibotLogits, centers.ibot),
@@ -101,15 +102,27 @@ export function teacherTargets(
 }
 
 /** The student's loss; call inside `gradients`. */
-export function studentLoss(x: Executor, config: RunConfig, student: ParameterSet, crops: Crops, batch: Batch, targets: Targets): LossTerms {
+export function studentLoss(
+  x: Executor,
+  config: RunConfig,
+  student: ParameterSet,
+  crops: Crops,
+  batch: Batch,
+  targets: Targets,
+): LossTerms {
   const B = batch.images;
   const L = config.crops.localCount;
   const { dino: dinoWeight, ibot: ibotWeight, koleo: koleoWeight } = config.lossWeights;
   const common = { temperature: config.studentTemperature };
 
   // Two passes: the global crops with masks (also for the class token, spec 0.2), the local crops as they are.
-  const globalGrid = vitForward(x, student, config.model, crops.global, { prefix: 'backbone.', mask: batch.masks, dropPath: batch.globalDropPath });
-  const localGrid = crops.local && vitForward(x, student, config.model, crops.local, { prefix: 'backbone.', dropPath: batch.localDropPath });
+  const globalGrid = vitForward(x, student, config.model, crops.global, {
+    prefix: 'backbone.',
+    mask: batch.masks,
+    dropPath: batch.globalDropPath,
+  });
+  const localGrid =
+    crops.local && vitForward(x, student, config.model, crops.local, { prefix: 'backbone.', dropPath: batch.localDropPath });
   const globalClass = classTokens(x, globalGrid); // [2B,D]
 
   // One pass through each head; tied heads take class tokens and masked patches together.
@@ -160,7 +173,13 @@ export function studentLoss(x: Executor, config: RunConfig, student: ParameterSe
 }
 
 /** Targets, losses and gradients of one batch. Gradients lie in the student's buffer, before clipping. */
-export function computeGradients(x: Executor, config: RunConfig, state: TrainState, batch: Batch, values: StepValues): { terms: LossTerms; targets: Targets } {
+export function computeGradients(
+  x: Executor,
+  config: RunConfig,
+  state: TrainState,
+  batch: Batch,
+  values: StepValues,
+): { terms: LossTerms; targets: Targets } {
   const crops = uploadCrops(x, config, batch);
   const targets = teacherTargets(x, config, state, crops, batch.masks, values.teacherTemperature);
   let terms: LossTerms | null = null;
@@ -177,7 +196,14 @@ export function computeGradients(x: Executor, config: RunConfig, state: TrainSta
  * @param step counted from 0
  * @returns [parts] gradient norms before clipping
  */
-export function applyUpdate(x: Executor, config: RunConfig, state: TrainState, groups: ParameterGroups, values: StepValues, step: number): Tensor {
+export function applyUpdate(
+  x: Executor,
+  config: RunConfig,
+  state: TrainState,
+  groups: ParameterGroups,
+  values: StepValues,
+  step: number,
+): Tensor {
   const { beta1, beta2, epsilon, clipNorm } = config.optimizer;
   const norms = x.clipGradients(state.student, groups.parts, clipNorm);
   x.adamW(state.student, state.adam, { ...rates(groups, values), beta1, beta2, epsilon, updateNumber: step + 1 });
@@ -186,7 +212,12 @@ export function applyUpdate(x: Executor, config: RunConfig, state: TrainState, g
 }
 
 /** c <- momentum c + (1 - momentum) mean. The centre of a step lacks that step's own batch, so this comes last. */
-export async function updateCenters(x: Executor, config: RunConfig, { centers }: Pick<TrainState, 'centers'>, { means }: Targets): Promise<void> {
+export async function updateCenters(
+  x: Executor,
+  config: RunConfig,
+  { centers }: Pick<TrainState, 'centers'>,
+  { means }: Targets,
+): Promise<void> {
   if (!means) return;
   const momentum = config.teacher.centerMomentum;
   const move = async (center: Float32Array, mean: Tensor): Promise<void> => {

@@ -6,11 +6,20 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { AppError, type ImageProblem, type JobEvent, type ScannedImage, type TrainMetrics } from '../contract/index.ts';
 import { batchIndices, ImageCache } from '../images/index.ts';
-import type { Executor, ParameterSpec, Tensor } from '../nn/ops.ts';
+import type { Executor, ParameterSpec, Tensor } from '../nn/index.ts';
 import { Random } from '../random.ts';
 import { drawCrops } from './augment.ts';
 import { backboneOf, type Backbone } from './backbone.ts';
-import { appendMetrics, createRun, flatten, readNewestState, readRun, truncateMetrics, writeCheckpoint, type SavedState } from './checkpoint.ts';
+import {
+  appendMetrics,
+  createRun,
+  flatten,
+  readNewestState,
+  readRun,
+  truncateMetrics,
+  writeCheckpoint,
+  type SavedState,
+} from './checkpoint.ts';
 import { STREAM, type RunConfig } from './config.ts';
 import { headParameters } from './heads.ts';
 import { drawMasks } from './masking.ts';
@@ -56,25 +65,35 @@ const PROGRESS_MS = 1000;
 export async function* pretrain(options: PretrainOptions): AsyncGenerator<JobEvent> {
   const { runDir, images, config } = options;
   if (images.length < FEWEST_IMAGES) {
-    throw new AppError('too-few-images', `Training needs at least ${FEWEST_IMAGES} images, there are ${images.length}.`, 'Add images to the folder and scan it again.');
+    throw new AppError(
+      'too-few-images',
+      `Training needs at least ${FEWEST_IMAGES} images, there are ${images.length}.`,
+      'Add images to the folder and scan it again.',
+    );
   }
   await createRun(runDir, config, images);
   yield* train(options, config, images, null);
 }
 
 /**
- * Goes on from the newest whole checkpoint of the run in runDir, with the numbers the run was started with.
- * @throws AppError run-not-found, run-damaged, no-checkpoint, checkpoint-damaged when no checkpoint is whole, not-finite
+ * Goes on from the newest whole checkpoint of the run in runDir, with the numbers the run was started with; from the
+ * beginning when the run ended before its first.
+ * @throws AppError run-not-found, run-damaged, checkpoint-damaged when no checkpoint is whole, not-finite
  */
 export async function* resume(options: CommonOptions): AsyncGenerator<JobEvent> {
   const { config, images } = await readRun(options.runDir);
   const { saved, damaged } = await readNewestState(options.runDir);
-  for (const error of damaged) yield { type: 'log', level: 'warn', text: `${error.message} Going on from step ${saved.step}.` };
-  await truncateMetrics(options.runDir, saved.step);
+  for (const error of damaged) yield { type: 'log', level: 'warn', text: `${error.message} Going on from step ${saved?.step}.` };
+  await truncateMetrics(options.runDir, saved?.step ?? 0);
   yield* train(options, config, images, saved);
 }
 
-async function* train(options: CommonOptions, config: RunConfig, images: readonly ScannedImage[], saved: SavedState | null): AsyncGenerator<JobEvent> {
+async function* train(
+  options: CommonOptions,
+  config: RunConfig,
+  images: readonly ScannedImage[],
+  saved: SavedState | null,
+): AsyncGenerator<JobEvent> {
   const { runDir, executor: x, signal, onCheckpoint } = options;
   const { seed, steps, batch: B } = config;
 
@@ -82,7 +101,13 @@ async function* train(options: CommonOptions, config: RunConfig, images: readonl
   const problems: ImageProblem[] = [];
   const source = options.openImages
     ? options.openImages(images, config, (problem) => problems.push(problem))
-    : new ImageCache({ root: options.imageRoot, images, maxSide: config.maxImageSide, maxBytes: config.imageCacheBytes, onProblem: (problem) => problems.push(problem) });
+    : new ImageCache({
+        root: options.imageRoot,
+        images,
+        maxSide: config.maxImageSide,
+        maxBytes: config.imageCacheBytes,
+        onProblem: (problem) => problems.push(problem),
+      });
 
   // 2. Networks: the student as drawn from the seed, the teacher its copy; or both as they were saved.
   const specs = networkParameters(config);
@@ -187,7 +212,10 @@ async function* train(options: CommonOptions, config: RunConfig, images: readonl
     }
 
     const loss = lastTotal === null ? '' : `, loss ${lastTotal.toFixed(3)}`;
-    yield { type: 'done', summary: written < steps ? `Stopped after ${written} of ${steps} steps${loss}.` : `${steps} steps of ${B} images${loss}.` };
+    yield {
+      type: 'done',
+      summary: written < steps ? `Stopped after ${written} of ${steps} steps${loss}.` : `${steps} steps of ${B} images${loss}.`,
+    };
   } finally {
     adam.dispose();
     teacher.dispose();
@@ -245,7 +273,9 @@ async function readNumbers(x: Executor, terms: LossTerms, norms: Tensor, partNam
 /** @throws AppError not-finite naming the step and the number */
 function refuseNonFinite({ gradNorm, ...losses }: Numbers, step: number, lastCheckpoint: number): void {
   const named = [...Object.entries(losses), ...Object.entries(gradNorm).map(([part, norm]) => [`gradient norm of ${part}`, norm] as const)];
-  const bad = named.filter(([name]) => name !== 'total').find(([, value]) => !Number.isFinite(value)) ?? named.find(([, value]) => !Number.isFinite(value));
+  const bad =
+    named.filter(([name]) => name !== 'total').find(([, value]) => !Number.isFinite(value)) ??
+    named.find(([, value]) => !Number.isFinite(value));
   if (!bad) return;
   throw new AppError(
     'not-finite',

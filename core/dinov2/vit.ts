@@ -4,8 +4,8 @@
  *
  * N images (or crops), P patches, R registers, T = 1 + R + P tokens, D width.
  */
-import { Random } from '../random.ts';
-import type { BatchSubset, Executor, ParameterSet, ParameterSpec, Tensor } from '../nn/ops.ts';
+import type { Random } from '../random.ts';
+import type { BatchSubset, Executor, ParameterSet, ParameterSpec, Tensor } from '../nn/index.ts';
 import { ffnHidden, type ModelConfig } from './config.ts';
 
 /** LayerNorm's epsilon everywhere in DINOv2 (spec 1.4). */
@@ -88,7 +88,13 @@ export interface ForwardOptions {
  * @param images [N,3,H,W], normalised; H and W multiples of the patch size
  * @throws Error naming the size when it is not a multiple
  */
-export function vitForward(x: Executor, parameters: ParameterSet, config: ModelConfig, images: Tensor, options: ForwardOptions = {}): TokenGrid {
+export function vitForward(
+  x: Executor,
+  parameters: ParameterSet,
+  config: ModelConfig,
+  images: Tensor,
+  options: ForwardOptions = {},
+): TokenGrid {
   const { prefix = '', mask = null, dropPath = null, blocks = config.depth } = options;
   const p = (name: string): Tensor => parameters.get(prefix + name);
   const [N, , H, W] = images.shape as [number, number, number, number];
@@ -112,7 +118,14 @@ export function vitForward(x: Executor, parameters: ParameterSet, config: ModelC
 }
 
 /** x + gamma1 * Attention(LN1(x)), then x + gamma2 * FFN(LN2(x)). With drop path a branch sees its batch subset only. */
-function block(x: Executor, p: (name: string) => Tensor, config: ModelConfig, index: number, tokens: Tensor, dropPath: DropPath | null): Tensor {
+function block(
+  x: Executor,
+  p: (name: string) => Tensor,
+  config: ModelConfig,
+  index: number,
+  tokens: Tensor,
+  dropPath: DropPath | null,
+): Tensor {
   const name = `blocks.${index}`;
   const subsets = dropPath?.[index];
 
@@ -137,7 +150,10 @@ function block(x: Executor, p: (name: string) => Tensor, config: ModelConfig, in
 
 /** Class tokens of all samples, [N,D]. */
 export function classTokens(x: Executor, grid: TokenGrid): Tensor {
-  return x.gatherRows(grid.tokens, Int32Array.from({ length: grid.samples }, (_, n) => n * grid.tokensPerSample));
+  return x.gatherRows(
+    grid.tokens,
+    Int32Array.from({ length: grid.samples }, (_, n) => n * grid.tokensPerSample),
+  );
 }
 
 /** The patch tokens named by flat positions in [N*P], [rows,D]. */

@@ -1,7 +1,15 @@
 /** Exports: what goes into the file is decided here, how it is written is the labels room's. One folder an export, renamed when whole. */
 import { mkdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { AppError, type ExportFormat, type ExportPreflight, type ExportRow, type ExportScope, type Inputs, type Rle } from '../contract/index.ts';
+import {
+  AppError,
+  type ExportFormat,
+  type ExportPreflight,
+  type ExportRow,
+  type ExportScope,
+  type Inputs,
+  type Rle,
+} from '../contract/index.ts';
 import { cocoPreflight, writeCoco, type CocoImage, type CocoObject, type CocoSegmentation } from '../labels/index.ts';
 import type { Project, Reader } from './project.ts';
 import { classRows } from './store/classes.ts';
@@ -42,7 +50,7 @@ const columnsOf = (from: string) =>
 
 async function* rows(reader: Reader, scope: ExportScope): AsyncGenerator<Row> {
   for (const from of sources(scope)) {
-    for (let last = 0; ; ) {
+    for (let last = 0; ;) {
       const found = reader.all<Row>(`SELECT ${columnsOf(from)} ${from} AND ${fits} AND o.id > ? ORDER BY o.id LIMIT ${chunk}`, last);
       yield* found;
       if (found.length < chunk) break;
@@ -60,7 +68,9 @@ function images(reader: Reader, scope: ExportScope): CocoImage[] {
   const withObject = sources(scope).map((from) => `SELECT o.image_id ${from} AND ${fits}`);
   const also = scope === 'everything' ? 'present = 1' : 'present = 1 AND done = 1';
   return reader
-    .all<CocoImage>(`SELECT id, path, page, width, height FROM images WHERE ${also} OR id IN (${withObject.join(' UNION ')}) ORDER BY path, page`)
+    .all<CocoImage>(
+      `SELECT id, path, page, width, height FROM images WHERE ${also} OR id IN (${withObject.join(' UNION ')}) ORDER BY path, page`,
+    )
     .map((row) => ({ ...row }));
 }
 
@@ -76,17 +86,35 @@ export async function exportPreflight(project: Project, { format, scope }: Input
   };
   const { warnings } = await cocoPreflight(masks(), segmentationOf(format));
   const listed = images(project, scope);
-  const leftOut = sources(scope).reduce((n, from) => n + project.get<{ n: number }>(`SELECT count(*) AS n ${from} AND NOT (${fits})`)!.n, 0);
-  const gone = project.get<{ n: number }>('SELECT count(DISTINCT i.id) AS n FROM images i JOIN annotations a ON a.image_id = i.id AND a.removed = 0 WHERE i.present = 0')!.n;
+  const leftOut = sources(scope).reduce(
+    (n, from) => n + project.get<{ n: number }>(`SELECT count(*) AS n ${from} AND NOT (${fits})`)!.n,
+    0,
+  );
+  const gone = project.get<{ n: number }>(
+    'SELECT count(DISTINCT i.id) AS n FROM images i JOIN annotations a ON a.image_id = i.id AND a.removed = 0 WHERE i.present = 0',
+  )!.n;
   const more = [
-    ...told(withoutClass, 'object has no class; it goes to the category "unlabeled".', 'objects have no class; they go to the category "unlabeled".'),
-    ...told(leftOut, 'object is of an earlier version of its image with another size, and is left out.', 'objects are of earlier versions of their images with other sizes, and are left out.'),
-    ...told(gone, 'image with annotations is no longer in the folder; it is listed all the same.', 'images with annotations are no longer in the folder; they are listed all the same.'),
+    ...told(
+      withoutClass,
+      'object has no class; it goes to the category "unlabeled".',
+      'objects have no class; they go to the category "unlabeled".',
+    ),
+    ...told(
+      leftOut,
+      'object is of an earlier version of its image with another size, and is left out.',
+      'objects are of earlier versions of their images with other sizes, and are left out.',
+    ),
+    ...told(
+      gone,
+      'image with annotations is no longer in the folder; it is listed all the same.',
+      'images with annotations are no longer in the folder; they are listed all the same.',
+    ),
   ];
   return { images: listed.length, objects, withoutClass, warnings: [...warnings, ...more] };
 }
 
-const told = (count: number, one: string, many: string): string[] => (count === 0 ? [] : [`${count.toLocaleString('en-US')} ${count === 1 ? one : many}`]);
+const told = (count: number, one: string, many: string): string[] =>
+  count === 0 ? [] : [`${count.toLocaleString('en-US')} ${count === 1 ? one : many}`];
 
 /** @throws AppError nothing-to-export, disk-full */
 export async function runExport(project: Project, { format, scope }: Inputs['exportWhat']): Promise<ExportRow> {
@@ -107,7 +135,12 @@ export async function runExport(project: Project, { format, scope }: Inputs['exp
     }
   };
   const first = await rows(project, scope).next();
-  if (first.done) throw new AppError('nothing-to-export', `Nothing is ${scope === 'everything' ? 'proposed or annotated' : scope} yet.`, 'Review some proposals first, or choose a wider scope.');
+  if (first.done)
+    throw new AppError(
+      'nothing-to-export',
+      `Nothing is ${scope === 'everything' ? 'proposed or annotated' : scope} yet.`,
+      'Review some proposals first, or choose a wider scope.',
+    );
   for await (const row of rows(project, scope)) if ((withoutClass = row.class_id === null)) break;
 
   const createdAt = new Date().toISOString();
@@ -126,7 +159,15 @@ export async function runExport(project: Project, { format, scope }: Inputs['exp
     });
     await rename(temporary, dir);
     project.write((w) => {
-      w.run('INSERT INTO exports (id, created_at, format, scope, images, objects) VALUES (?, ?, ?, ?, ?, ?)', id, createdAt, format, scope, written.images, written.objects);
+      w.run(
+        'INSERT INTO exports (id, created_at, format, scope, images, objects) VALUES (?, ?, ?, ?, ?, ?)',
+        id,
+        createdAt,
+        format,
+        scope,
+        written.images,
+        written.objects,
+      );
       w.run('INSERT INTO export_files (export_id, name, bytes) VALUES (?, ?, ?)', id, fileName, written.bytes);
     });
   } catch (error) {
@@ -162,6 +203,10 @@ export function exportRows(project: Project): ExportRow[] {
 
 /** Path of an export's file; null unless the project knows it. */
 export function exportFile(project: Project, exportId: string, name: string): string | null {
-  const known = project.get<{ export_id: string; name: string }>('SELECT export_id, name FROM export_files WHERE export_id = ? AND name = ?', exportId, name);
+  const known = project.get<{ export_id: string; name: string }>(
+    'SELECT export_id, name FROM export_files WHERE export_id = ? AND name = ?',
+    exportId,
+    name,
+  );
   return known ? join(project.dir, 'exports', known.export_id, known.name) : null;
 }

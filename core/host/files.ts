@@ -85,7 +85,9 @@ export class Files {
       const file = join(dir, `${image.hash}-${image.page}-${thumbSide}.webp`);
       const cached = await readFile(file).catch(() => null);
       if (cached) return cached;
-      const bytes = await this.#limited(async () => encodeWebp(await readRgb(sourceOf(project, image), { page: image.page, maxSide: thumbSide })));
+      const bytes = await this.#limited(async () =>
+        encodeWebp(await readRgb(sourceOf(project, image), { page: image.page, maxSide: thumbSide })),
+      );
       if (!project.readOnly) await keep(dir, file, bytes);
       return bytes;
     };
@@ -127,7 +129,10 @@ export class Files {
           }
         }
         const part = { x: Math.floor(left / scale), y: Math.floor(top / scale) };
-        const full = { width: Math.min(image.width - part.x, Math.round(size.width / scale)), height: Math.min(image.height - part.y, Math.round(size.height / scale)) };
+        const full = {
+          width: Math.min(image.width - part.x, Math.round(size.width / scale)),
+          height: Math.min(image.height - part.y, Math.round(size.height / scale)),
+        };
         return encodeJpeg(await readTile(source, { page: image.page, ...part, ...full, scale }), 92);
       });
     return { type: 'image/jpeg', etag: tag(image, `tile${level}-${x}-${y}`), body };

@@ -103,7 +103,8 @@ async function list(path: string): Promise<{ folders: string[]; images: number }
   try {
     for await (const entry of await opendir(path, { bufferSize: 256 })) {
       if (entry.isDirectory()) folders.push(entry.name);
-      else if (entry.isSymbolicLink() && !imageName.test(entry.name)) folders.push(entry.name); // `children` follows it
+      else if (entry.isSymbolicLink() && !imageName.test(entry.name))
+        folders.push(entry.name); // `children` follows it
       else if (images < maxCounted && imageName.test(entry.name)) images++;
     }
   } catch (error) {
@@ -122,5 +123,10 @@ async function real(path: string): Promise<string> {
 
 function unreadable(path: string, cause: unknown): AppError {
   const reason = (cause as NodeJS.ErrnoException).code ?? String(cause);
-  return new AppError('folder-unreadable', `The folder ${path} cannot be read (${reason}).`, 'Check that it is there and that you may open it, or choose another.', { cause });
+  return new AppError(
+    'folder-unreadable',
+    `The folder ${path} cannot be read (${reason}).`,
+    'Check that it is there and that you may open it, or choose another.',
+    { cause },
+  );
 }

@@ -43,23 +43,38 @@ export interface Host {
   close(): Promise<void>;
 }
 
-/** @throws AppError when a root or the project cannot be opened; a system error when the port is taken */
-export async function startHost(options: HostOptions = {}): Promise<Host> {
-  const home = installation();
+/** The host without its server: for the command line. */
+export interface LocalService {
+  readonly service: Service;
+  readonly folders: Folders;
+  /** Waits until everything decided so far has been learned. @throws AppError the reason that it failed */
+  learned(): Promise<void>;
+}
+
+/** @throws AppError when a root or the project cannot be opened */
+export async function createService(options: HostOptions = {}): Promise<LocalService> {
   const folders = new Folders();
   await folders.allow((options.roots ?? []).map((root) => resolve(root)));
+  const { chooseFolder, worker, planner, learnDelayMs } = options;
   const service = new Service({
-    version: home.version,
+    version: installation().version,
     folders,
     config: new UserConfig(resolve(options.configDir ?? defaultConfigDir())),
     projectsDir: resolve(options.projectsDir ?? join(homedir(), 'Patchwise')),
-    ...(options.chooseFolder ? { chooseFolder: options.chooseFolder } : {}),
-    ...(options.worker ? { worker: options.worker } : {}),
-    ...(options.planner ? { planner: options.planner } : {}),
-    ...(options.learnDelayMs === undefined ? {} : { learnDelayMs: options.learnDelayMs }),
+    ...(chooseFolder && { chooseFolder }),
+    ...(worker && { worker }),
+    ...(planner && { planner }),
+    ...(learnDelayMs !== undefined && { learnDelayMs }),
   });
   if (options.project !== undefined) await service.openAt(resolve(options.project));
-  const listening = await listen(service, resolve(options.rendererDir ?? join(home.dir, 'dist', 'renderer')), options.port ?? 0);
+  return { service, folders, learned: () => service.learned() };
+}
+
+/** @throws AppError when a root or the project cannot be opened; a system error when the port is taken */
+export async function startHost(options: HostOptions = {}): Promise<Host> {
+  const { service } = await createService(options);
+  const rendererDir = resolve(options.rendererDir ?? join(installation().dir, 'dist', 'renderer'));
+  const listening = await listen(service, rendererDir, options.port ?? 0);
   return {
     url: listening.url,
     token: listening.token,

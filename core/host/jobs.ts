@@ -73,6 +73,13 @@ export class Jobs {
     await this.#lanes.get(lane)?.stop();
   }
 
+  /** Waits for the end of the lane's job, if it has one, and returns its last state. */
+  async ended(lane: Lane): Promise<JobState | null> {
+    const job = this.#lanes.get(lane);
+    await job?.ended;
+    return job?.state ?? null;
+  }
+
   async stopAll(): Promise<void> {
     await Promise.all([...this.#lanes.values()].map((job) => job.stop()));
   }
@@ -93,7 +100,7 @@ class Job {
   readonly #hub: Hub;
   readonly #child: ChildProcess;
   readonly #grace: number;
-  readonly #ended: Promise<void>;
+  readonly ended: Promise<void>;
   #phase: JobState['state'] = 'running';
   #progress: JobProgress | null = null;
   #error: ErrorFacts | null = null;
@@ -118,7 +125,7 @@ class Job {
     });
     this.#child.stderr!.setEncoding('utf8').on('data', (text: string) => (this.#stderr = (this.#stderr + text).slice(-stderrKept)));
     this.#child.on('message', (message: FromWorker) => this.#receive(message));
-    this.#ended = new Promise((resolve) => {
+    this.ended = new Promise((resolve) => {
       // 'close' comes after the last message and the last of stderr; 'error' when it could not be started.
       this.#child.on('close', (code, signal) => resolve(this.#end(code, signal)));
       this.#child.on('error', (error) => {
@@ -143,9 +150,9 @@ class Job {
       this.tell();
       this.#send({ type: 'stop' });
       const timer = setTimeout(() => this.#child.kill('SIGKILL'), this.#grace);
-      void this.#ended.then(() => clearTimeout(timer));
+      void this.ended.then(() => clearTimeout(timer));
     }
-    await this.#ended;
+    await this.ended;
   }
 
   #send(message: ToWorker): void {
@@ -161,19 +168,14 @@ class Job {
 
   #event(event: JobEvent): void {
     if (this.#error) return; // being killed
-    switch (event.type) {
-      case 'progress':
-        this.#progress = event;
-        this.#hub.progress(this.#kind, event);
-        return;
-      case 'checkpoint':
-        this.#complete = event.step >= event.totalSteps;
-        break;
-      case 'done':
-        // Training says it after a stop too; its last checkpoint tells the difference.
-        if (this.#kind !== 'pretrain') this.#complete = true;
-        break;
+    if (event.type === 'progress') {
+      this.#progress = event;
+      this.#hub.progress(this.#kind, event);
+      return;
     }
+    // Training says 'done' after a stop too; its last checkpoint tells the difference.
+    if (event.type === 'checkpoint') this.#complete = event.step >= event.totalSteps;
+    else if (event.type === 'done' && this.#kind !== 'pretrain') this.#complete = true;
     this.#batch.push(event);
     this.#batchTimer ??= setTimeout(() => this.#flush(), batchMs);
   }
@@ -200,6 +202,8 @@ class Job {
         case 'pca':
         case 'problem':
           this.#hub.emit({ type: 'jobEvent', kind: this.#kind, event });
+          break;
+        default: // the page reads those from the project
       }
     }
   }
@@ -223,12 +227,23 @@ class Job {
 function crashFacts(code: number | null, signal: NodeJS.Signals | null, stderr: string): ErrorFacts {
   const goOn = 'What was finished is kept: start it again, or resume the run from its last checkpoint.';
   if (/heap out of memory|Cannot allocate memory|out of memory/i.test(stderr)) {
-    return { code: 'engine-out-of-memory', message: 'The engine ran out of memory and ended.', action: `Close other programs, or take a smaller batch or model. ${goOn}` };
+    return {
+      code: 'engine-out-of-memory',
+      message: 'The engine ran out of memory and ended.',
+      action: `Close other programs, or take a smaller batch or model. ${goOn}`,
+    };
   }
   if (signal === 'SIGKILL') {
-    return { code: 'engine-died', message: 'The engine was killed (SIGKILL). Systems do that when memory runs out.', action: `If nobody ended it by hand, take a smaller batch or model. ${goOn}` };
+    return {
+      code: 'engine-died',
+      message: 'The engine was killed (SIGKILL). Systems do that when memory runs out.',
+      action: `If nobody ended it by hand, take a smaller batch or model. ${goOn}`,
+    };
   }
-  const last = stderr.trim().split('\n').findLast((line) => /\S/.test(line) && !/^\s+at |^Node\.js v/.test(line));
+  const last = stderr
+    .trim()
+    .split('\n')
+    .findLast((line) => /\S/.test(line) && !/^\s+at |^Node\.js v/.test(line));
   const how = signal ? `by ${signal}` : `with exit code ${code}`;
   return { code: 'engine-died', message: `The engine ended unexpectedly (${how})${last ? `: ${last.trim()}` : ''}.`, action: goOn };
 }

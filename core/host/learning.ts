@@ -7,13 +7,13 @@
 const defaultDelayMs = 1500;
 
 export class LiveLearning {
-  readonly #start: () => boolean;
+  readonly #start: () => Promise<boolean>;
   readonly #delayMs: number;
   #timer: NodeJS.Timeout | null = null;
   #wanted = false;
 
-  /** @param start starts the job; false when the lane is busy, then `laneFree` tries again */
-  constructor(start: () => boolean, delayMs = defaultDelayMs) {
+  /** @param start starts the job, when there is anything to learn; false when the lane is busy: `laneFree` tries again */
+  constructor(start: () => Promise<boolean>, delayMs = defaultDelayMs) {
     this.#start = start;
     this.#delayMs = delayMs;
   }
@@ -22,22 +22,26 @@ export class LiveLearning {
   decided(): void {
     this.#wanted = true;
     if (this.#timer) clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#due(), this.#delayMs);
+    this.#timer = setTimeout(() => void this.startNow(), this.#delayMs);
   }
 
   laneFree(): void {
-    if (this.#wanted && !this.#timer) this.#due();
+    if (!this.#timer) void this.startNow();
+  }
+
+  /** Without the pause; nothing when no decision waits. */
+  async startNow(): Promise<void> {
+    if (this.#timer) clearTimeout(this.#timer);
+    this.#timer = null;
+    if (!this.#wanted) return;
+    this.#wanted = false;
+    // A decision made while it starts counts again.
+    if (!(await this.#start())) this.#wanted = true;
   }
 
   cancel(): void {
     if (this.#timer) clearTimeout(this.#timer);
     this.#timer = null;
     this.#wanted = false;
-  }
-
-  #due(): void {
-    this.#timer = null;
-    this.#wanted = false;
-    if (!this.#start()) this.#wanted = true;
   }
 }

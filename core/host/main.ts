@@ -58,7 +58,8 @@ function options(): HostOptions {
     },
   });
   const port = Number(values.port);
-  if (!Number.isInteger(port) || port < 0 || port > 65535) throw new Error(`--port ${values.port}: a port is a whole number from 0 to 65535`);
+  if (!Number.isInteger(port) || port < 0 || port > 65535)
+    throw new Error(`--port ${values.port}: a port is a whole number from 0 to 65535`);
   return {
     port,
     roots: values.root,
@@ -80,7 +81,8 @@ try {
   process.stdout.write(`${JSON.stringify({ url: host.url })}\n`);
   process.send?.({ type: 'ready', url: host.url });
 } catch (error) {
-  const isUsage = (error as NodeJS.ErrnoException).code?.startsWith('ERR_PARSE_ARGS') || (error instanceof Error && error.message.startsWith('--'));
+  const isUsage =
+    (error as NodeJS.ErrnoException).code?.startsWith('ERR_PARSE_ARGS') || (error instanceof Error && error.message.startsWith('--'));
   const facts = errorFacts(error);
   process.stderr.write(isUsage ? `${facts.message}\n\n${usage}` : `${facts.message} ${facts.action}\n`);
   process.send?.({ type: 'failed', facts });

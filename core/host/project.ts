@@ -69,7 +69,11 @@ export class Project implements Reader {
       mkdirSync(dir);
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
-      throw new AppError('project-exists', `There is already a folder "${basename(dir)}" at ${dir}.`, 'Choose another name, or open that project.');
+      throw new AppError(
+        'project-exists',
+        `There is already a folder "${basename(dir)}" at ${dir}.`,
+        'Choose another name, or open that project.',
+      );
     }
     try {
       return readable(dir, () => {
@@ -101,7 +105,11 @@ export class Project implements Reader {
   static open(dir: string): Project {
     const file = join(dir, databaseName);
     if (!existsSync(file)) {
-      throw new AppError('project-not-found', `${dir} has no ${databaseName}.`, 'Choose the folder that holds it, or create a new project.');
+      throw new AppError(
+        'project-not-found',
+        `${dir} has no ${databaseName}.`,
+        'Choose the folder that holds it, or create a new project.',
+      );
     }
     return readable(dir, () => {
       const readOnly = !writable(dir) || !writable(file);
@@ -228,7 +236,11 @@ function checkIdentity(db: DatabaseSync, dir: string): void {
   const pragma = (name: string) => Number(Object.values(db.prepare(`PRAGMA ${name}`).get()!)[0]);
   const version = pragma('user_version');
   if (pragma('application_id') !== applicationId || version === 0) {
-    throw new AppError('project-damaged', `${join(dir, databaseName)} is not a Patchwise project.`, 'Choose another folder; this one was left untouched.');
+    throw new AppError(
+      'project-damaged',
+      `${join(dir, databaseName)} is not a Patchwise project.`,
+      'Choose another folder; this one was left untouched.',
+    );
   }
   if (version > migrations.length) {
     throw new AppError(
@@ -292,9 +304,14 @@ function appError(error: unknown, dir: string): unknown {
   switch (primaryCode(error)) {
     case 5: // BUSY
     case 6: // LOCKED
-      return new AppError('project-in-use', `${dir} is open in another Patchwise.`, 'Close it there first. It opens here as soon as that program has ended.', {
-        cause: error,
-      });
+      return new AppError(
+        'project-in-use',
+        `${dir} is open in another Patchwise.`,
+        'Close it there first. It opens here as soon as that program has ended.',
+        {
+          cause: error,
+        },
+      );
     case 8: // READONLY
       return readOnlyError(dir, error);
     case 13: // FULL
@@ -321,15 +338,30 @@ function freeBytes(dir: string): number | null {
 }
 
 function readOnlyError(dir: string, cause?: unknown): AppError {
-  return new AppError('project-read-only', `There is no permission to write to ${dir}.`, 'Copy the project to a folder you may write to, and open it there.', { cause });
+  return new AppError(
+    'project-read-only',
+    `There is no permission to write to ${dir}.`,
+    'Copy the project to a folder you may write to, and open it there.',
+    { cause },
+  );
 }
 
 function fullError(dir: string, cause: unknown): AppError {
-  return new AppError('disk-full', `The disk that holds ${dir} is full.`, 'Free some space and do it again; everything decided before is kept.', { cause });
+  return new AppError(
+    'disk-full',
+    `The disk that holds ${dir} is full.`,
+    'Free some space and do it again; everything decided before is kept.',
+    { cause },
+  );
 }
 
 function damagedError(dir: string, what: string, cause?: unknown): AppError {
-  return new AppError('project-damaged', `${join(dir, databaseName)} is damaged: ${what}.`, 'Put a copy of the project from a backup in its place. The file was left as it is.', {
-    cause,
-  });
+  return new AppError(
+    'project-damaged',
+    `${join(dir, databaseName)} is damaged: ${what}.`,
+    'Put a copy of the project from a backup in its place. The file was left as it is.',
+    {
+      cause,
+    },
+  );
 }

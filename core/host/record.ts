@@ -51,6 +51,7 @@ export class Recorder {
       hideUnseen(w, this.#seen);
       clearProblems(w);
       for (const problem of this.#problems) saveProblem(w, problem);
+      w.run('UPDATE settings SET scanned_at = ?', new Date().toISOString());
     });
     this.#hub.changed('images', 'project');
   }
@@ -81,6 +82,7 @@ export class Recorder {
       case 'clusters':
         replaceClusters(w, this.#clusters(event));
         break;
+      default: // nothing that lasts
     }
   }
 

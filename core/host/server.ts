@@ -71,7 +71,8 @@ export async function listen(service: Service, rendererDir: string, port: number
 
   async function answer(req: IncomingMessage, res: ServerResponse): Promise<void> {
     setHeaders(res);
-    const url = new URL(req.url ?? '/', 'http://host'); // only path and query are taken from it
+    const url = URL.parse(`http://host${req.url}`); // only path and query are taken from it
+    if (!url) return refuse(res, 400, 'This is not an address.');
     if (!gate.admits(req, res, url)) return;
     const path = url.pathname;
     if (path.startsWith('/trpc/')) {
@@ -117,9 +118,11 @@ class Gate {
   /** True when the request may go on; else it has been answered. */
   admits(req: IncomingMessage, res: ServerResponse, url: URL): boolean {
     const host = req.headers.host;
-    if (host !== `127.0.0.1:${this.port}` && host !== `localhost:${this.port}`) return this.#refuse(res, 403, 'This address is not Patchwise.');
+    if (host !== `127.0.0.1:${this.port}` && host !== `localhost:${this.port}`)
+      return this.#refuse(res, 403, 'This address is not Patchwise.');
     const { origin, 'sec-fetch-site': site } = req.headers;
-    if (origin !== undefined && origin !== `http://${host}`) return this.#refuse(res, 403, 'Only the page of Patchwise itself may call it.');
+    if (origin !== undefined && origin !== `http://${host}`)
+      return this.#refuse(res, 403, 'Only the page of Patchwise itself may call it.');
 
     const token = url.searchParams.get('token');
     if (req.method === 'GET' && url.pathname === '/' && token !== null) {
@@ -128,7 +131,8 @@ class Gate {
       res.writeHead(303, { Location: '/', 'Cache-Control': 'no-store' }).end();
       return false;
     }
-    if (site !== undefined && site !== 'same-origin' && site !== 'none') return this.#refuse(res, 403, 'Only the page of Patchwise itself may call it.');
+    if (site !== undefined && site !== 'same-origin' && site !== 'none')
+      return this.#refuse(res, 403, 'Only the page of Patchwise itself may call it.');
     const cookie = cookies(req.headers.cookie).get(this.#cookie);
     if (cookie === undefined || !same(cookie, this.#session)) return this.#refuse(res, 401, 'Open Patchwise with the link of this launch.');
     return true;

@@ -34,7 +34,7 @@ import {
 } from '../contract/index.ts';
 import type { BackboneSource, JobRequest } from '../worker/index.ts';
 import { exportPreflight, exportRows, runExport } from './exports.ts';
-import { Folders, isInside } from './folders.ts';
+import { isInside, type Folders } from './folders.ts';
 import { Hub } from './hub.ts';
 import { Jobs, type WorkerOptions } from './jobs.ts';
 import { LiveLearning } from './learning.ts';
@@ -44,7 +44,7 @@ import type { UserConfig } from './recent.ts';
 import { Recorder } from './record.ts';
 import { classRow, classRows, createClass, removeClass, updateClass } from './store/classes.ts';
 import { imageFiles, imageRow, imagesPage, problems } from './store/images.ts';
-import { learningExamples, presentModel, projectSummary, saveModel, setImageDone } from './store/overview.ts';
+import { isScanned, learningExamples, presentModel, projectSummary, saveModel, setImageDone } from './store/overview.ts';
 import { clusterCard, clusterCards, discardCluster, nameCluster, queue } from './store/proposals.ts';
 import { decide, redo, reviewImage, reviewStats, saveNote, undo } from './store/review.ts';
 import { addRun, pcaSteps, runDir, runRow, runRows, setRunState, trainMetrics } from './store/runs.ts';
@@ -104,7 +104,11 @@ export class Service implements HostService {
 
   async chooseFolder({ purpose }: Inputs['chooseFolder']): Promise<FolderEntry | null> {
     if (!this.#options.chooseFolder) {
-      throw new AppError('not-allowed', 'There is no native dialog outside the desktop app.', 'Choose from the folders named with --root when Patchwise was started.');
+      throw new AppError(
+        'not-allowed',
+        'There is no native dialog outside the desktop app.',
+        'Choose from the folders named with --root when Patchwise was started.',
+      );
     }
     const path = await this.#options.chooseFolder(purpose);
     return path === null ? null : this.#options.folders.chosen(path);
@@ -126,11 +130,13 @@ export class Service implements HostService {
       if (locationId === null) mkdirSync(this.#options.projectsDir, { recursive: true });
       const location = locationId === null ? await realpath(this.#options.projectsDir) : this.#options.folders.path(locationId);
       if (isInside(location, images)) {
-        throw new AppError('bad-input', `${location} is in the image folder, which Patchwise never writes to.`, 'Choose another place for the project.');
+        throw new AppError(
+          'bad-input',
+          `${location} is in the image folder, which Patchwise never writes to.`,
+          'Choose another place for the project.',
+        );
       }
-      const summary = await this.#use(Project.create(join(location, folderName(name)), name, images));
-      await this.rescan();
-      return summary;
+      return this.#use(Project.create(join(location, folderName(name)), name, images));
     });
   }
 
@@ -140,7 +146,8 @@ export class Service implements HostService {
 
   openRecent({ recentId }: Inputs['openRecent']): Promise<ProjectSummary> {
     const location = this.#options.config.locationOf(recentId);
-    if (location === undefined) throw new AppError('project-not-found', 'This project is no longer in the list.', 'Open its folder instead.');
+    if (location === undefined)
+      throw new AppError('project-not-found', 'This project is no longer in the list.', 'Open its folder instead.');
     return this.openAt(location);
   }
 
@@ -272,7 +279,11 @@ export class Service implements HostService {
     const newest = run?.checkpoints.at(-1);
     if (run && (newest === undefined || (step !== null && !run.checkpoints.includes(step)))) {
       const what = step === null ? 'no checkpoint yet' : `no checkpoint of step ${step}`;
-      throw new AppError('no-checkpoint', `Training run ${run.id} has ${what}.`, 'Wait for its first checkpoint, or choose one that it has.');
+      throw new AppError(
+        'no-checkpoint',
+        `Training run ${run.id} has ${what}.`,
+        'Wait for its first checkpoint, or choose one that it has.',
+      );
     }
     await this.#makeRoom();
     const model = await this.#model(run ? { runId: run.id, step: step ?? newest! } : null);
@@ -286,7 +297,12 @@ export class Service implements HostService {
   async nameCluster({ clusterId, classId }: Inputs['nameCluster']): Promise<ClusterCard> {
     const card = this.#open().write((w) => {
       nameCluster(w, clusterId, classId);
-      saveNote(w, 'nameCluster', classId === null ? `Took the name of cluster ${clusterId} away` : `Named cluster ${clusterId} ${classRow(w, classId).name}`, this.#reviewer());
+      saveNote(
+        w,
+        'nameCluster',
+        classId === null ? `Took the name of cluster ${clusterId} away` : `Named cluster ${clusterId} ${classRow(w, classId).name}`,
+        this.#reviewer(),
+      );
       return clusterCard(w, clusterId);
     });
     this.#hub.changed('clusters', 'proposals');
@@ -361,6 +377,18 @@ export class Service implements HostService {
     return this.#open();
   }
 
+  /**
+   * Waits until everything decided so far has been learned and the rest proposed again; for a caller without a screen.
+   * @throws AppError the reason that learning failed
+   */
+  async learned(): Promise<void> {
+    this.#onScreen = null;
+    await this.#jobs.ended('proposing');
+    await this.#learning.startNow();
+    const last = await this.#jobs.ended('proposing');
+    if (last?.kind === 'learn' && last.error) throw new AppError(last.error.code, last.error.message, last.error.action);
+  }
+
   /** Stops jobs and closes the project. */
   async close(): Promise<void> {
     await this.closeProject();
@@ -396,6 +424,8 @@ export class Service implements HostService {
     this.#project = project;
     this.#options.config.remember(project.facts.name, project.dir);
     this.#hub.changed('project');
+    // The first scan, or its repetition when it was broken off.
+    if (!project.readOnly && !isScanned(project)) await this.rescan();
     return projectSummary(project);
   }
 
@@ -444,7 +474,11 @@ export class Service implements HostService {
     return { checkpoint, modelKey, common };
   }
 
-  #start(request: JobRequest, runId: string | null, model: { modelKey: string; checkpoint: { runId: string; step: number } | null } | null): JobState {
+  #start(
+    request: JobRequest,
+    runId: string | null,
+    model: { modelKey: string; checkpoint: { runId: string; step: number } | null } | null,
+  ): JobState {
     const project = this.#open();
     const { kind } = request;
     const recorder = new Recorder(project, this.#hub, { kind, runId, modelKey: model?.modelKey ?? null, onScreen: () => this.#onScreen });
@@ -462,28 +496,17 @@ export class Service implements HostService {
   }
 
   /** @returns false when it should be tried again once the lane is free */
-  #startLearn(): boolean {
+  async #startLearn(): Promise<boolean> {
     const project = this.#project;
-    if (!project || project.readOnly) return true;
-    const model = presentModel(project);
-    const { accepted, rejected } = learningExamples(project);
-    if (!model || accepted.length === 0) return true;
+    const model = project && !project.readOnly ? presentModel(project) : null;
+    if (!project || !model) return true;
+    const { modelKey, common, checkpoint } = await this.#model(model.checkpoint);
+    // Another project, or another untrained network than was proposed with (the folder has grown): nothing of it is cached.
+    if (this.#project !== project || modelKey !== model.modelKey) return true;
     if (this.#jobs.running('proposing')) return false;
-    this.#learn(model, accepted, rejected).catch(() => {
-      if (this.#project === project) this.#learning.decided(); // another job was faster
-    });
+    const examples = learningExamples(project);
+    if (examples.accepted.length > 0) this.#start({ kind: 'learn', ...common, ...examples }, null, { modelKey, checkpoint });
     return true;
-  }
-
-  async #learn(
-    { modelKey, checkpoint }: NonNullable<ReturnType<typeof presentModel>>,
-    accepted: ReturnType<typeof learningExamples>['accepted'],
-    rejected: ReturnType<typeof learningExamples>['rejected'],
-  ): Promise<void> {
-    const model = await this.#model(checkpoint);
-    // Another untrained network than the one proposed with (the folder has grown since): nothing of it is cached.
-    if (model.modelKey !== modelKey) return;
-    this.#start({ kind: 'learn', ...model.common, accepted, rejected }, null, model);
   }
 }
 

@@ -30,7 +30,8 @@ export function readBmpHeader(name: string, bytes: Buffer): BmpHeader {
   const pixels = bytes.readUInt32LE(10);
   const headerBytes = bytes.readUInt32LE(14);
   if (bytes.length < 14 + headerBytes) throw truncated(name, bytes.length, 14 + headerBytes);
-  const unsupported = (what: string): AppError => new AppError('image-unsupported', `${name} is a BMP file with ${what}.`, 'Save it as PNG.');
+  const unsupported = (what: string): AppError =>
+    new AppError('image-unsupported', `${name} is a BMP file with ${what}.`, 'Save it as PNG.');
   const os2 = headerBytes === 12;
   if (!os2 && ![40, 52, 56, 108, 124].includes(headerBytes)) throw unsupported(`a header of ${headerBytes} bytes`);
 
@@ -43,7 +44,8 @@ export function readBmpHeader(name: string, bytes: Buffer): BmpHeader {
   if (width <= 0 || height === 0) throw damaged(name, `its size is ${width} x ${height}`);
   checkPixels(name, width, height);
   const bits = { none: [1, 4, 8, 16, 24, 32], rle8: [8], rle4: [4], masks: [16, 32] };
-  if (compression === undefined || !bits[compression].includes(bitsPerPixel)) throw unsupported(`${bitsPerPixel} bits a pixel and compression ${code}`);
+  if (compression === undefined || !bits[compression].includes(bitsPerPixel))
+    throw unsupported(`${bitsPerPixel} bits a pixel and compression ${code}`);
 
   // Masks follow the 40 bytes, inside the header (52 bytes and more) or behind it.
   let masks: [number, number, number, number] = bitsPerPixel === 16 ? [0x7c00, 0x03e0, 0x001f, 0] : [0xff0000, 0xff00, 0xff, 0];
@@ -89,7 +91,13 @@ export function decodeBmp(name: string, bytes: Buffer): BmpPixels {
   const header = readBmpHeader(name, bytes);
   if (header.end > bytes.length) throw truncated(name, bytes.length, header.end);
   // bmp-ts gives alpha, blue, green, red
-  const { data: abgr } = decode(header.bitsPerPixel === 32 ? rewrite32(header, bytes) : header.bitsPerPixel > 8 ? rewrite24(header, bytes) : rewrite8(name, header, bytes));
+  const { data: abgr } = decode(
+    header.bitsPerPixel === 32
+      ? rewrite32(header, bytes)
+      : header.bitsPerPixel > 8
+        ? rewrite24(header, bytes)
+        : rewrite8(name, header, bytes),
+  );
   const { width, height } = header;
   const hasAlpha = header.bitsPerPixel === 32 && header.masks[3] !== 0 && anyBetween(abgr);
   const channels = hasAlpha ? 4 : 3;

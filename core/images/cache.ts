@@ -33,6 +33,8 @@ export class ImageCache {
   /** Indices to decode ahead, next first. */
   #queue: number[] = [];
   #decoding = 0;
+  /** Calls of `get` waiting for a free place; served before the queue. */
+  readonly #waiting: (() => void)[] = [];
   readonly #failed = new Map<number, AppError>();
 
   constructor(options: ImageCacheOptions) {
@@ -87,7 +89,7 @@ export class ImageCache {
     const { root, images, maxSide, maxBytes, onProblem } = this.#options;
     const source = images[index];
     if (source === undefined) throw new RangeError(`image ${index} of ${images.length}`);
-    this.#decoding++;
+    await this.#enter();
     try {
       const image = await readRgb(path.join(root, source.path), { page: source.page, maxSide });
       if (!this.#kept.has(index) && this.#keptBytes + image.data.length <= maxBytes) {
@@ -105,8 +107,20 @@ export class ImageCache {
       }
       throw failure;
     } finally {
-      this.#decoding--;
-      this.#pump();
+      this.#leave();
     }
+  }
+
+  async #enter(): Promise<void> {
+    if (this.#decoding >= this.#concurrency) return new Promise((resolve) => this.#waiting.push(resolve));
+    this.#decoding++;
+  }
+
+  /** Hands the place on, or frees it. */
+  #leave(): void {
+    const next = this.#waiting.shift();
+    if (next !== undefined) return next();
+    this.#decoding--;
+    this.#pump();
   }
 }

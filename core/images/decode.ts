@@ -63,7 +63,8 @@ export async function readRgb(file: string, options: ReadOptions = {}): Promise<
     const image = await openUpright(file, options.page ?? 0);
     const { size, maxSide } = options;
     if (size !== undefined) image.resize({ ...size, fit: 'fill', kernel: KERNEL });
-    else if (maxSide !== undefined) image.resize({ width: maxSide, height: maxSide, fit: 'inside', withoutEnlargement: true, kernel: KERNEL });
+    else if (maxSide !== undefined)
+      image.resize({ width: maxSide, height: maxSide, fit: 'inside', withoutEnlargement: true, kernel: KERNEL });
     return pixels(image);
   });
 }
@@ -119,7 +120,7 @@ async function openUpright(file: string, page: number): Promise<Sharp> {
   const name = path.basename(file);
   const { bytes, head } = await load(file, name);
   const format = sniff(head);
-  if (format === null) throw notAnImage(name);
+  if (format === null) throw notAnImage(name, head);
   if (format === 'bmp') {
     const { width, height, channels, data } = decodeBmp(name, bytes ?? (await readWhole(file)));
     return opaque(sharp(data, { ...OPEN, raw: { width, height, channels } }));

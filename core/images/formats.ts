@@ -19,8 +19,8 @@ export interface StoredPage {
 /** For sentences. */
 export const READABLE = 'jpg, png, webp, tiff, bmp and gif';
 
-/** Bytes that `sniff` wants to see. */
-export const SNIFF_BYTES = 16;
+/** Bytes that `sniff` and `notAnImage` want to see. */
+export const SNIFF_BYTES = 132;
 
 /** Most pixels of one page: 2^28, about 268 megapixels (16,384 x 16,384, or 30,000 x 8,947); 0.8 GB when fully decoded. */
 export const MAX_PIXELS = 2 ** 28;
@@ -40,10 +40,29 @@ export function sniff(head: Uint8Array): ImageFormat | null {
   return null;
 }
 
-/** Why a file without one of our signatures is left out: renamed text is told apart from formats that we do not read. */
-export function notAnImage(name: string): AppError {
-  const extension = path.extname(name).toLowerCase();
-  if (IMAGE_EXTENSIONS.has(extension)) {
+/** Pictures of other kinds, to be called by their name: where the signature is, and what it looks like. */
+const FOREIGN: readonly (readonly [name: string, at: number, signature: RegExp])[] = [
+  ['HEIC', 4, /^ftyp(hei|hev|mif1|msf1)/],
+  ['AVIF', 4, /^ftypavi/],
+  ['JPEG XL', 0, /^(\xff\n|\0\0\0\fJXL )/],
+  ['JPEG 2000', 0, /^(\0\0\0\fjP {2}|\xffO\xffQ)/],
+  ['Photoshop', 0, /^8BPS/],
+  ['PDF', 0, /^%PDF/],
+  ['SVG', 0, /^\s*(<\?xml[^]*)?<svg/],
+  ['OpenEXR', 0, /^v\/1\x01/],
+  ['FITS', 0, /^SIMPLE {2}=/],
+  ['DICOM', 128, /^DICM/],
+  ['Netpbm', 0, /^P[1-7]\s/],
+];
+
+/** Why a file without one of our signatures is left out: other picture formats and renamed text are told apart. */
+export function notAnImage(name: string, head: Uint8Array): AppError {
+  const text = String.fromCharCode(...head.subarray(0, SNIFF_BYTES));
+  const foreign = FOREIGN.find(([, at, signature]) => signature.test(text.slice(at)))?.[0];
+  if (foreign !== undefined) {
+    return new AppError('image-unsupported', `${name} is in ${foreign} format; Patchwise reads ${READABLE}.`, 'Save it as JPEG, PNG or TIFF.');
+  }
+  if (IMAGE_EXTENSIONS.has(path.extname(name).toLowerCase())) {
     return new AppError(
       'image-not-an-image',
       `${name} is named like an image, but its content is none.`,
@@ -81,7 +100,8 @@ export function emptyFile(name: string): AppError {
 
 /** @param needed bytes that the file's own structure asks for; null when it only shows that the end is missing */
 export function truncated(name: string, bytes: number, needed: number | null): AppError {
-  const ends = needed === null ? `${count(bytes)} bytes, before the end of its picture` : `${count(bytes)} of at least ${count(needed)} bytes`;
+  const ends =
+    needed === null ? `${count(bytes)} bytes, before the end of its picture` : `${count(bytes)} of at least ${count(needed)} bytes`;
   return new AppError('image-truncated', `${name} ends after ${ends}.`, 'Copy the file again from its source.');
 }
 
@@ -101,7 +121,12 @@ export function readError(name: string, error: unknown): AppError {
     return new AppError('image-vanished', words[0]!, words[1]!, cause);
   }
   if (code === 'EACCES' || code === 'EPERM') {
-    return new AppError('image-unreadable', `No permission to read ${name}.`, 'Change the permissions of the file, then scan again.', cause);
+    return new AppError(
+      'image-unreadable',
+      `No permission to read ${name}.`,
+      'Change the permissions of the file, then scan again.',
+      cause,
+    );
   }
   if (code !== undefined && /^E[A-Z0-9]+$/.test(code)) {
     return new AppError('image-unreadable', `${name} cannot be read: ${message}.`, 'Check the disk and the path, then scan again.', cause);
@@ -110,5 +135,10 @@ export function readError(name: string, error: unknown): AppError {
   if (/premature|truncat|unexpected end|not enough data|bad strip|end of (file|stream|data)|read past/i.test(message)) {
     return new AppError('image-truncated', `${name} ends before its picture does.`, 'Copy the file again from its source.', cause);
   }
-  return new AppError('image-unreadable', `${name} cannot be decoded: ${message.trim()}.`, 'Open and save it again as PNG or TIFF, or take it out of the folder.', cause);
+  return new AppError(
+    'image-unreadable',
+    `${name} cannot be decoded: ${message.trim()}.`,
+    'Open and save it again as PNG or TIFF, or take it out of the folder.',
+    cause,
+  );
 }

@@ -33,13 +33,20 @@ export async function readLabels(file: string): Promise<LabelImage> {
 
 async function decodeLabels(name: string, bytes: Buffer): Promise<LabelImage> {
   if (bytes.length === 0) throw emptyFile(name);
-  if (sniff(bytes) !== 'png') throw notAnImage(name);
   const unsupported = (what: string): AppError =>
-    new AppError('image-unsupported', `${name} cannot hold labels: ${what}.`, 'Save it as an indexed or gray PNG without alpha and interlacing.');
+    new AppError(
+      'image-unsupported',
+      `${name} cannot hold labels: ${what}.`,
+      'Save it as an indexed or gray PNG without alpha and interlacing.',
+    );
+
+  const format = sniff(bytes);
+  if (format === null) throw notAnImage(name, bytes);
+  if (format !== 'png') throw unsupported(`it is a ${format} file`);
 
   let header: { width: number; height: number; bits: number } | null = null;
   const parts: Buffer[] = [];
-  for (let at = 8; ; ) {
+  for (let at = 8; ;) {
     if (at + 12 > bytes.length) throw truncated(name, bytes.length, at + 12);
     const length = bytes.readUInt32BE(at);
     const end = at + 12 + length;
@@ -48,7 +55,8 @@ async function decodeLabels(name: string, bytes: Buffer): Promise<LabelImage> {
     const body = bytes.subarray(at + 8, at + 8 + length);
     // Upper case first letter: a part that no reader may skip.
     const critical = (bytes[at + 4]! & 0x20) === 0;
-    if (critical && crc32(bytes.subarray(at + 4, at + 8 + length)) !== bytes.readUInt32BE(end - 4)) throw damaged(name, `the check sum of its ${type} part is wrong`);
+    if (critical && crc32(bytes.subarray(at + 4, at + 8 + length)) !== bytes.readUInt32BE(end - 4))
+      throw damaged(name, `the check sum of its ${type} part is wrong`);
     at = end;
     if (type === 'IHDR' && length === 13) {
       header = { width: body.readUInt32BE(0), height: body.readUInt32BE(4), bits: body[8]! };

@@ -58,7 +58,8 @@ export async function* scanFolder(root: string, options: ScanOptions = {}): Asyn
     } else {
       files.push(found.path);
     }
-    if (due()) yield { type: 'progress', phase: 'Finding files', done: files.length, total: files.length, imagesPerSecond: null, secondsLeft: null };
+    if (due())
+      yield { type: 'progress', phase: 'Finding files', done: files.length, total: files.length, imagesPerSecond: null, secondsLeft: null };
   }
 
   const started = performance.now();
@@ -72,9 +73,16 @@ export async function* scanFolder(root: string, options: ScanOptions = {}): Asyn
   const progress = (done: number): JobEvent => {
     const seconds = (performance.now() - started) / 1000;
     const rate = done > 0 && seconds > 0 ? done / seconds : null;
-    return { type: 'progress', phase: 'Reading images', done, total: files.length, imagesPerSecond: rate, secondsLeft: rate === null ? null : (files.length - done) / rate };
+    return {
+      type: 'progress',
+      phase: 'Reading images',
+      done,
+      total: files.length,
+      imagesPerSecond: rate,
+      secondsLeft: rate === null ? null : (files.length - done) / rate,
+    };
   };
-  for (let done = 0; done < files.length; ) {
+  for (let done = 0; done < files.length;) {
     while (next < files.length && window.length < inWork) window.push(reader.read(files[next++]!));
     const outcome = await window.shift()!;
     done++;
@@ -99,10 +107,18 @@ export async function* scanFolder(root: string, options: ScanOptions = {}): Asyn
     return;
   }
   if (images === 0) {
-    const why = problems === 0 ? 'It is empty.' : `${count(problems)} ${problems === 1 ? 'entry is' : 'entries are'} in the list of problems.`;
-    throw new AppError('folder-empty', `There is no image in ${root} that Patchwise can read. ${why}`, 'Choose a folder with jpg, png, webp, tiff, bmp or gif files.');
+    const why =
+      problems === 0 ? 'It is empty.' : `${count(problems)} ${problems === 1 ? 'entry is' : 'entries are'} in the list of problems.`;
+    throw new AppError(
+      'folder-empty',
+      `There is no image in ${root} that Patchwise can read. ${why}`,
+      'Choose a folder with jpg, png, webp, tiff, bmp or gif files.',
+    );
   }
-  yield { type: 'done', summary: `${count(images)} ${images === 1 ? 'image' : 'images'}, ${count(problems)} ${problems === 1 ? 'problem' : 'problems'}` };
+  yield {
+    type: 'done',
+    summary: `${count(images)} ${images === 1 ? 'image' : 'images'}, ${count(problems)} ${problems === 1 ? 'problem' : 'problems'}`,
+  };
 }
 
 type Outcome = readonly ScannedImage[] | AppError;
@@ -148,7 +164,7 @@ class Reader {
       const first = buffer.subarray(0, Math.min(stats.size, FIRST_BYTES));
       const head = first.subarray(0, await readFully(handle, first, 0));
       const format = sniff(head);
-      if (format === null) throw notAnImage(file);
+      if (format === null) throw notAnImage(file, head);
       if (stats.size > WHOLE_BYTES) {
         const facts = await readFacts(file, format, handleSource(handle, stats.size), path.join(this.#root, file));
         return withIdentity(facts, file, stats, await hashPieces(handle, buffer));
@@ -190,7 +206,7 @@ async function readFacts(file: string, format: ImageFormat, source: ByteSource, 
 
 async function hashPieces(handle: FileHandle, buffer: Buffer): Promise<string> {
   const digest = createHash('sha256');
-  for (let position = 0; ; ) {
+  for (let position = 0; ;) {
     const filled = await readFully(handle, buffer, position);
     digest.update(buffer.subarray(0, filled));
     position += filled;

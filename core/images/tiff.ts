@@ -11,10 +11,38 @@ export interface TiffPage extends StoredPage {
 
 const MAX_PAGES = 100_000;
 /** Bytes of a value by its type's number; the unsigned integers among them are all that is read here. */
-const TYPE_BYTES: Readonly<Record<number, number>> = { 1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8 };
+const TYPE_BYTES: Readonly<Record<number, number>> = {
+  1: 1,
+  2: 1,
+  3: 2,
+  4: 4,
+  5: 8,
+  6: 1,
+  7: 1,
+  8: 2,
+  9: 4,
+  10: 8,
+  11: 4,
+  12: 8,
+  13: 4,
+  16: 8,
+  17: 8,
+  18: 8,
+};
 const UNSIGNED = new Set([1, 3, 4, 13, 16, 18]);
 
-const tags = { subfile: 254, width: 256, height: 257, bits: 258, stripOffsets: 273, orientation: 274, samples: 277, stripBytes: 279, tileOffsets: 324, tileBytes: 325 };
+const tags = {
+  subfile: 254,
+  width: 256,
+  height: 257,
+  bits: 258,
+  stripOffsets: 273,
+  orientation: 274,
+  samples: 277,
+  stripBytes: 279,
+  tileOffsets: 324,
+  tileBytes: 325,
+};
 const wanted = new Set(Object.values(tags));
 
 /**
@@ -62,7 +90,10 @@ export async function readTiffPages(name: string, source: ByteSource): Promise<T
       if (position + length * width > source.size) throw truncated(name, source.size, position + length * width);
       if (!wanted.has(tag) || !UNSIGNED.has(type)) continue;
       const values = inline ? directory.subarray(at + 4 + word) : await read(position, length * width);
-      fields.set(tag, Array.from({ length }, (_, i) => number(values, i * width, width)));
+      fields.set(
+        tag,
+        Array.from({ length }, (_, i) => number(values, i * width, width)),
+      );
     }
     next = number(directory, entries * entryBytes, word);
 

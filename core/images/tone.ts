@@ -25,7 +25,14 @@ export function toneRange(data: DeepSamples, channels: number, colours: number):
  * 0..255 of one sample's place between low and high, clipped. A page of one value is mid gray; NaN is black.
  * @returns [pixels, 3]; one colour is repeated; alpha, the last channel if there is one, is laid over `background` (0..255)
  */
-export function applyTone(data: DeepSamples, channels: number, colours: number, range: ToneRange, background: number, hasAlpha: boolean): Uint8Array<ArrayBuffer> {
+export function applyTone(
+  data: DeepSamples,
+  channels: number,
+  colours: number,
+  range: ToneRange,
+  background: number,
+  hasAlpha: boolean,
+): Uint8Array<ArrayBuffer> {
   const pixels = data.length / channels;
   const out = new Uint8Array(pixels * 3);
   const scale = range.high > range.low ? 255 / (range.high - range.low) : 0;

@@ -18,7 +18,18 @@ export const realFs: ReadFs = nodeFs;
 export type Found = { readonly type: 'file'; readonly path: string } | { readonly type: 'problem'; readonly problem: ImageProblem };
 
 /** What systems leave in folders of pictures; names starting with a dot are ignored as well. */
-const JUNK = new Set(['thumbs.db', 'ehthumbs.db', 'ehthumbs_vista.db', 'desktop.ini', 'icon\r', '$recycle.bin', 'system volume information', '__macosx', '@eadir', 'lost+found']);
+const JUNK = new Set([
+  'thumbs.db',
+  'ehthumbs.db',
+  'ehthumbs_vista.db',
+  'desktop.ini',
+  'icon\r',
+  '$recycle.bin',
+  'system volume information',
+  '__macosx',
+  '@eadir',
+  'lost+found',
+]);
 
 /** In a folder, this makes it a project of ours: its pictures are thumbnails, not images. */
 const PROJECT_FILE = 'project.sqlite';
@@ -114,15 +125,28 @@ function problem(at: string, error: AppError): Extract<Found, { type: 'problem' 
 function seenBefore(link: string, first: string): Found {
   const where = first === '' ? 'the image folder itself' : first;
   const circle = first === '' || link.startsWith(`${first}/`);
-  const text = circle ? `${link} is a link that leads back to ${where}: a circle.` : `${link} is a link to ${where}, which is read already.`;
-  return problem(link, new AppError('link-circle', text, 'Nothing is to be done: its images are read once. Remove the link to be rid of this line.'));
+  const text = circle
+    ? `${link} is a link that leads back to ${where}: a circle.`
+    : `${link} is a link to ${where}, which is read already.`;
+  return problem(
+    link,
+    new AppError('link-circle', text, 'Nothing is to be done: its images are read once. Remove the link to be rid of this line.'),
+  );
 }
 
 function brokenLink(link: string, code: string): Extract<Found, { type: 'problem' }> {
   if (code === 'other') return notAFile(link);
-  if (code === 'ELOOP') return problem(link, new AppError('link-circle', `${link} is a link that leads back to itself.`, 'Remove the link.'));
-  if (code === 'ENOENT') return problem(link, new AppError('image-vanished', `${link} is a link to a file that is not there.`, 'Put the file back or remove the link.'));
-  return problem(link, new AppError('image-unreadable', `${link} is a link that cannot be followed (${code}).`, 'Check what the link points to.'));
+  if (code === 'ELOOP')
+    return problem(link, new AppError('link-circle', `${link} is a link that leads back to itself.`, 'Remove the link.'));
+  if (code === 'ENOENT')
+    return problem(
+      link,
+      new AppError('image-vanished', `${link} is a link to a file that is not there.`, 'Put the file back or remove the link.'),
+    );
+  return problem(
+    link,
+    new AppError('image-unreadable', `${link} is a link that cannot be followed (${code}).`, 'Check what the link points to.'),
+  );
 }
 
 function notAFile(at: string): Extract<Found, { type: 'problem' }> {
@@ -132,10 +156,27 @@ function notAFile(at: string): Extract<Found, { type: 'problem' }> {
 function folderError(folder: string, error: unknown): AppError {
   const { code, message } = error as NodeJS.ErrnoException;
   const cause = { cause: error };
-  if (code === 'ENOENT') return new AppError('folder-unreadable', `The folder ${folder} is not there.`, 'Choose another folder, or connect the disk that it is on.', cause);
-  if (code === 'ENOTDIR') return new AppError('folder-unreadable', `${folder} is a file, not a folder.`, 'Choose the folder that it is in.', cause);
+  if (code === 'ENOENT')
+    return new AppError(
+      'folder-unreadable',
+      `The folder ${folder} is not there.`,
+      'Choose another folder, or connect the disk that it is on.',
+      cause,
+    );
+  if (code === 'ENOTDIR')
+    return new AppError('folder-unreadable', `${folder} is a file, not a folder.`, 'Choose the folder that it is in.', cause);
   if (code === 'EACCES' || code === 'EPERM') {
-    return new AppError('folder-unreadable', `No permission to read the folder ${folder}.`, 'Change its permissions, or choose another folder.', cause);
+    return new AppError(
+      'folder-unreadable',
+      `No permission to read the folder ${folder}.`,
+      'Change its permissions, or choose another folder.',
+      cause,
+    );
   }
-  return new AppError('folder-unreadable', `The folder ${folder} cannot be read: ${message}.`, 'Check the disk, or choose another folder.', cause);
+  return new AppError(
+    'folder-unreadable',
+    `The folder ${folder} cannot be read: ${message}.`,
+    'Check the disk, or choose another folder.',
+    cause,
+  );
 }

@@ -101,7 +101,14 @@ export async function writeCoco(file: string, content: CocoContent): Promise<Coc
 async function writeAll(handle: FileHandle, content: CocoContent): Promise<CocoWritten> {
   const out = new Writer(handle);
   const createdAt = content.createdAt ?? new Date().toISOString();
-  const info = { description: content.description ?? 'Exported by Patchwise', version: '1.0', year: new Date(createdAt).getUTCFullYear(), contributor: '', url: '', date_created: createdAt };
+  const info = {
+    description: content.description ?? 'Exported by Patchwise',
+    version: '1.0',
+    year: new Date(createdAt).getUTCFullYear(),
+    contributor: '',
+    url: '',
+    date_created: createdAt,
+  };
   await out.text(`{"info":${JSON.stringify(info)},\n"licenses":[],\n"images":[`);
   const sizes = new Map<number, readonly [height: number, width: number]>();
   for await (const image of content.images) {
@@ -138,7 +145,11 @@ async function writeAll(handle: FileHandle, content: CocoContent): Promise<CocoW
 }
 
 function notListed(what: string): AppError {
-  return new AppError('mask-invalid', `An object names ${what}, which is not in the export.`, 'Export again; if it comes back, please report it with this text.');
+  return new AppError(
+    'mask-invalid',
+    `An object names ${what}, which is not in the export.`,
+    'Export again; if it comes back, please report it with this text.',
+  );
 }
 
 function imageRecord({ id, path: file, page, width, height }: CocoImage): object {
@@ -147,7 +158,11 @@ function imageRecord({ id, path: file, page, width, height }: CocoImage): object
 }
 
 /** Null for a mask without a pixel. */
-function objectRecord({ imageId, categoryId, rle, score, attributes }: CocoObject, id: number, segmentation: CocoSegmentation): object | null {
+function objectRecord(
+  { imageId, categoryId, rle, score, attributes }: CocoObject,
+  id: number,
+  segmentation: CocoSegmentation,
+): object | null {
   const area = rleArea(rle);
   if (area === 0) return null;
   return {
@@ -198,17 +213,28 @@ export async function cocoPreflight(masks: Iterable<Rle> | AsyncIterable<Rle>, s
     if (areas.some((area) => area < 0)) withHoles++;
     if (areas.filter((area) => area > 0).length > 1) severalParts++;
   }
-  const some = (count: number, one: string, many: string): string[] => (count === 0 ? [] : [`${count.toLocaleString('en-US')} ${count === 1 ? one : many}`]);
+  const some = (count: number, one: string, many: string): string[] =>
+    count === 0 ? [] : [`${count.toLocaleString('en-US')} ${count === 1 ? one : many}`];
   const warnings = [
     ...some(withHoles, 'object has holes; COCO polygons fill them.', 'objects have holes; COCO polygons fill them.'),
-    ...some(severalParts, 'object has several parts; it becomes several polygons of one annotation.', 'objects have several parts; each becomes several polygons of one annotation.'),
+    ...some(
+      severalParts,
+      'object has several parts; it becomes several polygons of one annotation.',
+      'objects have several parts; each becomes several polygons of one annotation.',
+    ),
     ...some(empty, 'object has no pixel and is left out.', 'objects have no pixel and are left out.'),
   ];
   return { objects, empty, withHoles, severalParts, warnings };
 }
 
 export interface CocoFile {
-  readonly images: readonly { readonly id: number; readonly fileName: string; readonly width: number; readonly height: number; readonly page: number }[];
+  readonly images: readonly {
+    readonly id: number;
+    readonly fileName: string;
+    readonly width: number;
+    readonly height: number;
+    readonly page: number;
+  }[];
   readonly categories: readonly CocoCategory[];
   readonly objects: readonly (CocoObject & { readonly id: number; readonly area: number; readonly box: Box })[];
 }
@@ -219,7 +245,8 @@ export interface CocoFile {
  * @throws AppError mask-invalid, bad-input; system errors
  */
 export async function readCoco(file: string): Promise<CocoFile> {
-  const refuse = (what: string): AppError => new AppError('bad-input', `${path.basename(file)} is not a COCO file of ours: ${what}.`, 'Choose a file that was exported here.');
+  const refuse = (what: string): AppError =>
+    new AppError('bad-input', `${path.basename(file)} is not a COCO file of ours: ${what}.`, 'Choose a file that was exported here.');
   let root: { images?: RawImage[]; categories?: CocoCategory[]; annotations?: RawAnnotation[] };
   try {
     root = JSON.parse(await readFile(file, 'utf8'));
@@ -228,7 +255,8 @@ export async function readCoco(file: string): Promise<CocoFile> {
     throw error;
   }
   const { images, categories, annotations } = root;
-  if (!Array.isArray(images) || !Array.isArray(categories) || !Array.isArray(annotations)) throw refuse('images, categories or annotations are missing');
+  if (!Array.isArray(images) || !Array.isArray(categories) || !Array.isArray(annotations))
+    throw refuse('images, categories or annotations are missing');
   const sizes = new Map(images.map((image) => [image.id, image]));
   return {
     images: images.map(({ id, file_name, width, height, page }) => ({ id, fileName: file_name, width, height, page: page ?? 0 })),
@@ -245,10 +273,22 @@ export async function readCoco(file: string): Promise<CocoFile> {
         }
         rle = encodeRle(mask);
       } else {
-        rle = typeof segmentation.counts === 'string' ? { size: segmentation.size, counts: segmentation.counts } : rleFromRuns(segmentation.counts, segmentation.size);
+        rle =
+          typeof segmentation.counts === 'string'
+            ? { size: segmentation.size, counts: segmentation.counts }
+            : rleFromRuns(segmentation.counts, segmentation.size);
         rleArea(rle); // refuses what does not add up
       }
-      return { id, imageId: image_id, categoryId: category_id, rle, area, box: bbox, ...(score === undefined ? {} : { score }), ...(attributes === undefined ? {} : { attributes }) };
+      return {
+        id,
+        imageId: image_id,
+        categoryId: category_id,
+        rle,
+        area,
+        box: bbox,
+        ...(score === undefined ? {} : { score }),
+        ...(attributes === undefined ? {} : { attributes }),
+      };
     }),
   };
 }

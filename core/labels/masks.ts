@@ -94,7 +94,11 @@ function combine(a: Mask, b: Mask, pixel: (a: number, b: number) => number): Mas
 
 function sameSize(a: Mask, b: Mask): void {
   if (a.width !== b.width || a.height !== b.height) {
-    throw new AppError('masks-mismatch', `A mask of ${a.width} x ${a.height} meets one of ${b.width} x ${b.height} pixels.`, 'Use masks of the same image.');
+    throw new AppError(
+      'masks-mismatch',
+      `A mask of ${a.width} x ${a.height} meets one of ${b.width} x ${b.height} pixels.`,
+      'Use masks of the same image.',
+    );
   }
 }
 

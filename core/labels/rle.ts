@@ -9,7 +9,7 @@ export function rleRuns(rle: Rle): Uint32Array {
   const runs = new Uint32Array(counts.length);
   let used = 0;
   let sum = 0;
-  for (let at = 0; at < counts.length; ) {
+  for (let at = 0; at < counts.length;) {
     let value = 0;
     for (let shift = 0, more = true; more; shift += 5) {
       const digit = counts.charCodeAt(at++) - 48;
@@ -34,7 +34,7 @@ export function rleFromRuns(runs: ArrayLike<number>, size: readonly [height: num
   let used = 0;
   for (let i = 0; i < runs.length; i++) {
     let value = i > 2 ? runs[i]! - runs[i - 2]! : runs[i]!;
-    for (let more = true; more; ) {
+    for (let more = true; more;) {
       const digit = value & 31;
       value >>= 5;
       more = digit & 16 ? value !== -1 : value !== 0;
@@ -113,7 +113,11 @@ export function rleBox(rle: Rle): Box {
 /** Intersection over union, 0..1; two empty masks give 0. @throws AppError masks-mismatch, mask-invalid */
 export function rleIou(a: Rle, b: Rle): number {
   if (a.size[0] !== b.size[0] || a.size[1] !== b.size[1]) {
-    throw new AppError('masks-mismatch', `A mask of ${a.size[1]} x ${a.size[0]} meets one of ${b.size[1]} x ${b.size[0]} pixels.`, 'Use masks of the same image.');
+    throw new AppError(
+      'masks-mismatch',
+      `A mask of ${a.size[1]} x ${a.size[0]} meets one of ${b.size[1]} x ${b.size[0]} pixels.`,
+      'Use masks of the same image.',
+    );
   }
   const runsA = rleRuns(a);
   const runsB = rleRuns(b);
@@ -143,7 +147,7 @@ function forEachColumnRun(runs: Uint32Array, height: number, piece: (x: number, 
   for (let i = 0; i < runs.length; i++) {
     const end = position + runs[i]!;
     if (i % 2 === 1) {
-      for (let start = position; start < end; ) {
+      for (let start = position; start < end;) {
         const x = Math.floor(start / height);
         const to = Math.min(end, (x + 1) * height);
         piece(x, start - x * height, to - x * height);

@@ -6,7 +6,7 @@ import { mkdir, open, readFile, rename, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { crc32 } from 'node:zlib';
 
-/** Bytes: 'PWCACHE1', uint32 header length, header (JSON), payload (little-endian arrays one after another). */
+/** Bytes: 'PWCACHE1', uint32 header length, uint32 CRC-32 of all that follows, header (JSON), payload (little-endian arrays). */
 const magic = Buffer.from('PWCACHE1', 'latin1');
 
 interface Header {
@@ -14,7 +14,6 @@ interface Header {
   readonly version: number;
   readonly facts: unknown;
   readonly arrays: readonly { readonly name: string; readonly type: 'f16' | 'f32'; readonly length: number }[];
-  readonly crc: number;
 }
 
 export interface CacheContent {
@@ -71,16 +70,17 @@ export async function writeCache(
     return Buffer.from(bits.buffer);
   });
   const payload = Buffer.concat(parts);
-  const header: Header = { kind, version, facts, arrays: arrays.map(({ name, type, values }) => ({ name, type, length: values.length })), crc: crc32(payload) };
+  const header: Header = { kind, version, facts, arrays: arrays.map(({ name, type, values }) => ({ name, type, length: values.length })) };
   const json = Buffer.from(JSON.stringify(header));
-  const length = Buffer.alloc(4);
-  length.writeUInt32LE(json.length);
+  const sizes = Buffer.alloc(8);
+  sizes.writeUInt32LE(json.length, 0);
+  sizes.writeUInt32LE(crc32(payload, crc32(json)), 4);
   await mkdir(path.dirname(file), { recursive: true });
   const temporary = `${file}.${process.pid}.tmp`;
   try {
     const handle = await open(temporary, 'w');
     try {
-      await handle.writeFile(Buffer.concat([magic, length, json, payload]));
+      await handle.writeFile(Buffer.concat([magic, sizes, json, payload]));
     } finally {
       await handle.close();
     }
@@ -100,21 +100,16 @@ export async function readCache(file: string, kind: string, version: number): Pr
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
     throw error;
   }
-  const start = magic.length + 4;
+  const start = magic.length + 8;
   if (bytes.length < start || !bytes.subarray(0, magic.length).equals(magic)) return null;
   const end = start + bytes.readUInt32LE(magic.length);
-  if (end > bytes.length) return null;
-  let header: Header;
-  try {
-    header = JSON.parse(bytes.toString('utf8', start, end)) as Header;
-  } catch {
-    return null;
-  }
+  if (end > bytes.length || crc32(bytes.subarray(start)) !== bytes.readUInt32LE(magic.length + 4)) return null;
+  const header = JSON.parse(bytes.toString('utf8', start, end)) as Header;
   if (header.kind !== kind || header.version !== version) return null;
   const payload = bytes.subarray(end);
   let expected = 0;
   for (const { type, length } of header.arrays) expected += length * (type === 'f16' ? 2 : 4);
-  if (payload.length !== expected || crc32(payload) !== header.crc) return null;
+  if (payload.length !== expected) return null;
   const arrays = new Map<string, Float32Array>();
   let at = 0;
   for (const { name, type, length } of header.arrays) {

@@ -49,6 +49,8 @@ export interface Proposal {
   readonly source: 'region' | 'object';
   /** Predicted overlap with a true object, 0..1. */
   readonly score: number;
+  /** How unlike its surroundings it is: 1 - calibrated cosine of the means, 0..1. */
+  readonly margin: number;
 }
 
 export interface ProposeOptions extends DiscoverOptions {
@@ -87,7 +89,7 @@ export function propose(image: RgbImage, grid: PatchGrid, c0: number, options: P
     const mask = refineCandidate(upsampler, grid, d, scratch, options.minPixels);
     if (mask === null || mask.area < options.minPixels || mask.area > options.maxShare * image.width * image.height) continue;
     const score = predictedOverlap(d.cues, pixelCues(image, mask, d, grid, spread, reach));
-    pool.push({ mask, cells: d.candidate.cells, source: d.candidate.source, score });
+    pool.push({ mask, cells: d.candidate.cells, source: d.candidate.source, score, margin: Math.min(1, Math.max(0, d.cues.contrast)) });
   }
   return choose(pool, options.maxProposals, options.maxOverlap);
 }

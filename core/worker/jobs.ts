@@ -23,7 +23,8 @@ export interface PretrainRequest {
 }
 
 /** Which network: a run's teacher at a checkpoint, or one with random weights. */
-export type BackboneSource = { readonly runDir: string; readonly step: number } | { readonly untrained: ModelConfig; readonly seed: number };
+export type BackboneSource =
+  { readonly runDir: string; readonly step: number } | { readonly untrained: ModelConfig; readonly seed: number };
 
 interface ProposeRequest {
   readonly source: BackboneSource;
@@ -42,6 +43,8 @@ export interface LearnRequest extends ProposeRequest {
   readonly kind: 'learn';
   readonly accepted: readonly { readonly imageId: number; readonly classId: number; readonly rle: Rle }[];
   readonly rejected: readonly { readonly imageId: number; readonly rle: Rle }[];
+  /** Images that a person marked done: what is unmarked in them is background. */
+  readonly reviewed: readonly number[];
 }
 
 export type JobRequest = ScanRequest | PretrainRequest | PrelabelRequest | LearnRequest;
@@ -68,18 +71,19 @@ async function* train({ runDir, imageRoot, start }: PretrainRequest, executor: E
   const pictures = new PcaPictures(runDir, imageRoot, start?.images ?? null);
   const onCheckpoint = (teacher: Backbone, step: number) => pictures.draw(teacher, step);
   const common = { runDir, imageRoot, executor, signal, onCheckpoint };
-  yield* start ? pretrain({ ...common, images: [...start.images], config: start.config }) : resume(common);
+  yield* start ? pretrain({ ...common, images: start.images, config: start.config }) : resume(common);
 }
 
 async function* propose(request: PrelabelRequest | LearnRequest, executor: Executor, signal: AbortSignal): AsyncGenerator<JobEvent> {
   const { loadBackbone, untrainedBackbone } = await import('../dinov2/index.ts');
   const { prelabel, learn } = await import('../prelabel/index.ts');
   const { source, modelKey, cacheDir, imageRoot } = request;
-  const backbone = 'untrained' in source ? untrainedBackbone(source.untrained, source.seed, executor) : await loadBackbone(source, executor);
-  const common = { backbone, modelKey, cacheDir, imageRoot, images: [...request.images], signal };
+  const backbone =
+    'untrained' in source ? untrainedBackbone(source.untrained, source.seed, executor) : await loadBackbone(source, executor);
+  const common = { backbone, modelKey, cacheDir, imageRoot, images: request.images, signal };
   try {
     if (request.kind === 'prelabel') yield* prelabel(common);
-    else yield* learn({ ...common, accepted: [...request.accepted], rejected: [...request.rejected] });
+    else yield* learn({ ...common, accepted: request.accepted, rejected: request.rejected, reviewed: request.reviewed });
   } finally {
     backbone.dispose();
   }
@@ -120,7 +124,10 @@ class PcaPictures {
     for (const image of state.images) {
       try {
         const scale = patchesAcross / Math.max(image.width, image.height);
-        const size = { width: Math.max(1, Math.round(image.width * scale)) * patch, height: Math.max(1, Math.round(image.height * scale)) * patch };
+        const size = {
+          width: Math.max(1, Math.round(image.width * scale)) * patch,
+          height: Math.max(1, Math.round(image.height * scale)) * patch,
+        };
         const rgb = await readRgb(join(this.#imageRoot, image.path), { page: image.page, size });
         const { patches, cls, gridHeight, gridWidth } = await teacher.features(normalizeImage(rgb), 1, size.height, size.width);
         features.push({ gridHeight, gridWidth, dim: teacher.config.embedDim, patches, cls });
@@ -167,5 +174,10 @@ class PcaPictures {
 /** Six images spread evenly over the list, which is in the order of paths. */
 function spread(images: readonly ScannedImage[]): PcaState['images'] {
   const count = Math.min(pictureCount, images.length);
-  return Array.from({ length: count }, (_, i) => images[Math.floor((i * images.length) / count)]).map(({ path, page, width, height }) => ({ path, page, width, height }));
+  return Array.from({ length: count }, (_, i) => images[Math.floor((i * images.length) / count)]).map(({ path, page, width, height }) => ({
+    path,
+    page,
+    width,
+    height,
+  }));
 }

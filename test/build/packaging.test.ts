@@ -62,7 +62,11 @@ test('every file that the configuration names is in the project, and the formats
     assert.deepEqual([config.publish, config.mac?.hardenedRuntime, config.asar], [null, true, true]);
     const { name, program } = nodePackages[`${target.platform}-${target.arch}`]!;
     const nodes = resources(config).filter(({ from }) => from.includes('node_modules/node-'));
-    assert.deepEqual(nodes, [{ from: `node_modules/${name}/${program}`, to: `node/${path.basename(program)}` }], 'this platform’s Node only');
+    assert.deepEqual(
+      nodes,
+      [{ from: `node_modules/${name}/${program}`, to: `node/${path.basename(program)}` }],
+      'this platform’s Node only',
+    );
   }
 });
 
@@ -102,14 +106,27 @@ test('nested and optional packages are found where npm places them', () => {
     'node_modules/c-musl': { version: '1', os: ['linux'], libc: ['musl'] },
     'node_modules/gpu': { version: '1', cpu: ['x64'] },
   };
-  assert.deepEqual(enginePackages(lock, { platform: 'linux', arch: 'x64' }), ['node_modules/a', 'node_modules/a/node_modules/b', 'node_modules/c', 'node_modules/gpu']);
-  assert.deepEqual(enginePackages(lock, { platform: 'win32', arch: 'arm64' }), ['node_modules/a', 'node_modules/a/node_modules/b', 'node_modules/c', 'node_modules/c-win']);
+  assert.deepEqual(enginePackages(lock, { platform: 'linux', arch: 'x64' }), [
+    'node_modules/a',
+    'node_modules/a/node_modules/b',
+    'node_modules/c',
+    'node_modules/gpu',
+  ]);
+  assert.deepEqual(enginePackages(lock, { platform: 'win32', arch: 'arm64' }), [
+    'node_modules/a',
+    'node_modules/a/node_modules/b',
+    'node_modules/c',
+    'node_modules/c-win',
+  ]);
 });
 
 test('every package that the engine imports is shipped unpacked', () => {
   const { packages } = importGraph(entries);
   const shipped = enginePackages(readLock(root), here);
-  assert.deepEqual([...packages].filter((name) => !shipped.includes(`node_modules/${name}`)), []);
+  assert.deepEqual(
+    [...packages].filter((name) => !shipped.includes(`node_modules/${name}`)),
+    [],
+  );
   // Not vacuous: the graph reaches the host's server and the decoder.
   for (const name of ['@trpc/server', 'sharp', 'zod']) assert.ok(packages.has(name), name);
   for (const place of shipped) assert.ok(existsSync(path.join(root, place, 'package.json')), `${place} is installed`);
@@ -128,26 +145,23 @@ test('an unpacked app: the shell in the asar, an engine beside it that starts an
   const electronDist = path.join(folder, 'electron');
   mkdirSync(path.join(electronDist, 'locales'), { recursive: true });
   mkdirSync(path.join(electronDist, 'resources'));
-  for (const name of ['electron', 'LICENSE', 'LICENSES.chromium.html', 'locales/en-US.pak', 'locales/de.pak']) writeFileSync(path.join(electronDist, name), '');
+  for (const name of ['electron', 'LICENSE', 'LICENSES.chromium.html', 'locales/en-US.pak', 'locales/de.pak'])
+    writeFileSync(path.join(electronDist, name), '');
   chmodSync(path.join(electronDist, 'electron'), 0o755);
   const { electronFuses, ...config } = configuration(root, here);
   assert.equal(electronFuses?.runAsNode, false, 'fuses are set in the real program only: the stand-in has none');
-  const log = console.log;
-  console.log = () => {};
-  try {
-    await build({
-      projectDir: root,
-      targets: Platform.LINUX.createTarget('dir'),
-      config: { ...config, electronDist, directories: { ...config.directories, output: path.join(folder, 'out') } },
-      publish: 'never',
-    });
-  } finally {
-    console.log = log;
-  }
+  await build({
+    projectDir: root,
+    targets: Platform.LINUX.createTarget('dir'),
+    config: { ...config, electronDist, directories: { ...config.directories, output: path.join(folder, 'out') } },
+    publish: 'never',
+  });
   const app = path.join(folder, 'out', process.arch === 'x64' ? 'linux-unpacked' : `linux-${process.arch}-unpacked`, 'resources');
   const engine = path.join(app, 'engine');
 
-  const asar = spawnSync(process.execPath, [path.join(root, 'node_modules/.bin/asar'), 'list', path.join(app, 'app.asar')], { encoding: 'utf8' });
+  const asar = spawnSync(process.execPath, [path.join(root, 'node_modules/.bin/asar'), 'list', path.join(app, 'app.asar')], {
+    encoding: 'utf8',
+  });
   const shell = readdirSync(path.join(root, 'electron')).map((name) => `/${name.replace(/ts$/, 'js')}`);
   assert.deepEqual(asar.stdout.trim().split('\n').sort(), [...shell, '/package.json'].sort());
   assert.deepEqual(readdirSync(app).sort(), ['LICENSE', 'THIRD_PARTY_NOTICES.md', 'app.asar', 'engine', 'licenses', 'node']);
@@ -157,18 +171,26 @@ test('an unpacked app: the shell in the asar, an engine beside it that starts an
 
   const node = path.join(app, 'node/node');
   const png = path.join(folder, 'dot.png');
-  await sharp({ create: { width: 3, height: 2, channels: 3, background: '#204060' } }).png().toFile(png);
+  await sharp({ create: { width: 3, height: 2, channels: 3, background: '#204060' } })
+    .png()
+    .toFile(png);
   const decode = `const { readRgb } = await import(${JSON.stringify(path.join(engine, 'core/images/index.ts'))});
     const { width, height, data } = await readRgb(${JSON.stringify(png)}); console.log(width, height, data.slice(0, 3).join());`;
   const decoded = spawnSync(node, [...nodeFlags, '--input-type=module', '-e', decode], { cwd: folder, encoding: 'utf8' });
   assert.deepEqual([decoded.stdout, decoded.stderr], ['3 2 32,64,96\n', '']);
 
-  const host = spawn(node, [...nodeFlags, path.join(engine, 'core/host/main.ts'), '--root', folder, '--projects', path.join(folder, 'projects')], {
-    cwd: folder,
-    env: { ...process.env, HOME: folder },
-    stdio: ['ignore', 'pipe', 'inherit'],
-  });
-  const [line] = (await new Promise<string[]>((resolve) => createInterface({ input: host.stdout }).once('line', (...args: string[]) => resolve(args)))) as [string];
+  const host = spawn(
+    node,
+    [...nodeFlags, path.join(engine, 'core/host/main.ts'), '--root', folder, '--projects', path.join(folder, 'projects')],
+    {
+      cwd: folder,
+      env: { ...process.env, HOME: folder },
+      stdio: ['ignore', 'pipe', 'inherit'],
+    },
+  );
+  const [line] = (await new Promise<string[]>((resolve) =>
+    createInterface({ input: host.stdout }).once('line', (...args: string[]) => resolve(args)),
+  )) as [string];
   const { url } = JSON.parse(line) as { url: string };
   const redirect = await fetch(url, { redirect: 'manual' });
   const cookie = redirect.headers.getSetCookie()[0]?.split(';')[0] ?? '';

@@ -64,7 +64,10 @@ test('failures are printed in full with file and parents, each once', (t) => {
 });
 
 test('a part of a path chooses files; no file, or nothing but skips, is a failure', (t) => {
-  const files = { 'test/images/scan.test.ts': `test('a', () => {});`, 'test/labels/rle.test.ts': `test('b', { skip: 'not here' }, () => {});` };
+  const files = {
+    'test/images/scan.test.ts': `test('a', () => {});`,
+    'test/labels/rle.test.ts': `test('b', { skip: 'not here' }, () => {});`,
+  };
   assert.deepEqual(pick(runTests(t, files, 'images')), [0, '1 passed, 0 failed, 0 skipped']);
   assert.deepEqual(pick(runTests(t, files, 'labels')), [1, '0 passed, 0 failed, 1 skipped']);
   assert.deepEqual(pick(runTests(t, files, 'images', 'labels')), [0, '1 passed, 0 failed, 1 skipped']);

@@ -14,7 +14,7 @@ import {
   type PixelImage,
 } from '../../core/dinov2/pixels.ts';
 import { Random } from '../../core/random.ts';
-import { golden, goldenJson, noGolden } from './golden.ts';
+import { golden, goldenJson, noGolden, type RecordedCrop } from './golden.ts';
 
 /** Mean absolute difference, and share of pixels within 3 grey levels in all channels. */
 function compare(actual: Uint8Array, expected: Uint8Array): { mean: number; within3: number } {
@@ -48,7 +48,7 @@ test('crops and single operations are those of Pillow and torchvision', { skip: 
     checked++;
   };
 
-  for (const { name, size, ...box } of await goldenJson('augment')) {
+  for (const { name, size, ...box } of await goldenJson<RecordedCrop[]>('augment')) {
     const out = new Uint8Array(size * size * 3);
     resizeCrop(pixels(`${name.split('.')[0]}.image`), box, size, false, out);
     check(name, out);
@@ -60,11 +60,32 @@ test('crops and single operations are those of Pillow and torchvision', { skip: 
       operation(data);
       return data;
     };
-    for (const factor of [0.7, 1.35]) check(`${image}.base.brightness${factor}`, after((data) => adjustBrightness(data, factor)));
-    for (const factor of [0.65, 1.3]) check(`${image}.base.contrast${factor}`, after((data) => adjustContrast(data, factor)));
-    for (const factor of [0.8, 1.2]) check(`${image}.base.saturation${factor}`, after((data) => adjustSaturation(data, factor)));
-    for (const shift of [-0.08, 0.1]) check(`${image}.base.hue${shift}`, after((data) => adjustHue(data, shift)), 0.99);
-    for (const sigma of [0.3, 1.7]) check(`${image}.base.blur${sigma}`, after((data) => gaussianBlur(data, base.width, base.height, sigma)));
+    for (const factor of [0.7, 1.35])
+      check(
+        `${image}.base.brightness${factor}`,
+        after((data) => adjustBrightness(data, factor)),
+      );
+    for (const factor of [0.65, 1.3])
+      check(
+        `${image}.base.contrast${factor}`,
+        after((data) => adjustContrast(data, factor)),
+      );
+    for (const factor of [0.8, 1.2])
+      check(
+        `${image}.base.saturation${factor}`,
+        after((data) => adjustSaturation(data, factor)),
+      );
+    for (const shift of [-0.08, 0.1])
+      check(
+        `${image}.base.hue${shift}`,
+        after((data) => adjustHue(data, shift)),
+        0.99,
+      );
+    for (const sigma of [0.3, 1.7])
+      check(
+        `${image}.base.blur${sigma}`,
+        after((data) => gaussianBlur(data, base.width, base.height, sigma)),
+      );
     check(`${image}.base.grayscale`, after(toGrayscale));
     check(`${image}.base.solarize128`, after(solarize));
     const mirrored = new Uint8Array(base.data.length);
@@ -109,7 +130,8 @@ test('10,000 crops have the official shares, sizes and positions', () => {
         assert.ok(Math.abs(jitter.saturation - 1) <= 0.2 && Math.abs(jitter.hue) <= 0.1);
       }
     }
-    const near = (actual: number, expected: number, what: string): void => assert.ok(Math.abs(actual - expected) < 0.02, `${kind} ${what}: ${actual}, not ${expected}`);
+    const near = (actual: number, expected: number, what: string): void =>
+      assert.ok(Math.abs(actual - expected) < 0.02, `${kind} ${what}: ${actual}, not ${expected}`);
     near(seen.flip / count, 0.5, 'flips');
     near(seen.jitter / count, 0.8, 'jitters');
     near(seen.grayscale / count, 0.2, 'grays');

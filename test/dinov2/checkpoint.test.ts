@@ -18,7 +18,10 @@ const execute = promisify(execFile);
 async function written() {
   const x = new ReferenceExecutor();
   const config = tinyRun();
-  const specs = [...vitParameters(config.model, new Random(4), 'backbone.'), ...headParameters(config.heads.dino, 16, new Random(5), 'dino_head')];
+  const specs = [
+    ...vitParameters(config.model, new Random(4), 'backbone.'),
+    ...headParameters(config.heads.dino, 16, new Random(5), 'dino_head'),
+  ];
   const student = x.createParameters(specs);
   const teacher = x.createParameters(specs.map((spec) => ({ ...spec, values: spec.values.map((value) => value + 1) })));
   const adam = x.createAdamState(student);
@@ -37,9 +40,12 @@ async function parse(path: string) {
   const bytes = await readFile(path);
   const length = bytes.readUInt32LE(0);
   assert.equal(bytes.readUInt32LE(4), 0);
-  const { __metadata__: metadata, ...entries } = JSON.parse(bytes.toString('utf8', 8, 8 + length));
+  const header = JSON.parse(bytes.toString('utf8', 8, 8 + length)) as Record<string, unknown>;
+  const metadata = header['__metadata__'] as { step: string; config: string };
+  delete header['__metadata__'];
+  const entries = header as Record<string, { shape: number[]; data_offsets: [number, number] }>;
   const floats = (name: string): number[] => {
-    const [from, to] = entries[name].data_offsets;
+    const [from, to] = entries[name]!.data_offsets;
     return Array.from({ length: (to - from) / 4 }, (_, i) => bytes.readFloatLE(8 + length + from + 4 * i));
   };
   return { metadata, entries, floats, size: bytes.length, dataStart: 8 + length };
@@ -62,7 +68,7 @@ test('a checkpoint holds both networks, the moments and the centres under offici
   const training = await parse(join(runDir, 'checkpoints', '6', 'training.safetensors'));
   assert.equal(Object.keys(training.entries).length, 3 * specs.length + 2);
   for (const { name, shape, offset, size } of offsets) {
-    assert.deepEqual(training.entries[`student.${name}`].shape, [...shape]);
+    assert.deepEqual(training.entries[`student.${name}`]!.shape, [...shape]);
     const expected = Array.from(values.subarray(offset, offset + size));
     assert.deepEqual(training.floats(`student.${name}`), expected);
     assert.deepEqual(teacher.floats(`teacher.${name}`), Array.from(Float32Array.from(expected, (value) => value + 1)));
@@ -70,7 +76,7 @@ test('a checkpoint holds both networks, the moments and the centres under offici
     assert.equal(training.floats(`optim.v.${name}`)[0], 2 * offset);
   }
   assert.deepEqual(training.floats('centers.ibot'), new Array(24).fill(4));
-  const end = Math.max(...Object.values<any>(training.entries).map(({ data_offsets }) => data_offsets[1]));
+  const end = Math.max(...Object.values(training.entries).map(({ data_offsets }) => data_offsets[1]));
   assert.equal(training.dataStart + end, training.size);
   assert.equal(training.dataStart % 8, 0);
 

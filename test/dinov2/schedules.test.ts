@@ -7,7 +7,13 @@ import { tinyRun } from './tiny-run.ts';
 const short = {
   ...tinyRun(),
   steps: 125_000,
-  optimizer: { ...tinyRun().optimizer, learningRate: 4e-3 * Math.sqrt(2048 / 1024), warmupSteps: 12_500, weightDecay: [0.04, 0.4] as const, freezeLastLayerSteps: 1250 },
+  optimizer: {
+    ...tinyRun().optimizer,
+    learningRate: 4e-3 * Math.sqrt(2048 / 1024),
+    warmupSteps: 12_500,
+    weightDecay: [0.04, 0.4] as const,
+    freezeLastLayerSteps: 1250,
+  },
   teacher: { ...tinyRun().teacher, momentum: [0.992, 1] as const, temperatureWarmupSteps: 37_500 },
 };
 const long = {
@@ -18,7 +24,11 @@ const long = {
 };
 
 function near(actual: number, expected: number, what: string): void {
-  assert.ok(Math.abs(actual - expected) <= 5e-8 * Math.max(1, Math.abs(expected)) && Math.abs(actual - expected) <= 2e-7 * Math.abs(expected) + 1e-12, `${what}: ${actual}, not ${expected}`);
+  assert.ok(
+    Math.abs(actual - expected) <= 5e-8 * Math.max(1, Math.abs(expected)) &&
+      Math.abs(actual - expected) <= 2e-7 * Math.abs(expected) + 1e-12,
+    `${what}: ${actual}, not ${expected}`,
+  );
 }
 
 test('schedules pass through the official points', () => {

@@ -5,7 +5,7 @@ import { modelConfig, OFFICIAL_CROPS, type RunConfig } from '../../core/dinov2/c
 import { parameterGroups } from '../../core/dinov2/optimizer.ts';
 import { applyUpdate, computeGradients, updateCenters, type Batch, type TrainState } from '../../core/dinov2/step.ts';
 import { executors } from './executors.ts';
-import { golden, goldenJson, noGolden, relativeError, weightsOf } from './golden.ts';
+import { golden, goldenJson, noGolden, relativeError, weightsOf, type RecordedSteps } from './golden.ts';
 import { tinyRun } from './tiny-run.ts';
 
 const model = { embedDim: 64, depth: 2, heads: 1, positionGrid: 8 };
@@ -15,7 +15,7 @@ const CASES = {
   'train-tied-registers-swiglu': { model: { ...modelConfig('nano', { registers: 4, ffn: 'swiglu' }), ...model }, tied: true },
 };
 
-function configOf(name: keyof typeof CASES, facts: any): RunConfig {
+function configOf(name: keyof typeof CASES, facts: RecordedSteps): RunConfig {
   const { model, tied } = CASES[name];
   const base = tinyRun();
   return {
@@ -24,7 +24,12 @@ function configOf(name: keyof typeof CASES, facts: any): RunConfig {
     heads: { dino: { hidden: 128, bottleneck: 64, prototypes: 256 }, ibot: tied ? null : { hidden: 128, bottleneck: 48, prototypes: 192 } },
     batch: facts.batch,
     crops: { ...OFFICIAL_CROPS, globalSize: 112, localSize: 42, localCount: facts.locals },
-    optimizer: { ...base.optimizer, clipNorm: facts.clip, layerDecay: facts.layerwise_decay, patchEmbedMultiplier: facts.patch_embed_lr_mult },
+    optimizer: {
+      ...base.optimizer,
+      clipNorm: facts.clip,
+      layerDecay: facts.layerwise_decay,
+      patchEmbedMultiplier: facts.patch_embed_lr_mult,
+    },
     teacher: { ...base.teacher, centering: facts.centering === 'centering' ? 'softmax' : 'sinkhorn', centerMomentum: 0.9 },
     studentTemperature: facts.student_temp,
     lossWeights: { dino: 1, ibot: 1, koleo: facts.koleo_weight },
@@ -44,7 +49,7 @@ for (const [engine, create] of executors) {
     test(`${name} repeats three official steps on ${engine}`, { skip: noGolden }, async (t) => {
       const x = await create();
       const file = await golden(name);
-      const facts = await goldenJson(name);
+      const facts = await goldenJson<RecordedSteps>(name);
       const config = configOf(name, facts);
       const student = x.createParameters(weightsOf(file, 'student0.'));
       const teacher = x.createParameters(weightsOf(file, 'teacher0.'));
@@ -65,9 +70,9 @@ for (const [engine, create] of executors) {
 
       let worstLoss = 0;
       let worstGradient = 0;
-      for (const [i, expected] of (facts.steps as any[]).entries()) {
+      for (const [i, expected] of facts.steps.entries()) {
         await x.scope(async () => {
-          const array = (key: string): any => file.tensors.get(`step${i}.${key}`)!.values;
+          const array = <T extends Float32Array | Uint8Array>(key: string): T => file.tensors.get(`step${i}.${key}`)!.values as T;
           const batch: Batch = {
             images: facts.batch,
             globalCrops: array('global_crops'),

@@ -1,56 +1,21 @@
 /** Whole runs at a tiny size, with pictures from memory: what is written, stopping, resuming, and what can go wrong. */
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtemp, readdir, readFile, rm, writeFile, mkdir, appendFile, truncate } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
 import { test, type TestContext } from 'node:test';
-import { AppError, type JobEvent, type ScannedImage, type TrainMetrics } from '../../core/contract/index.ts';
+import { fileURLToPath } from 'node:url';
+import type { AppError, JobEvent, TrainMetrics } from '../../core/contract/index.ts';
 import { type RunConfig } from '../../core/dinov2/config.ts';
 import { listCheckpoints, loadBackbone, untrainedBackbone } from '../../core/dinov2/index.ts';
-import { pretrain, resume, type ImageSource } from '../../core/dinov2/train.ts';
+import { pretrain, resume } from '../../core/dinov2/train.ts';
 import type { Executor } from '../../core/nn/ops.ts';
-import { Random } from '../../core/random.ts';
 import { executors } from './executors.ts';
+import { COUNT, pictures, scanned } from './pictures.ts';
 import { tinyRun } from './tiny-run.ts';
-
-const COUNT = 10;
-const scanned: ScannedImage[] = Array.from({ length: COUNT }, (_, i) => ({
-  path: `pictures/${i}.png`,
-  page: 0,
-  bytes: 1000,
-  modifiedMs: 0,
-  hash: String(i).padStart(64, '0'),
-  width: 60,
-  height: 48,
-  format: 'png',
-  bitDepth: 8,
-  channels: 3,
-  orientation: 1,
-}));
-
-/** Pictures of smooth colour waves with some noise; those in `missing` cannot be read. */
-function pictures(missing: ReadonlySet<number> = new Set()): Pick<Parameters<typeof pretrain>[0], 'openImages'> {
-  return {
-    openImages: (images, _config, onProblem): ImageSource => ({
-      async get(index) {
-        const { width, height, path } = images[index]!;
-        if (missing.has(index)) {
-          const error = new AppError('image-vanished', `${path} is gone.`, 'Put it back.');
-          onProblem({ path, ...error.facts });
-          throw error;
-        }
-        const random = new Random(99, index);
-        const [fx, fy] = [random.uniform(0.05, 0.4), random.uniform(0.05, 0.4)];
-        const data = new Uint8Array(width * height * 3);
-        for (let y = 0; y < height; y++)
-          for (let x = 0; x < width; x++)
-            for (let c = 0; c < 3; c++) data[(y * width + x) * 3 + c] = 120 + 80 * Math.sin(fx * x + fy * y + c + index) + random.uniform(-20, 20);
-        return { width, height, data };
-      },
-      prefetch() {},
-    }),
-  };
-}
 
 async function folder(t: TestContext): Promise<string> {
   const dir = await mkdtemp(join(tmpdir(), 'patchwise-train-'));
@@ -76,7 +41,8 @@ async function collect(events: AsyncIterable<JobEvent>, { after }: Stop = {}, co
 
 const run = (x: Executor, runDir: string, config: RunConfig, signal: AbortSignal = never, missing?: ReadonlySet<number>) =>
   pretrain({ runDir, imageRoot: '/nowhere', images: scanned, config, executor: x, signal, ...pictures(missing) });
-const goOn = (x: Executor, runDir: string, signal: AbortSignal = never) => resume({ runDir, imageRoot: '/nowhere', executor: x, signal, ...pictures() });
+const goOn = (x: Executor, runDir: string, signal: AbortSignal = never) =>
+  resume({ runDir, imageRoot: '/nowhere', executor: x, signal, ...pictures() });
 
 /** Lines of metrics.jsonl less what depends on the clock. */
 async function metricsLines(runDir: string): Promise<Omit<TrainMetrics, 'imagesPerSecond' | 'secondsLeft'>[]> {
@@ -163,7 +129,10 @@ for (const [engine, create] of executors) {
     assert.deepEqual(await metricsLines(runDir), expected);
 
     await truncate(join(runDir, 'checkpoints', '4', 'teacher.safetensors'), 1000);
-    await assert.rejects(loadBackbone({ runDir, step: 4 }, x), (error: AppError) => error.code === 'checkpoint-damaged' && /step 4/.test(error.message));
+    await assert.rejects(
+      loadBackbone({ runDir, step: 4 }, x),
+      (error: AppError) => error.code === 'checkpoint-damaged' && /step 4/.test(error.message),
+    );
     await truncate(join(runDir, 'checkpoints', '2', 'training.safetensors'), 4);
     await assert.rejects(collect(goOn(x, runDir)), (error: AppError) => error.code === 'checkpoint-damaged');
     await assert.rejects(loadBackbone({ runDir, step: 3 }, x), (error: AppError) => error.code === 'no-checkpoint');
@@ -211,6 +180,26 @@ for (const [engine, create] of executors) {
   });
 }
 
+test('a run killed in mid-step, before or after its first checkpoint, goes on to the same losses', async (t) => {
+  const config = tinyRun({ steps: 6, checkpointEvery: 2 });
+  const whole = await folder(t);
+  const x = await executors[0]![1]();
+  await collect(run(x, whole, config));
+  const killed = await folder(t);
+  const child = spawn(process.execPath, [fileURLToPath(new URL('killed-run.ts', import.meta.url)), killed], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  for await (const line of createInterface({ input: child.stdout })) if (line === '5') child.kill('SIGKILL');
+  assert.equal(child.signalCode ?? (await once(child, 'exit'))[1], 'SIGKILL');
+  assert.deepEqual(await listCheckpoints(killed), [0, 2, 4]);
+  await collect(goOn(x, killed));
+  assert.deepEqual(await metricsLines(killed), await metricsLines(whole));
+
+  await rm(join(killed, 'checkpoints'), { recursive: true });
+  await collect(goOn(x, killed));
+  assert.deepEqual(await metricsLines(killed), await metricsLines(whole));
+});
+
 test('images that cannot be read are named, and the run goes on', async (t) => {
   const x = await executors[0]![1]();
   const runDir = await folder(t);
@@ -240,7 +229,15 @@ test('a number that is not finite ends the run, names itself, and is never saved
 test('too few images, a folder that holds a run, and a folder that holds none are refused', async (t) => {
   const x = await executors[0]![1]();
   const runDir = await folder(t);
-  const few = pretrain({ runDir, imageRoot: '/nowhere', images: scanned.slice(0, 7), config: tinyRun(), executor: x, signal: never, ...pictures() });
+  const few = pretrain({
+    runDir,
+    imageRoot: '/nowhere',
+    images: scanned.slice(0, 7),
+    config: tinyRun(),
+    executor: x,
+    signal: never,
+    ...pictures(),
+  });
   await assert.rejects(collect(few), (error: AppError) => error.code === 'too-few-images' && /7/.test(error.message));
   await assert.rejects(collect(goOn(x, runDir)), (error: AppError) => error.code === 'run-not-found');
   await collect(run(x, runDir, tinyRun({ steps: 1 })));

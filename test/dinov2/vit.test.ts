@@ -36,8 +36,18 @@ for (const [engine, create] of executors) {
             const grid = vitForward(x, parameters, config, images, options);
             const P = grid.gridHeight * grid.gridWidth;
             await compare(`${prefix}cls`, await x.read(classTokens(x, grid)));
-            await compare(`${prefix}patch`, await x.read(patchTokens(x, grid, Int32Array.from({ length: grid.samples * P }, (_, i) => i))));
-            if (prefix === `${size}.` && config.registers > 0) await compare(`${size}.reg`, await x.read(x.sliceTokens(grid.tokens, 1, config.registers)));
+            await compare(
+              `${prefix}patch`,
+              await x.read(
+                patchTokens(
+                  x,
+                  grid,
+                  Int32Array.from({ length: grid.samples * P }, (_, i) => i),
+                ),
+              ),
+            );
+            if (prefix === `${size}.` && config.registers > 0)
+              await compare(`${size}.reg`, await x.read(x.sliceTokens(grid.tokens, 1, config.registers)));
           };
           await check(`${size}.`, {});
           await check(`${size}.masked.`, { mask });
@@ -91,4 +101,3 @@ test('drop path keeps the published number of samples and the size of the branch
   }
   assert.equal(drawDropPath(new Random(5), modelConfig('nano'), 8), null);
 });
-

@@ -1,10 +1,13 @@
 /** The engine's supervision with real child processes: ready, questions, crashes, ends. */
 import assert from 'node:assert/strict';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { test } from 'node:test';
 import { Engine, type EngineOptions } from '../../electron/engine.ts';
 
 const host = path.join(import.meta.dirname, 'stand-in-host.mjs');
+const page = path.resolve(import.meta.dirname, '../../dist/renderer/index.html');
 
 function engine(args: readonly string[], options: Partial<EngineOptions> = {}) {
   const deaths: string[] = [];
@@ -126,3 +129,21 @@ test('folder questions are answered, by id; a dialog that fails is an answer too
     assert.ok(words.includes(`answer ${JSON.stringify({ type: 'folderChosen', requestId: 12, path: expected })}\n`), words);
   }
 });
+
+test(
+  'the real host: ready, its page behind the token, closed cleanly',
+  { skip: existsSync(page) ? false : 'dist is not built; npm test builds it' },
+  async (t) => {
+    const home = mkdtempSync(path.join(tmpdir(), 'patchwise-engine-'));
+    t.after(() => rmSync(home, { recursive: true }));
+    const { engine: one, deaths } = engine(['--projects', home], { entry: path.resolve(import.meta.dirname, '../../core/host/main.ts') });
+    const url = await one.start();
+    assert.equal((await fetch(new URL('/', url), { redirect: 'manual' })).ok, false, 'nothing without the token');
+    const cookie = (await fetch(url, { redirect: 'manual' })).headers.getSetCookie()[0]?.split(';')[0] ?? '';
+    const answer = await fetch(new URL('/', url), { headers: { cookie } });
+    assert.deepEqual([answer.status, await answer.text()], [200, readFileSync(page, 'utf8')]);
+    await one.stop();
+    await assert.rejects(fetch(url));
+    assert.deepEqual(deaths, []);
+  },
+);

@@ -54,7 +54,13 @@ test('one window, locked to the host’s page; quitting ends the engine and reme
   assert.equal(options['show'], false);
   assert.deepEqual(electron.named('app.enableSandbox').length, 1);
   const switches = electron.named('appendSwitch').map(({ args }) => args[0]);
-  for (const name of ['disable-background-networking', 'disable-component-update', 'disable-domain-reliability', 'no-proxy-server', 'host-resolver-rules']) {
+  for (const name of [
+    'disable-background-networking',
+    'disable-component-update',
+    'disable-domain-reliability',
+    'no-proxy-server',
+    'host-resolver-rules',
+  ]) {
     assert.ok(switches.includes(name), name);
   }
   assert.deepEqual(electron.named('session.setSpellCheckerEnabled')[0]?.args, [false]);
@@ -93,7 +99,13 @@ test('one window, locked to the host’s page; quitting ends the engine and reme
   );
 
   await quit(electron);
-  assert.deepEqual(JSON.parse(readFileSync(path.join(folder, 'window.json'), 'utf8')), { x: 20, y: 30, width: 1300, height: 800, maximized: false });
+  assert.deepEqual(JSON.parse(readFileSync(path.join(folder, 'window.json'), 'utf8')), {
+    x: 20,
+    y: 30,
+    width: 1300,
+    height: 800,
+    maximized: false,
+  });
   assert.throws(() => process.kill(Number(new URL(url).searchParams.get('token')), 0), 'the engine has ended');
 });
 
@@ -153,6 +165,10 @@ test('the engine’s question for a folder becomes a native dialog', async (t) =
   await start();
   await asked;
   const options = electron.named('dialog.showOpenDialog')[0]?.args.at(-1);
-  assert.deepEqual(options, { title: 'Choose a folder of images', message: 'Choose a folder of images', properties: ['openDirectory', 'createDirectory'] });
+  assert.deepEqual(options, {
+    title: 'Choose a folder of images',
+    message: 'Choose a folder of images',
+    properties: ['openDirectory', 'createDirectory'],
+  });
   await quit(electron);
 });

@@ -4,8 +4,8 @@ import { appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync, renam
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { AppError, type JobEvent } from '../../core/contract/index.ts';
-import { scanFolder, writePng } from '../../core/images/index.ts';
 import type { JobRequest, LearnRequest, PrelabelRequest, PretrainRequest } from '../../core/worker/index.ts';
+import { makePng } from '../fixtures/png.ts';
 import { rectangle } from './shapes.ts';
 
 export const seeds = { exits: 901, throws: 902, runsOutOfMemory: 903, hearsNoStop: 904, slow: 905 } as const;
@@ -13,9 +13,11 @@ export const checkpointEvery = 5;
 
 export async function* runJob(request: JobRequest, signal: AbortSignal): AsyncGenerator<JobEvent> {
   switch (request.kind) {
-    case 'scan':
+    case 'scan': {
+      const { scanFolder } = await import('../../core/images/index.ts');
       yield* scanFolder(request.imageRoot, { known: Map.groupBy(request.known, (image) => image.path), signal });
       return;
+    }
     case 'pretrain':
       yield* train(request, signal);
       return;
@@ -27,7 +29,10 @@ export async function* runJob(request: JobRequest, signal: AbortSignal): AsyncGe
 async function* train({ runDir, start }: PretrainRequest, signal: AbortSignal): AsyncGenerator<JobEvent> {
   const file = join(runDir, 'config.json');
   if (start) {
-    writeFileSync(file, JSON.stringify({ steps: start.config.steps, seed: start.config.seed, paths: start.images.map((image) => image.path) }));
+    writeFileSync(
+      file,
+      JSON.stringify({ steps: start.config.steps, seed: start.config.seed, paths: start.images.map((image) => image.path) }),
+    );
   }
   const { steps, seed, paths } = JSON.parse(readFileSync(file, 'utf8')) as { steps: number; seed: number; paths: string[] };
   const checkpoints = join(runDir, 'checkpoints');
@@ -37,7 +42,17 @@ async function* train({ runDir, start }: PretrainRequest, signal: AbortSignal): 
   for (let step = saved + 1; step <= steps && (seed === seeds.hearsNoStop || !signal.aborted); step++) {
     await sleep(seed === seeds.slow ? 20 : 2);
     // A reader in the middle of a run sees exactly what the real one would: a line of the metrics file, then the event.
-    const metrics = { step, totalSteps: steps, total: 1 / step, dinoGlobal: 0, dinoLocal: 0, ibot: 0, koleo: 0, learningRate: 1e-3, weightDecay: 0.04 };
+    const metrics = {
+      step,
+      totalSteps: steps,
+      total: 1 / step,
+      dinoGlobal: 0,
+      dinoLocal: 0,
+      ibot: 0,
+      koleo: 0,
+      learningRate: 1e-3,
+      weightDecay: 0.04,
+    };
     const rest = { teacherMomentum: 0.99, teacherTemperature: 0.04, gradNorm: { backbone: 1 }, imagesPerSecond: 100, secondsLeft: 1 };
     appendFileSync(join(runDir, 'metrics.jsonl'), `${JSON.stringify({ ...metrics, ...rest })}\n`);
     yield { type: 'metrics', metrics: { ...metrics, ...rest } };
@@ -52,13 +67,13 @@ async function* train({ runDir, start }: PretrainRequest, signal: AbortSignal): 
       yield { type: 'checkpoint', step, totalSteps: steps };
       const pictures = join(runDir, 'pca', String(step));
       mkdirSync(pictures, { recursive: true });
-      await writePng(join(pictures, '0.png'), { width: 2, height: 1, data: Uint8Array.of(step, 0, 0, 0, step, 0) });
+      writeFileSync(join(pictures, '0.png'), makePng({ width: 2, height: 1, bits: 8, colourType: 2, samples: [step, 0, 0, 0, step, 0] }));
       yield { type: 'pca', step, imagePaths: [paths[0]!], explained: 0.5 };
     }
     if (step === 8) {
       if (seed === seeds.exits) process.exit(7);
       if (seed === seeds.throws) throw new AppError('not-finite', 'The loss is not a number at step 8.', 'Lower the learning rate.');
-      if (seed === seeds.runsOutOfMemory) for (const held: number[][] = []; ; ) held.push(Array.from({ length: 1e6 }, () => Math.random()));
+      if (seed === seeds.runsOutOfMemory) for (const held: number[][] = []; ;) held.push(Array.from({ length: 1e6 }, () => Math.random()));
     }
   }
   yield { type: 'done', summary: 'trained' };
@@ -78,7 +93,10 @@ async function* propose(request: PrelabelRequest | LearnRequest, signal: AbortSi
     } else {
       const classId = request.accepted[0]!.classId;
       // The first and second objects again, one pixel larger, with the class that was learnt.
-      const proposals = [rectangle(image, 1, 1, 5, 4, { classId, source: 'prototype' }), rectangle(image, 8, 1, 5, 4, { classId, source: 'prototype' })];
+      const proposals = [
+        rectangle(image, 1, 1, 5, 4, { classId, source: 'prototype' }),
+        rectangle(image, 8, 1, 5, 4, { classId, source: 'prototype' }),
+      ];
       yield { type: 'proposals', imageId: image.id, proposals };
     }
   }

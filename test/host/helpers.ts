@@ -48,7 +48,8 @@ function eventSourceWith(cookie: string) {
         response.on('error', () => {});
         this.#tell('open', {});
         let kind = 'message';
-        createInterface(response).on('line', (line) => {
+        const lines = createInterface(response).on('error', () => {});
+        lines.on('line', (line) => {
           if (line.startsWith('event: ')) kind = line.slice(7);
           if (line.startsWith('data: ')) this.#tell(kind, { data: line.slice(6), lastEventId: '' });
           if (line === '') kind = 'message';
@@ -137,7 +138,9 @@ export async function until<T>(what: string, look: () => Promise<T | null | unde
 
 /** Waits for the end of the lane's job. */
 export async function jobEnd(page: Page, kind: JobState['kind']): Promise<JobState> {
-  return until(`the end of ${kind}`, async () => (await page.call.jobs.query()).find((job) => job.kind === kind && !['running', 'stopping'].includes(job.state)));
+  return until(`the end of ${kind}`, async () =>
+    (await page.call.jobs.query()).find((job) => job.kind === kind && !['running', 'stopping'].includes(job.state)),
+  );
 }
 
 export function eventsOf(page: Page): { events: AppEvent[]; stop(): void } {
@@ -188,7 +191,10 @@ export interface HostProcess {
 /** The host as its own process, as the desktop app runs it. */
 export async function hostProcess(t: TestContext, folder: string, more: string[] = []): Promise<HostProcess> {
   const args = [mainFile, '--root', folder, '--projects', join(folder, 'projects'), '--jobs-module', fakeJobs, ...more];
-  const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'], env: { ...process.env, PATCHWISE_CONFIG_DIR: join(folder, 'config') } });
+  const child = spawn(process.execPath, args, {
+    stdio: ['ignore', 'pipe', 'inherit'],
+    env: { ...process.env, PATCHWISE_CONFIG_DIR: join(folder, 'config') },
+  });
   t.after(() => child.kill('SIGKILL'));
   const [line] = (await once(createInterface(child.stdout!), 'line')) as [string];
   return { child, page: await openPage((JSON.parse(line) as { url: string }).url) };

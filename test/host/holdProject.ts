@@ -8,7 +8,9 @@ const [dir, decisions] = process.argv.slice(2);
 try {
   const project = Project.open(dir!);
   for (let n = 0; n < Number(decisions); n++) {
-    project.write((w) => decide(w, { action: 'draw', imageId: 1, classId: null, rle: rectangle(imageSize, 3 * n, 1, 2, 2).rle, seconds: 1 }, ''));
+    project.write((w) =>
+      decide(w, { action: 'draw', imageId: 1, classId: null, rle: rectangle(imageSize, 3 * n, 1, 2, 2).rle, seconds: 1 }, ''),
+    );
   }
   process.on('message', () => {
     project.close();

@@ -14,7 +14,18 @@ test('a new project is scanned; a second scan sees what changed', async (t) => {
   const { rows, total } = await page.call.imagesPage.query({ offset: 1, limit: 1, filter: 'all', search: '' });
   assert.equal(total, 3);
   assert.deepEqual(rows, [
-    { id: 2, path: 'image-001.png', width: 24, height: 16, bytes: rows[0]!.bytes, format: 'png', page: 0, state: 'new', proposed: 0, annotations: 0 },
+    {
+      id: 2,
+      path: 'image-001.png',
+      width: 24,
+      height: 16,
+      bytes: rows[0]!.bytes,
+      format: 'png',
+      page: 0,
+      state: 'new',
+      proposed: 0,
+      annotations: 0,
+    },
   ]);
 
   const { writeFileSync, rmSync } = await import('node:fs');
@@ -23,7 +34,10 @@ test('a new project is scanned; a second scan sees what changed', async (t) => {
   await page.call.rescan.mutate();
   await jobEnd(page, 'scan');
   const after = await page.call.imagesPage.query({ offset: 0, limit: 10, filter: 'all', search: '' });
-  assert.deepEqual(after.rows.map((row) => row.path), ['image-001.png', 'image-002.png']);
+  assert.deepEqual(
+    after.rows.map((row) => row.path),
+    ['image-001.png', 'image-002.png'],
+  );
   const [problem] = await page.call.problems.query();
   assert.deepEqual([problem!.path, problem!.code], ['broken.jpg', 'image-empty-file']);
 
@@ -52,7 +66,10 @@ test('a run trains, stops and resumes; metrics, checkpoints and pictures are the
   const [finished] = await page.call.runs.query();
   assert.deepEqual([finished!.state, finished!.step, finished!.checkpoints], ['finished', 40, [5, 10, 15, 20, 25, 30, 35, 40]]);
   const metrics = await page.call.trainMetrics.query({ runId: '1', afterStep: 37 });
-  assert.deepEqual(metrics.map((line) => line.step), [38, 39, 40]);
+  assert.deepEqual(
+    metrics.map((line) => line.step),
+    [38, 39, 40],
+  );
 
   const pca = await page.call.pcaSteps.query({ runId: '1' });
   assert.deepEqual(pca[0], { step: 5, explained: 0.5, pictures: [{ imageId: 1, url: '/files/pca/1/5/0' }] });
@@ -104,10 +121,13 @@ test('proposals, clusters and live learning; nothing decided is replaced', async
   assert.equal((await jobEnd(page, 'prelabel')).state, 'finished');
   assert.equal((await page.call.currentProject.query())!.counts.proposed, 9);
   const cards = await page.call.clusters.query();
-  assert.deepEqual(cards.map(({ proposals, images, compactness, examples }) => [proposals, images, compactness, examples.length]), [
-    [6, 3, 0.9, 6],
-    [3, 3, 0.5, 3],
-  ]);
+  assert.deepEqual(
+    cards.map(({ proposals, images, compactness, examples }) => [proposals, images, compactness, examples.length]),
+    [
+      [6, 3, 0.9, 6],
+      [3, 3, 0.5, 3],
+    ],
+  );
   assert.deepEqual(cards[0]!.examples[0], { proposalId: 1, imageId: 1, box: [1, 1, 4, 4] });
 
   const leaf = await page.call.createClass.mutate({ name: 'leaf', color: null });
@@ -116,8 +136,17 @@ test('proposals, clusters and live learning; nothing decided is replaced', async
   await page.call.discardCluster.mutate({ clusterId: cards[1]!.id, discarded: true });
   assert.equal((await page.call.currentProject.query())!.counts.proposed, 6);
   assert.deepEqual(
-    (await page.call.queue.query({ order: 'review', classId: null, clusterId: null, limit: 4 })).map((item) => [item.imageId, item.classId, item.score]),
-    [[1, 1, 0.8], [2, 1, 0.8], [3, 1, 0.8], [1, 1, 0.6]],
+    (await page.call.queue.query({ order: 'review', classId: null, clusterId: null, limit: 4 })).map((item) => [
+      item.imageId,
+      item.classId,
+      item.score,
+    ]),
+    [
+      [1, 1, 0.8],
+      [2, 1, 0.8],
+      [3, 1, 0.8],
+      [1, 1, 0.6],
+    ],
   );
 
   // Accepting one starts learning a moment later; image 1 is on screen and stays as it is.
@@ -126,12 +155,18 @@ test('proposals, clusters and live learning; nothing decided is replaced', async
   assert.equal((await jobEnd(page, 'learn')).state, 'finished');
   const second = await page.call.reviewImage.query({ imageId: 2 });
   // The first object again with its cluster; the second inherits that its cluster was discarded; the third was not found again.
-  assert.deepEqual(second.objects.map(({ classId, clusterId, box }) => [classId, clusterId, box]), [[leaf.id, cards[0]!.id, [1, 1, 5, 4]]]);
+  assert.deepEqual(
+    second.objects.map(({ classId, clusterId, box }) => [classId, clusterId, box]),
+    [[leaf.id, cards[0]!.id, [1, 1, 5, 4]]],
+  );
   const first = await page.call.reviewImage.query({ imageId: 1 });
-  assert.deepEqual(first.objects.map(({ kind, id, state }) => [kind, id, state]), [
-    ['annotation', 1, 'accepted'],
-    ['proposal', 3, 'proposed'],
-  ]);
+  assert.deepEqual(
+    first.objects.map(({ kind, id, state }) => [kind, id, state]),
+    [
+      ['annotation', 1, 'accepted'],
+      ['proposal', 3, 'proposed'],
+    ],
+  );
 
   // A new pre-label job by another network: the accepted object is not proposed again, names and discards outlive the masks.
   await train(page, 5, 1);
@@ -139,11 +174,16 @@ test('proposals, clusters and live learning; nothing decided is replaced', async
   await page.call.startPrelabel.mutate({ runId: null, step: null });
   await jobEnd(page, 'prelabel');
   const again = await page.call.reviewImage.query({ imageId: 1 });
-  assert.deepEqual(again.objects.map(({ kind, state, classId, box }) => [kind, state, classId, box]), [
-    ['annotation', 'accepted', leaf.id, [1, 1, 4, 4]],
-    ['proposal', 'proposed', leaf.id, [1, 8, 6, 4]],
+  assert.deepEqual(
+    again.objects.map(({ kind, state, classId, box }) => [kind, state, classId, box]),
+    [
+      ['annotation', 'accepted', leaf.id, [1, 1, 4, 4]],
+      ['proposal', 'proposed', leaf.id, [1, 8, 6, 4]],
+    ],
+  );
+  assert.deepEqual((await page.call.clusters.query()).map(({ id, classId, discarded }) => [id, classId, discarded]).slice(0, 1), [
+    [cards[0]!.id, leaf.id, false],
   ]);
-  assert.deepEqual((await page.call.clusters.query()).map(({ id, classId, discarded }) => [id, classId, discarded]).slice(0, 1), [[cards[0]!.id, leaf.id, false]]);
   void host;
 });
 
@@ -162,7 +202,10 @@ test('no checkpoint, no project, unknown ids: each refused in words', async (t) 
       page.call.folderChildren.query({ folderId: '/etc' }),
     ].map(refusal),
   );
-  assert.deepEqual(unknown.map(({ code }) => code), Array(6).fill('bad-input'));
+  assert.deepEqual(
+    unknown.map(({ code }) => code),
+    Array(6).fill('bad-input'),
+  );
   assert.match(unknown[0]!.message, /image 99/);
   assert.equal((await refusal(page.call.trainMetrics.query({ runId: '7', afterStep: -1 }))).code, 'run-not-found');
   assert.equal((await refusal(page.call.openRecent.mutate({ recentId: 'x' }))).code, 'project-not-found');
@@ -172,7 +215,7 @@ test('no checkpoint, no project, unknown ids: each refused in words', async (t) 
   assert.equal((await refusal(page.call.runExport.mutate({ format: 'coco-rle', scope: 'reviewed' }))).code, 'nothing-to-export');
 });
 
-test('presets name this machine, and the version is the installation\'s', async (t) => {
+test("presets name this machine, and the version is the installation's", async (t) => {
   const { page } = await hostWith(t, 8);
   await newProject(page);
   const presets = await page.call.trainPresets.query();
@@ -180,6 +223,9 @@ test('presets name this machine, and the version is the installation\'s', async 
   assert.ok(presets.presets.some((preset) => preset.id === presets.recommendedId));
   const info = await page.call.info.query();
   const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string };
-  assert.deepEqual([info.version, info.nativeDialogs, info.settings], [version, false, { reviewer: '', perReviewerFigures: false, theme: 'system' }]);
+  assert.deepEqual(
+    [info.version, info.nativeDialogs, info.settings],
+    [version, false, { reviewer: '', perReviewerFigures: false, theme: 'system' }],
+  );
   assert.equal(info.engine, presets.engine);
 });

@@ -1,7 +1,19 @@
 import assert from 'node:assert/strict';
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, closeSync, existsSync, fstatSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync, writeSync } from 'node:fs';
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  fstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { test, type TestContext } from 'node:test';
@@ -160,6 +172,9 @@ test('a full disk: the decision is refused, those before are kept, and work goes
   const again = Project.open(dir);
   assert.equal(reviewImage(again, 1).objects.length, answered + 1);
   again.close();
-  assert.equal(thrown(() => (writeFileSync(filler, Buffer.alloc(900_000)), Project.create(join(disk, 'q'), 'q', '/images'))).code, 'disk-full');
+  assert.equal(
+    thrown(() => (writeFileSync(filler, Buffer.alloc(900_000)), Project.create(join(disk, 'q'), 'q', '/images'))).code,
+    'disk-full',
+  );
   assert.ok(!existsSync(join(disk, 'q')), 'nothing half made is left');
 });

@@ -10,7 +10,12 @@ import { makeTiff } from '../fixtures/tiff.ts';
 
 async function folderOf(t: TestContext, count: number): Promise<{ root: string; images: ScannedImage[] }> {
   const root = temporaryFolder(t);
-  for (let i = 0; i < count; i++) await writeFiles(root, { [`sub/${i}.jpg`]: await encoder(photo(i, 64, 48)).jpeg().toBuffer() });
+  for (let i = 0; i < count; i++)
+    await writeFiles(root, {
+      [`sub/${i}.jpg`]: await encoder(photo(i, 64, 48))
+        .jpeg()
+        .toBuffer(),
+    });
   const images = (await collect(scanFolder(root))).flatMap((event) => (event.type === 'images' ? event.images : []));
   return { root, images };
 }
@@ -47,7 +52,10 @@ test('decodes ahead: what was asked for is there although its file is gone by th
 
 test('pages of a TIFF are images of their own', async (t) => {
   const root = temporaryFolder(t);
-  await writeFile(path.join(root, 'a.tif'), makeTiff([10, 90].map((value) => ({ width: 4, height: 4, bits: 8, samples: Array<number>(16).fill(value) }))));
+  await writeFile(
+    path.join(root, 'a.tif'),
+    makeTiff([10, 90].map((value) => ({ width: 4, height: 4, bits: 8, samples: Array<number>(16).fill(value) }))),
+  );
   const images = (await collect(scanFolder(root))).flatMap((event) => (event.type === 'images' ? event.images : []));
   const cache = new ImageCache({ root, images, maxSide: 8, maxBytes: 1e6 });
   assert.deepEqual([(await cache.get(0)).data[0], (await cache.get(1)).data[0]], [10, 90]);
@@ -56,7 +64,13 @@ test('pages of a TIFF are images of their own', async (t) => {
 test('a file that vanishes mid-run, or is cut short, is told once and fails for good', async (t) => {
   const { root, images } = await folderOf(t, 4);
   const problems: [ImageProblem, number][] = [];
-  const cache = new ImageCache({ root, images, maxSide: 32, maxBytes: 1e9, onProblem: (problem, index) => problems.push([problem, index]) });
+  const cache = new ImageCache({
+    root,
+    images,
+    maxSide: 32,
+    maxBytes: 1e9,
+    onProblem: (problem, index) => problems.push([problem, index]),
+  });
   await cache.get(0);
   await rm(path.join(root, images[0]!.path));
   await rm(path.join(root, images[2]!.path));
@@ -69,7 +83,12 @@ test('a file that vanishes mid-run, or is cut short, is told once and fails for 
   }
   assert.equal((await cache.get(1)).width, 32);
   // coming back does not count within one run
-  await writeFile(path.join(root, images[2]!.path), await encoder(photo(2, 64, 48)).jpeg().toBuffer());
+  await writeFile(
+    path.join(root, images[2]!.path),
+    await encoder(photo(2, 64, 48))
+      .jpeg()
+      .toBuffer(),
+  );
   await assert.rejects(cache.get(2), { code: 'image-vanished' });
   assert.deepEqual(problems.map(([problem, index]) => [problem.path, problem.code === 'image-vanished', index]).toSorted(), [
     [images[2]!.path, true, 2],

@@ -5,7 +5,7 @@ import { test, type TestContext } from 'node:test';
 import sharp from 'sharp';
 import { encodeJpeg, encodeWebp, readRgb, readTile, resizeRgb, writePng, type RgbImage } from '../../core/images/index.ts';
 import { exifBlock, jpegWithOrientation, storedFor, type Picture } from '../fixtures/exif.ts';
-import { temporaryFolder } from '../fixtures/files.ts';
+import { smallDisk, temporaryFolder } from '../fixtures/files.ts';
 import { SIX_COLOURS, encoder, photo, sixSquares } from '../fixtures/pictures.ts';
 import { makePng } from '../fixtures/png.ts';
 import { makeTiff } from '../fixtures/tiff.ts';
@@ -31,12 +31,16 @@ function assertSixSquares(image: RgbImage, tolerance: number, what: string): voi
 
 function assertNear(actual: RgbImage, expected: Picture, tolerance: number, what: string): void {
   assert.deepEqual([actual.width, actual.height], [expected.width, expected.height], what);
-  expected.data.forEach((value, i) => assert.ok(Math.abs(actual.data[i]! - value) <= tolerance, `${what}: ${actual.data[i]} at ${i}, not ${value}`));
+  expected.data.forEach((value, i) =>
+    assert.ok(Math.abs(actual.data[i]! - value) <= tolerance, `${what}: ${actual.data[i]} at ${i}, not ${value}`),
+  );
 }
 
 const makers: Readonly<Record<string, (stored: Picture, orientation: number) => Promise<Buffer> | Buffer>> = {
-  jpg: async (stored, orientation) => jpegWithOrientation(await encoder(stored).jpeg({ quality: 95, chromaSubsampling: '4:4:4' }).toBuffer(), orientation),
-  png: ({ width, height, data }, orientation) => makePng({ width, height, bits: 8, colourType: 2, samples: data, exif: exifBlock(orientation) }),
+  jpg: async (stored, orientation) =>
+    jpegWithOrientation(await encoder(stored).jpeg({ quality: 95, chromaSubsampling: '4:4:4' }).toBuffer(), orientation),
+  png: ({ width, height, data }, orientation) =>
+    makePng({ width, height, bits: 8, colourType: 2, samples: data, exif: exifBlock(orientation) }),
   tiff: ({ width, height, data }, orientation) => makeTiff([{ width, height, bits: 8, channels: 3, samples: data, orientation }]),
   webp: (stored, orientation) => encoder(stored).webp({ lossless: true }).withMetadata({ orientation }).toBuffer(),
 };
@@ -68,15 +72,28 @@ test('16-bit turned files are turned too', async (t) => {
   const upright = { width: 3, height: 2, data: Uint8Array.from([0, 50, 100, 150, 200, 255]) };
   for (let orientation = 1; orientation <= 8; orientation++) {
     const stored = storedFor(orientation, upright, 1);
-    const file = await fileOf(t, makeTiff([{ width: stored.width, height: stored.height, bits: 16, samples: Uint16Array.from(stored.data, (v) => v * 100), orientation }]));
+    const file = await fileOf(
+      t,
+      makeTiff([
+        { width: stored.width, height: stored.height, bits: 16, samples: Uint16Array.from(stored.data, (v) => v * 100), orientation },
+      ]),
+    );
     const image = await readRgb(file);
     assert.deepEqual([image.width, image.height], [3, 2]);
-    assert.deepEqual([...image.data].filter((_, i) => i % 3 === 0), [...upright.data]);
+    assert.deepEqual(
+      [...image.data].filter((_, i) => i % 3 === 0),
+      [...upright.data],
+    );
   }
 });
 
 test('maxSide keeps the aspect and does not enlarge', async (t) => {
-  const file = await fileOf(t, await encoder(photo(1, 90, 31)).png().toBuffer());
+  const file = await fileOf(
+    t,
+    await encoder(photo(1, 90, 31))
+      .png()
+      .toBuffer(),
+  );
   const sides = async (maxSide: number): Promise<number[]> => {
     const { width, height } = await readRgb(file, { maxSide });
     return [width, height];
@@ -86,8 +103,13 @@ test('maxSide keeps the aspect and does not enlarge', async (t) => {
 });
 
 test('shrinking averages: a fine checkerboard becomes an even gray, also through JPEG shrink-on-load', async (t) => {
-  const data = Uint8Array.from({ length: 256 * 256 * 3 }, (_, i) => ((Math.floor(i / 3) % 256) + Math.floor(i / 3 / 256)) % 2 === 0 ? 255 : 0);
-  for (const bytes of [await encoder({ width: 256, height: 256, data }).png().toBuffer(), await encoder({ width: 256, height: 256, data }).jpeg({ quality: 100 }).toBuffer()]) {
+  const data = Uint8Array.from({ length: 256 * 256 * 3 }, (_, i) =>
+    ((Math.floor(i / 3) % 256) + Math.floor(i / 3 / 256)) % 2 === 0 ? 255 : 0,
+  );
+  for (const bytes of [
+    await encoder({ width: 256, height: 256, data }).png().toBuffer(),
+    await encoder({ width: 256, height: 256, data }).jpeg({ quality: 100 }).toBuffer(),
+  ]) {
     const { data: small } = await readRgb(await fileOf(t, bytes), { size: { width: 32, height: 32 } });
     for (const value of small) assert.ok(value >= 122 && value <= 133, String(value));
   }
@@ -112,7 +134,12 @@ test('gray, palette, CMYK, 1-bit, gif and transparent files come out as RGB', as
   assert.deepEqual([...gray.data], [0, 0, 0, 99, 99, 99, 255, 255, 255]);
   const oneBit = await read(makePng({ width: 3, height: 1, bits: 1, colourType: 0, samples: [0, 1, 1] }));
   assert.deepEqual([...oneBit.data], [0, 0, 0, 255, 255, 255, 255, 255, 255]);
-  const grayJpeg = await read(await sharp(Buffer.alloc(64, 77), { raw: { width: 8, height: 8, channels: 1 } }).toColourspace('b-w').jpeg().toBuffer());
+  const grayJpeg = await read(
+    await sharp(Buffer.alloc(64, 77), { raw: { width: 8, height: 8, channels: 1 } })
+      .toColourspace('b-w')
+      .jpeg()
+      .toBuffer(),
+  );
   assert.equal(grayJpeg.data.length, 8 * 8 * 3);
   assert.ok(grayJpeg.data.every((value) => Math.abs(value - 77) <= 1));
 
@@ -125,7 +152,9 @@ test('gray, palette, CMYK, 1-bit, gif and transparent files come out as RGB', as
   // saturated colours do not print, but red stays the reddest, and black and white stay
   const inks = await read(cmyk);
   assert.deepEqual([inks.width, inks.height], [width, height]);
-  const centres = SIX_COLOURS.map((_, i) => [...inks.data.subarray(((Math.floor(i / 3) * 16 + 8) * width + (i % 3) * 16 + 8) * 3).subarray(0, 3)]);
+  const centres = SIX_COLOURS.map((_, i) => [
+    ...inks.data.subarray(((Math.floor(i / 3) * 16 + 8) * width + (i % 3) * 16 + 8) * 3).subarray(0, 3),
+  ]);
   for (const c of [0, 1, 2]) assert.equal(centres[c]!.indexOf(Math.max(...centres[c]!)), c, `square ${c}: ${centres[c]}`);
   assert.ok(Math.max(...centres[4]!) < 50 && Math.min(...centres[5]!) > 220, `black ${centres[4]}, white ${centres[5]}`);
 
@@ -134,7 +163,9 @@ test('gray, palette, CMYK, 1-bit, gif and transparent files come out as RGB', as
 
 test('the first frame of a moving gif', async (t) => {
   const frames = Buffer.concat([Buffer.alloc(8 * 8 * 3, 200), Buffer.alloc(8 * 8 * 3, 20)]);
-  const gif = await sharp(frames, { raw: { width: 8, height: 16, channels: 3, pageHeight: 8 } }).gif({ delay: [100, 100] }).toBuffer();
+  const gif = await sharp(frames, { raw: { width: 8, height: 16, channels: 3, pageHeight: 8 } })
+    .gif({ delay: [100, 100] })
+    .toBuffer();
   assert.equal((await sharp(gif).metadata()).pages, 2);
   const { width, height, data } = await readRgb(await fileOf(t, gif));
   assert.deepEqual([width, height], [8, 8]);
@@ -147,11 +178,22 @@ test('alpha is laid over mid gray: RGBA, gray and alpha, palette with transparen
     assert.equal(actual.length, expected.length);
     actual.forEach((value, i) => assert.ok(Math.abs(value - expected[i]!) <= 1, `${actual} is not ${expected}`));
   };
-  near(await read(makePng({ width: 3, height: 1, bits: 8, colourType: 6, samples: [255, 0, 10, 255, 255, 0, 10, 0, 255, 0, 10, 51] })), [255, 0, 10, 128, 128, 128, 153, 102, 104]);
+  near(
+    await read(makePng({ width: 3, height: 1, bits: 8, colourType: 6, samples: [255, 0, 10, 255, 255, 0, 10, 0, 255, 0, 10, 51] })),
+    [255, 0, 10, 128, 128, 128, 153, 102, 104],
+  );
   near(await read(makePng({ width: 2, height: 1, bits: 8, colourType: 4, samples: [255, 255, 255, 0] })), [255, 255, 255, 128, 128, 128]);
-  near(await read(makePng({ width: 2, height: 1, bits: 2, colourType: 3, samples: [0, 1], palette: [9, 8, 7, 1, 2, 3], transparency: [255, 0] })), [9, 8, 7, 128, 128, 128]);
+  near(
+    await read(
+      makePng({ width: 2, height: 1, bits: 2, colourType: 3, samples: [0, 1], palette: [9, 8, 7, 1, 2, 3], transparency: [255, 0] }),
+    ),
+    [9, 8, 7, 128, 128, 128],
+  );
   // 16 bits: 0 and 65535 span the range (also that of transparent pixels), then half transparent
-  near(await read(makePng({ width: 3, height: 1, bits: 16, colourType: 4, samples: [0, 65_535, 65_535, 65_535, 65_535, 32_768] })), [0, 0, 0, 255, 255, 255, 192, 192, 192]);
+  near(
+    await read(makePng({ width: 3, height: 1, bits: 16, colourType: 4, samples: [0, 65_535, 65_535, 65_535, 65_535, 32_768] })),
+    [0, 0, 0, 255, 255, 255, 192, 192, 192],
+  );
 });
 
 test('more than 8 bits: the 0.5th and 99.5th percentile become 0 and 255, the same in every size and part', async (t) => {
@@ -173,9 +215,12 @@ test('more than 8 bits: the 0.5th and 99.5th percentile become 0 and 255, the sa
   for (const [i, bytes] of files.entries()) {
     const file = await fileOf(t, bytes);
     const { data } = await readRgb(file);
-    expected.forEach((value, k) => assert.ok(Math.abs(data[3 * k]! - value) <= (i < 4 ? 0 : 1), `file ${i}, sample ${k}: ${data[3 * k]}, not ${value}`));
+    expected.forEach((value, k) =>
+      assert.ok(Math.abs(data[3 * k]! - value) <= (i < 4 ? 0 : 1), `file ${i}, sample ${k}: ${data[3 * k]}, not ${value}`),
+    );
     const part = await readTile(file, { x: 10, y: 5, width: 4, height: 2, scale: 1 });
-    for (let y = 0; y < 2; y++) assert.deepEqual([...part.data.subarray(y * 12, y * 12 + 12)], [...data.subarray(((5 + y) * 40 + 10) * 3, ((5 + y) * 40 + 14) * 3)]);
+    for (let y = 0; y < 2; y++)
+      assert.deepEqual([...part.data.subarray(y * 12, y * 12 + 12)], [...data.subarray(((5 + y) * 40 + 10) * 3, ((5 + y) * 40 + 14) * 3)]);
   }
 });
 
@@ -183,24 +228,42 @@ test('16-bit colour: one range for all channels, so gray stays gray', async (t) 
   const samples = Array.from({ length: 300 }, (_, i) => [100 * i, 50 * i + 500, 20_000]).flat();
   const sorted = samples.toSorted((a, b) => a - b);
   const [low, high] = [sorted[4]!, sorted[895]!];
-  for (const bytes of [makePng({ width: 20, height: 15, bits: 16, colourType: 2, samples }), makeTiff([{ width: 20, height: 15, bits: 16, channels: 3, samples }])]) {
+  for (const bytes of [
+    makePng({ width: 20, height: 15, bits: 16, colourType: 2, samples }),
+    makeTiff([{ width: 20, height: 15, bits: 16, channels: 3, samples }]),
+  ]) {
     const { data } = await readRgb(await fileOf(t, bytes));
-    assert.deepEqual([...data], samples.map((v) => Math.round(Math.min(255, Math.max(0, ((v - low) * 255) / (high - low))))));
+    assert.deepEqual(
+      [...data],
+      samples.map((v) => Math.round(Math.min(255, Math.max(0, ((v - low) * 255) / (high - low))))),
+    );
   }
 });
 
 test('float pages with NaN and infinities, and pages of one value', async (t) => {
   const strange = makeTiff([{ width: 4, height: 1, bits: 32, sampleFormat: 3, samples: [NaN, -1, 3, Infinity] }]);
   const image = await readRgb(await fileOf(t, strange));
-  assert.deepEqual([...image.data].filter((_, i) => i % 3 === 0), [0, 0, 255, 255]);
+  assert.deepEqual(
+    [...image.data].filter((_, i) => i % 3 === 0),
+    [0, 0, 255, 255],
+  );
   const flat = makeTiff([{ width: 2, height: 1, bits: 16, samples: [700, 700] }]);
   assert.deepEqual([...(await readRgb(await fileOf(t, flat))).data], [128, 128, 128, 128, 128, 128]);
 });
 
 test('pages of a TIFF', async (t) => {
-  const page = (value: number, width: number): { width: number; height: number; bits: 8; samples: number[] } => ({ width, height: 2, bits: 8, samples: Array<number>(2 * width).fill(value) });
+  const page = (value: number, width: number): { width: number; height: number; bits: 8; samples: number[] } => ({
+    width,
+    height: 2,
+    bits: 8,
+    samples: Array<number>(2 * width).fill(value),
+  });
   const file = await fileOf(t, makeTiff([page(10, 3), page(20, 5), page(30, 4)]));
-  for (const [number, width, value] of [[0, 3, 10], [1, 5, 20], [2, 4, 30]] as const) {
+  for (const [number, width, value] of [
+    [0, 3, 10],
+    [1, 5, 20],
+    [2, 4, 30],
+  ] as const) {
     const image = await readRgb(file, { page: number });
     assert.equal(image.width, width);
     assert.ok(image.data.every((v) => v === value));
@@ -214,7 +277,9 @@ test('a mislabeled file is read by its content', async (t) => {
 });
 
 test('30,000 pixels wide works, small and in parts', async (t) => {
-  const bytes = await sharp({ create: { width: 30_000, height: 40, channels: 3, background: { r: 10, g: 200, b: 60 } } }).jpeg().toBuffer();
+  const bytes = await sharp({ create: { width: 30_000, height: 40, channels: 3, background: { r: 10, g: 200, b: 60 } } })
+    .jpeg()
+    .toBuffer();
   const file = await fileOf(t, bytes);
   const small = await readRgb(file, { maxSide: 300 });
   assert.deepEqual([small.width, small.height], [300, 1]);
@@ -224,10 +289,18 @@ test('30,000 pixels wide works, small and in parts', async (t) => {
 });
 
 test('what cannot be read is told in words', async (t) => {
-  const jpeg = await encoder(photo(2, 200, 150)).jpeg().toBuffer();
-  const png = await encoder(photo(2, 200, 150)).png().toBuffer();
-  const webp = await encoder(photo(2, 200, 150)).webp().toBuffer();
-  const gif = await encoder(photo(2, 200, 150)).gif().toBuffer();
+  const jpeg = await encoder(photo(2, 200, 150))
+    .jpeg()
+    .toBuffer();
+  const png = await encoder(photo(2, 200, 150))
+    .png()
+    .toBuffer();
+  const webp = await encoder(photo(2, 200, 150))
+    .webp()
+    .toBuffer();
+  const gif = await encoder(photo(2, 200, 150))
+    .gif()
+    .toBuffer();
   const tiff = makeTiff([{ width: 20, height: 10, bits: 16, samples: Array<number>(200).fill(7) }]);
   for (const [format, bytes] of Object.entries({ jpeg, png, webp, gif, tiff })) {
     const file = await fileOf(t, bytes.subarray(0, Math.floor(bytes.length * 0.6)), `a.${format}`);
@@ -261,6 +334,13 @@ test('writePng: the same pixels again, no other file left, nothing on failure', 
   await assert.rejects(writePng(folder, picture));
   assert.deepEqual(await readdir(folder), ['out.png']);
   assert.deepEqual((await readFile(file)).subarray(1, 4).toString(), 'PNG');
+});
+
+test('writePng on a full disk leaves nothing behind', async (t) => {
+  const full = smallDisk(t, 64);
+  if (full === null) return t.skip('mounting a small disk is not allowed here');
+  await assert.rejects(writePng(path.join(full, 'out.png'), photo(5, 400, 300)), { code: 'ENOSPC' });
+  assert.deepEqual(await readdir(full), []);
 });
 
 test('JPEG and WebP of an image', async () => {

@@ -25,7 +25,10 @@ test('gray of 1 to 16 bits and indices of 1 to 8 bits, every row filter, widths 
       const [width, height] = [13, 11];
       const samples = Uint16Array.from({ length: width * height }, () => random.int(2 ** bits));
       const palette = colourType === 3 ? PALETTE.slice(0, 3 * 2 ** bits) : undefined;
-      const file = await fileOf(t, makePng({ width, height, bits, colourType, samples, filter: (y) => y % 5, ...(palette && { palette }) }));
+      const file = await fileOf(
+        t,
+        makePng({ width, height, bits, colourType, samples, filter: (y) => y % 5, ...(palette && { palette }) }),
+      );
       assert.deepEqual(await readLabels(file), { width, height, data: samples }, `${bits} bits, colour type ${colourType}`);
     }
   }
@@ -63,18 +66,28 @@ for (const [name, { n, png }] of Object.entries(PILLOW)) {
   test(`a file of Pillow: ${name}`, async (t) => {
     const labels = await readLabels(await fileOf(t, Buffer.from(png, 'base64')));
     assert.deepEqual([labels.width, labels.height], [19, 10]);
-    assert.deepEqual(labels.data, Uint16Array.from({ length: 190 }, (_, i) => (7 * (i % 19) + 3 * Math.floor(i / 19)) % n));
+    assert.deepEqual(
+      labels.data,
+      Uint16Array.from({ length: 190 }, (_, i) => (7 * (i % 19) + 3 * Math.floor(i / 19)) % n),
+    );
   });
 }
 
 test('what is no label picture is refused in words', async (t) => {
   const base: PngParts = { width: 4, height: 2, bits: 8, colourType: 0, samples: [1, 2, 3, 4, 5, 6, 7, 8] };
   const rgb = makePng({ ...base, colourType: 2, samples: Array<number>(24).fill(9) });
-  await assert.rejects(readLabels(await fileOf(t, rgb)), { code: 'image-unsupported', message: 'labels.png cannot hold labels: it has colours.' });
+  await assert.rejects(readLabels(await fileOf(t, rgb)), {
+    code: 'image-unsupported',
+    message: 'labels.png cannot hold labels: it has colours.',
+  });
   const alpha = makePng({ ...base, colourType: 4, samples: Array<number>(16).fill(9) });
   await assert.rejects(readLabels(await fileOf(t, alpha)), { code: 'image-unsupported', message: /alpha channel/ });
-  await assert.rejects(readLabels(await fileOf(t, makePng({ ...base, interlace: 1 }))), { code: 'image-unsupported', message: /interlaced/ });
+  await assert.rejects(readLabels(await fileOf(t, makePng({ ...base, interlace: 1 }))), {
+    code: 'image-unsupported',
+    message: /interlaced/,
+  });
   await assert.rejects(readLabels(await fileOf(t, new Uint8Array())), { code: 'image-empty-file' });
+  await assert.rejects(readLabels(await fileOf(t, Buffer.from('GIF89a...'))), { code: 'image-unsupported', message: /it is a gif file/ });
   await assert.rejects(readLabels(await fileOf(t, Buffer.from('not a picture'))), { code: 'image-not-an-image' });
   await assert.rejects(readLabels(path.join(temporaryFolder(t), 'gone.png')), { code: 'image-vanished' });
 
@@ -108,7 +121,7 @@ json.dump(out, sys.stdout)`;
 
 test('label pictures of real sets are read as Pillow reads them', { skip: noShared || missingPython('PIL', 'numpy') }, async () => {
   for (const folder of ['nuclei/masks', 'nuclei/instances', 'coffee_leaf/masks']) {
-    const files = (await readdir(path.join(SHARED, folder))).slice(0, 20).map((name) => path.join(SHARED, folder, name));
+    const files = (await readdir(path.join(SHARED, folder))).slice(0, 8).map((name) => path.join(SHARED, folder, name));
     const ours = [];
     for (const file of files) {
       const { width, height, data } = await readLabels(file);
@@ -129,7 +142,8 @@ test('class numbers of real sets are those that their classes.json lists', { ski
     const classes = new Set(Object.keys(JSON.parse(await readFile(path.join(SHARED, set, 'classes.json'), 'utf8'))).map(Number));
     const folder = path.join(SHARED, set, 'masks');
     for (const name of (await readdir(folder)).slice(0, 5)) {
-      for (const value of new Set((await readLabels(path.join(folder, name))).data)) assert.ok(classes.has(value), `${set}/${name}: ${value}`);
+      for (const value of new Set((await readLabels(path.join(folder, name))).data))
+        assert.ok(classes.has(value), `${set}/${name}: ${value}`);
     }
   }
 });

@@ -6,7 +6,10 @@ test('every pass holds each image once, in an order of its own', () => {
   const seen = new Set<string>();
   for (let epoch = 0; epoch < 20; epoch++) {
     const order = epochOrder(7, epoch, 50);
-    assert.deepEqual([...order].toSorted((a, b) => a - b), Array.from({ length: 50 }, (_, i) => i));
+    assert.deepEqual(
+      [...order].toSorted((a, b) => a - b),
+      Array.from({ length: 50 }, (_, i) => i),
+    );
     seen.add(order.join());
   }
   assert.equal(seen.size, 20);
@@ -14,10 +17,17 @@ test('every pass holds each image once, in an order of its own', () => {
 });
 
 test('batches are the passes laid end to end, over their seams, also when larger than the set', () => {
-  for (const [count, batch] of [[10, 4], [10, 10], [3, 8], [1, 2], [257, 32]] as const) {
+  for (const [count, batch] of [
+    [10, 4],
+    [10, 10],
+    [3, 8],
+    [1, 2],
+    [257, 32],
+  ] as const) {
     const steps = 40;
     const flat = Array.from({ length: Math.ceil((steps * batch) / count) }, (_, epoch) => [...epochOrder(3, epoch, count)]).flat();
-    for (let step = 0; step < steps; step++) assert.deepEqual([...batchIndices(3, step, batch, count)], flat.slice(step * batch, (step + 1) * batch));
+    for (let step = 0; step < steps; step++)
+      assert.deepEqual([...batchIndices(3, step, batch, count)], flat.slice(step * batch, (step + 1) * batch));
   }
 });
 

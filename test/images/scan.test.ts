@@ -31,8 +31,12 @@ async function scan(folder: string, options?: ScanOptions): Promise<Scan> {
 }
 
 const paths = (images: readonly ScannedImage[]): string[] => images.map((image) => image.path);
-const small = await encoder(photo(1, 40, 30)).jpeg().toBuffer();
-const smallPng = await encoder(photo(1, 40, 30)).png().toBuffer();
+const small = await encoder(photo(1, 40, 30))
+  .jpeg()
+  .toBuffer();
+const smallPng = await encoder(photo(1, 40, 30))
+  .png()
+  .toBuffer();
 
 /** The real file system but for some calls. */
 const standIn = (changes: Partial<ReadFs>): ReadFs => ({ ...nodeFs, ...changes }) as ReadFs;
@@ -61,7 +65,16 @@ test('facts of every format', async (t) => {
   });
   const { images, problems } = await scan(folder);
   assert.deepEqual(problems, {});
-  const facts = images.map(({ path: name, page, width, height, format, bitDepth, channels, orientation }) => [name, page, width, height, format, bitDepth, channels, orientation]);
+  const facts = images.map(({ path: name, page, width, height, format, bitDepth, channels, orientation }) => [
+    name,
+    page,
+    width,
+    height,
+    format,
+    bitDepth,
+    channels,
+    orientation,
+  ]);
   assert.deepEqual(facts, [
     ['a.jpg', 0, 24, 16, 'jpg', 8, 3, 6],
     ['b.png', 0, 5, 4, 'png', 16, 1, 1],
@@ -104,7 +117,17 @@ test('names: nested, same stem, upper case, spaces, non-ASCII, very long', async
   const folder = temporaryFolder(t);
   const long = `${'l'.repeat(251)}.jpg`;
   const deep = Array.from({ length: 8 }, (_, i) => `${i}${'d'.repeat(100)}`).join('/');
-  const names = ['IMG 1.JPG', 'a/same.jpg', 'b/same.png', 'b/same.jpg', 'größe ½ 画像 🌿.jpg', 'e\u0301.jpg', '\u00e9.jpg', long, `${deep}/x.jpg`];
+  const names = [
+    'IMG 1.JPG',
+    'a/same.jpg',
+    'b/same.png',
+    'b/same.jpg',
+    'größe ½ 画像 🌿.jpg',
+    'e\u0301.jpg',
+    '\u00e9.jpg',
+    long,
+    `${deep}/x.jpg`,
+  ];
   await writeFiles(folder, Object.fromEntries(names.map((name) => [name, name.endsWith('png') ? smallPng : small])));
   const { images, problems } = await scan(folder);
   assert.deepEqual(problems, {});
@@ -113,17 +136,21 @@ test('names: nested, same stem, upper case, spaces, non-ASCII, very long', async
   assert.equal((await readRgb(path.join(folder, `${deep}/x.jpg`))).width, 40);
 });
 
-test('a name that is not valid Unicode is told as such', { skip: process.platform === 'linux' ? false : 'only Linux has such names' }, async (t) => {
-  const folder = temporaryFolder(t);
-  await writeFiles(folder, { 'a.jpg': small });
-  await rename(path.join(folder, 'a.jpg'), Buffer.concat([Buffer.from(`${folder}/b`), Buffer.from([0xe4]), Buffer.from('.jpg')]));
-  await writeFiles(folder, { 'c.jpg': small });
-  const { images, problems } = await scan(folder);
-  assert.deepEqual(paths(images), ['c.jpg']);
-  assert.match(problems['b\ufffd.jpg']!.message, /not valid Unicode/);
-});
+test(
+  'a name that is not valid Unicode is told as such',
+  { skip: process.platform === 'linux' ? false : 'only Linux has such names' },
+  async (t) => {
+    const folder = temporaryFolder(t);
+    await writeFiles(folder, { 'a.jpg': small });
+    await rename(path.join(folder, 'a.jpg'), Buffer.concat([Buffer.from(`${folder}/b`), Buffer.from([0xe4]), Buffer.from('.jpg')]));
+    await writeFiles(folder, { 'c.jpg': small });
+    const { images, problems } = await scan(folder);
+    assert.deepEqual(paths(images), ['c.jpg']);
+    assert.match(problems['b\ufffd.jpg']!.message, /not valid Unicode/);
+  },
+);
 
-test('hidden files, the systems\' leavings and our own projects are passed over; other files are named', async (t) => {
+test("hidden files, the systems' leavings and our own projects are passed over; other files are named", async (t) => {
   const folder = temporaryFolder(t);
   await writeFiles(folder, {
     'a.jpg': small,
@@ -136,15 +163,18 @@ test('hidden files, the systems\' leavings and our own projects are passed over;
     'our project/project.sqlite': 'x',
     'our project/cache/thumb.jpg': small,
     'notes.txt': 'to do',
-    'photo.heic': 'ftypheic',
+    'phone.jpg': '\0\0\0\x18ftypheic',
+    'drawing.svg': '<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>',
     'clip.MOV': 'moov',
-    'noextension': small,
+    noextension: small,
   });
   const { images, problems } = await scan(folder);
   assert.deepEqual(paths(images), ['a.jpg', 'noextension']);
-  assert.deepEqual(Object.keys(problems).toSorted(), ['clip.MOV', 'notes.txt', 'photo.heic']);
-  assert.equal(problems['photo.heic']!.code, 'image-unsupported');
-  assert.equal(problems['photo.heic']!.message, 'photo.heic is not in a format that Patchwise reads (jpg, png, webp, tiff, bmp and gif).');
+  assert.deepEqual(Object.keys(problems).toSorted(), ['clip.MOV', 'drawing.svg', 'notes.txt', 'phone.jpg']);
+  for (const { code } of Object.values(problems)) assert.equal(code, 'image-unsupported');
+  assert.equal(problems['phone.jpg']!.message, 'phone.jpg is in HEIC format; Patchwise reads jpg, png, webp, tiff, bmp and gif.');
+  assert.equal(problems['drawing.svg']!.message, 'drawing.svg is in SVG format; Patchwise reads jpg, png, webp, tiff, bmp and gif.');
+  assert.equal(problems['notes.txt']!.message, 'notes.txt is not in a format that Patchwise reads (jpg, png, webp, tiff, bmp and gif).');
 });
 
 test('zero-byte, truncated and mislabeled files are named, each with what to do; the rest goes on', async (t) => {
@@ -160,9 +190,20 @@ test('zero-byte, truncated and mislabeled files are named, each with what to do;
     'lzw.tif': await encoder(squares).tiff({ compression: 'lzw' }).toBuffer(),
   };
   // a thumbnail in the EXIF data has an end of its own, which must not count
-  const exif = Buffer.concat([Buffer.from([0xff, 0xd8, 0xff, 0xe1, 0, 20]), Buffer.from('Exif\0\0'), Buffer.alloc(10, 0xff), Buffer.from([0xff, 0xd9])]);
+  const exif = Buffer.concat([
+    Buffer.from([0xff, 0xd8, 0xff, 0xe1, 0, 20]),
+    Buffer.from('Exif\0\0'),
+    Buffer.alloc(10, 0xff),
+    Buffer.from([0xff, 0xd9]),
+  ]);
   whole['thumbnail.jpg'] = Buffer.concat([exif, whole['jpg']!.subarray(2)]);
-  const files: Record<string, Buffer | string> = { 'ok.png': smallPng, 'empty.jpg': '', 'text.jpg': 'this is a letter, not a picture', 'png named.jpg': smallPng, 'with trailer.jpg': Buffer.concat([small, Buffer.alloc(5000, 1)]) };
+  const files: Record<string, Buffer | string> = {
+    'ok.png': smallPng,
+    'empty.jpg': '',
+    'text.jpg': 'this is a letter, not a picture',
+    'png named.jpg': smallPng,
+    'with trailer.jpg': Buffer.concat([small, Buffer.alloc(5000, 1)]),
+  };
   const cut: string[] = [];
   for (const [kind, bytes] of Object.entries(whole)) {
     for (const keep of [12, Math.floor(bytes.length / 2), bytes.length - 2]) {
@@ -178,20 +219,32 @@ test('zero-byte, truncated and mislabeled files are named, each with what to do;
   files['hollow.jpg'] = Buffer.concat([whole['jpg']!.subarray(0, 1500), Buffer.alloc(whole['jpg']!.length - 1500)]);
   await writeFiles(folder, files);
   const { images, problems } = await scan(folder);
-  assert.deepEqual(paths(images), Object.keys(files).filter((name) => !cut.includes(name) && !['empty.jpg', 'text.jpg', 'hollow.jpg'].includes(name)).toSorted());
+  assert.deepEqual(
+    paths(images),
+    Object.keys(files)
+      .filter((name) => !cut.includes(name) && !['empty.jpg', 'text.jpg', 'hollow.jpg'].includes(name))
+      .toSorted(),
+  );
   for (const name of [...cut, 'hollow.jpg']) {
     assert.equal(problems[name]?.code, 'image-truncated', `${name}: ${problems[name]?.message}`);
     assert.ok(problems[name]!.message.startsWith(`${name} ends after `));
     assert.equal(problems[name]!.action, 'Copy the file again from its source.');
   }
-  assert.deepEqual(problems['empty.jpg'], { path: 'empty.jpg', code: 'image-empty-file', message: 'empty.jpg has 0 bytes.', action: 'Copy the file again from its source.' });
+  assert.deepEqual(problems['empty.jpg'], {
+    path: 'empty.jpg',
+    code: 'image-empty-file',
+    message: 'empty.jpg has 0 bytes.',
+    action: 'Copy the file again from its source.',
+  });
   assert.equal(problems['text.jpg']!.code, 'image-not-an-image');
   for (const image of images) assert.ok((await readRgb(path.join(folder, image.path))).width > 0, image.path);
 });
 
 test('30,000 pixels wide is fine; more than the stated pixels is refused with the numbers', async (t) => {
   const folder = temporaryFolder(t);
-  const wide = await sharp({ create: { width: 30_000, height: 20, channels: 3, background: 'green' } }).png().toBuffer();
+  const wide = await sharp({ create: { width: 30_000, height: 20, channels: 3, background: 'green' } })
+    .png()
+    .toBuffer();
   const giant = Buffer.from(smallPng);
   giant.writeUInt32BE(20_000, 16);
   giant.writeUInt32BE(20_000, 20);
@@ -199,7 +252,10 @@ test('30,000 pixels wide is fine; more than the stated pixels is refused with th
   giant.writeUInt32BE(crc32(giant.subarray(12, 29)), 29);
   await writeFiles(folder, { 'wide.png': wide, 'giant.png': giant });
   const { images, problems } = await scan(folder);
-  assert.deepEqual(images.map(({ path: name, width }) => [name, width]), [['wide.png', 30_000]]);
+  assert.deepEqual(
+    images.map(({ path: name, width }) => [name, width]),
+    [['wide.png', 30_000]],
+  );
   assert.ok(20_000 ** 2 > MAX_PIXELS);
   assert.deepEqual(problems['giant.png'], {
     path: 'giant.png',
@@ -209,27 +265,31 @@ test('30,000 pixels wide is fine; more than the stated pixels is refused with th
   });
 });
 
-test('links: to files and folders followed, circles and doubles named, broken ones named', { skip: process.platform === 'win32' ? 'links need rights on Windows' : false }, async (t) => {
-  const base = temporaryFolder(t);
-  const folder = path.join(base, 'root');
-  await writeFiles(base, { 'root/a/1.jpg': small, 'root/b/2.jpg': small, 'elsewhere/3.jpg': small, 'elsewhere/deep/4.jpg': small });
-  await symlink('..', path.join(folder, 'a/up')); // the root itself
-  await symlink('../a', path.join(folder, 'b/sideways'));
-  await symlink('../../elsewhere', path.join(folder, 'a/away'));
-  await symlink('..', path.join(base, 'elsewhere/deep/up')); // a circle reached over a link
-  await symlink('a/1.jpg', path.join(folder, 'linked.jpg'));
-  await symlink('nothing.jpg', path.join(folder, 'broken.jpg'));
-  await symlink('self.jpg', path.join(folder, 'self.jpg'));
-  const { images, problems } = await scan(folder);
-  assert.deepEqual(paths(images).toSorted(), ['a/1.jpg', 'a/away/3.jpg', 'a/away/deep/4.jpg', 'b/2.jpg', 'linked.jpg']);
-  assert.deepEqual(Object.fromEntries(Object.entries(problems).map(([name, { code, message }]) => [name, [code, message]])), {
-    'a/up': ['link-circle', 'a/up is a link that leads back to the image folder itself: a circle.'],
-    'b/sideways': ['link-circle', 'b/sideways is a link to a, which is read already.'],
-    'a/away/deep/up': ['link-circle', 'a/away/deep/up is a link that leads back to a/away: a circle.'],
-    'broken.jpg': ['image-vanished', 'broken.jpg is a link to a file that is not there.'],
-    'self.jpg': ['link-circle', 'self.jpg is a link that leads back to itself.'],
-  });
-});
+test(
+  'links: to files and folders followed, circles and doubles named, broken ones named',
+  { skip: process.platform === 'win32' ? 'links need rights on Windows' : false },
+  async (t) => {
+    const base = temporaryFolder(t);
+    const folder = path.join(base, 'root');
+    await writeFiles(base, { 'root/a/1.jpg': small, 'root/b/2.jpg': small, 'elsewhere/3.jpg': small, 'elsewhere/deep/4.jpg': small });
+    await symlink('..', path.join(folder, 'a/up')); // the root itself
+    await symlink('../a', path.join(folder, 'b/sideways'));
+    await symlink('../../elsewhere', path.join(folder, 'a/away'));
+    await symlink('..', path.join(base, 'elsewhere/deep/up')); // a circle reached over a link
+    await symlink('a/1.jpg', path.join(folder, 'linked.jpg'));
+    await symlink('nothing.jpg', path.join(folder, 'broken.jpg'));
+    await symlink('self.jpg', path.join(folder, 'self.jpg'));
+    const { images, problems } = await scan(folder);
+    assert.deepEqual(paths(images).toSorted(), ['a/1.jpg', 'a/away/3.jpg', 'a/away/deep/4.jpg', 'b/2.jpg', 'linked.jpg']);
+    assert.deepEqual(Object.fromEntries(Object.entries(problems).map(([name, { code, message }]) => [name, [code, message]])), {
+      'a/up': ['link-circle', 'a/up is a link that leads back to the image folder itself: a circle.'],
+      'b/sideways': ['link-circle', 'b/sideways is a link to a, which is read already.'],
+      'a/away/deep/up': ['link-circle', 'a/away/deep/up is a link that leads back to a/away: a circle.'],
+      'broken.jpg': ['image-vanished', 'broken.jpg is a link to a file that is not there.'],
+      'self.jpg': ['link-circle', 'self.jpg is a link that leads back to itself.'],
+    });
+  },
+);
 
 test('pipes are not opened', { skip: process.platform === 'win32' ? 'no named pipes in folders on Windows' : false }, async (t) => {
   const folder = temporaryFolder(t);
@@ -242,35 +302,55 @@ test('pipes are not opened', { skip: process.platform === 'win32' ? 'no named pi
 
 test('empty, missing and unreadable folders', async (t) => {
   const folder = temporaryFolder(t);
-  await assert.rejects(scan(folder), { code: 'folder-empty', message: `There is no image in ${folder} that Patchwise can read. It is empty.` });
-  await assert.rejects(scan(path.join(folder, 'none')), { code: 'folder-unreadable', message: `The folder ${path.join(folder, 'none')} is not there.` });
+  await assert.rejects(scan(folder), {
+    code: 'folder-empty',
+    message: `There is no image in ${folder} that Patchwise can read. It is empty.`,
+  });
+  await assert.rejects(scan(path.join(folder, 'none')), {
+    code: 'folder-unreadable',
+    message: `The folder ${path.join(folder, 'none')} is not there.`,
+  });
   await writeFiles(folder, { 'a.txt': 'x' });
   await assert.rejects(scan(path.join(folder, 'a.txt')), { code: 'folder-unreadable' });
   await assert.rejects(scan(folder), { code: 'folder-empty', message: /1 entry is in the list of problems/ });
   // root may read everything: a stand-in file system answers EACCES
-  await assert.rejects(scan(folder, { fs: standIn({ readdir: () => refuse('EACCES') }) }), { code: 'folder-unreadable', message: `No permission to read the folder ${folder}.` });
+  await assert.rejects(scan(folder, { fs: standIn({ readdir: () => refuse('EACCES') }) }), {
+    code: 'folder-unreadable',
+    message: `No permission to read the folder ${folder}.`,
+  });
 });
 
 test('unreadable files and subfolders are named (a stand-in file system answers EACCES and EIO)', async (t) => {
   const folder = temporaryFolder(t);
   await writeFiles(folder, { 'a.jpg': small, 'secret.jpg': small, 'worn.jpg': small, 'locked/b.jpg': small });
   const fs = standIn({
-    open: (file, flags) => (file.endsWith('secret.jpg') ? refuse('EACCES') : file.endsWith('worn.jpg') ? refuse('EIO') : nodeFs.open(file, flags)),
+    open: (file, flags) =>
+      file.endsWith('secret.jpg') ? refuse('EACCES') : file.endsWith('worn.jpg') ? refuse('EIO') : nodeFs.open(file, flags),
     readdir: (at, options) => (at.endsWith('locked') ? refuse('EACCES') : nodeFs.readdir(at, options)),
   });
   const { images, problems } = await scan(folder, { fs });
   assert.deepEqual(paths(images), ['a.jpg']);
-  assert.deepEqual([problems['secret.jpg']!.code, problems['secret.jpg']!.message], ['image-unreadable', 'No permission to read secret.jpg.']);
-  assert.deepEqual([problems['worn.jpg']!.code, problems['worn.jpg']!.message], ['image-unreadable', 'worn.jpg cannot be read: EIO: as the system would say.']);
+  assert.deepEqual(
+    [problems['secret.jpg']!.code, problems['secret.jpg']!.message],
+    ['image-unreadable', 'No permission to read secret.jpg.'],
+  );
+  assert.deepEqual(
+    [problems['worn.jpg']!.code, problems['worn.jpg']!.message],
+    ['image-unreadable', 'worn.jpg cannot be read: EIO: as the system would say.'],
+  );
   assert.equal(problems['locked']!.code, 'folder-unreadable');
 });
 
-test('unreadable files by real permissions', { skip: process.getuid?.() === 0 ? 'root may read everything' : process.platform === 'win32' ? 'no such permissions' : false }, async (t) => {
-  const folder = temporaryFolder(t);
-  await writeFiles(folder, { 'a.jpg': small, 'secret.jpg': small });
-  await chmod(path.join(folder, 'secret.jpg'), 0);
-  assert.equal((await scan(folder)).problems['secret.jpg']!.code, 'image-unreadable');
-});
+test(
+  'unreadable files by real permissions',
+  { skip: process.getuid?.() === 0 ? 'root may read everything' : process.platform === 'win32' ? 'no such permissions' : false },
+  async (t) => {
+    const folder = temporaryFolder(t);
+    await writeFiles(folder, { 'a.jpg': small, 'secret.jpg': small });
+    await chmod(path.join(folder, 'secret.jpg'), 0);
+    assert.equal((await scan(folder)).problems['secret.jpg']!.code, 'image-unreadable');
+  },
+);
 
 test('a file that goes between listing and reading is named', async (t) => {
   const folder = temporaryFolder(t);
@@ -288,10 +368,21 @@ test('a file that goes between listing and reading is named', async (t) => {
 
 test('a rescan reads only what changed', async (t) => {
   const folder = temporaryFolder(t);
-  await writeFiles(folder, { 'a.jpg': small, 'b.png': smallPng, 'c.tif': makeTiff([1, 2].map((v) => ({ width: 1, height: 1, bits: 8, samples: [v] }))), 'd.jpg': small, 'e.jpg': small });
+  await writeFiles(folder, {
+    'a.jpg': small,
+    'b.png': smallPng,
+    'c.tif': makeTiff([1, 2].map((v) => ({ width: 1, height: 1, bits: 8, samples: [v] }))),
+    'd.jpg': small,
+    'e.jpg': small,
+  });
   const first = await scan(folder);
   const known = Map.groupBy(first.images, (image) => image.path);
-  await writeFile(path.join(folder, 'a.jpg'), await encoder(photo(2, 50, 20)).jpeg().toBuffer());
+  await writeFile(
+    path.join(folder, 'a.jpg'),
+    await encoder(photo(2, 50, 20))
+      .jpeg()
+      .toBuffer(),
+  );
   await utimes(path.join(folder, 'd.jpg'), 1000, 1000); // same bytes, another time
   await rm(path.join(folder, 'e.jpg'));
   await writeFiles(folder, { 'f.jpg': small });
@@ -319,8 +410,20 @@ test('files too large for one read: same facts, same hash', async (t) => {
     'd.bin': Buffer.alloc(17 * 2 ** 20),
   });
   const { images, problems } = await scan(folder);
-  assert.deepEqual(images.map(({ path: name, width, height }) => [name, width, height]), [['a.jpg', 40, 30], ['b.tif', 3000, 3000]]);
-  for (const image of images) assert.equal(image.hash, createHash('sha256').update(await nodeFs.readFile(path.join(folder, image.path))).digest('hex'));
+  assert.deepEqual(
+    images.map(({ path: name, width, height }) => [name, width, height]),
+    [
+      ['a.jpg', 40, 30],
+      ['b.tif', 3000, 3000],
+    ],
+  );
+  for (const image of images)
+    assert.equal(
+      image.hash,
+      createHash('sha256')
+        .update(await nodeFs.readFile(path.join(folder, image.path)))
+        .digest('hex'),
+    );
   assert.deepEqual([problems['c.tif']!.code, problems['d.bin']!.code], ['image-truncated', 'image-unsupported']);
 });
 
@@ -345,7 +448,13 @@ test('the folder is never written to: every entry keeps its bytes and times', as
   await mkdir(path.join(folder, 'empty'));
   const state = async (): Promise<unknown[]> => {
     const names = (await readdir(folder, { recursive: true })).toSorted();
-    return Promise.all(['.', ...names].map(async (name) => [name, (await stat(path.join(folder, name))).mtimeMs, (await stat(path.join(folder, name))).ctimeMs]));
+    return Promise.all(
+      ['.', ...names].map(async (name) => [
+        name,
+        (await stat(path.join(folder, name))).mtimeMs,
+        (await stat(path.join(folder, name))).ctimeMs,
+      ]),
+    );
   };
   const before = await state();
   const { images } = await scan(folder);

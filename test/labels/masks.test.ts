@@ -54,7 +54,10 @@ test('parts are those of a flood fill, in the order of their first pixel', () =>
       assert.equal(parts.count, Math.max(0, ...expected));
       for (let part = 1; part <= parts.count; part++) {
         const one = componentMask(parts, part);
-        assert.deepEqual(one.data, Uint8Array.from(expected, (label) => (label === part ? 1 : 0)));
+        assert.deepEqual(
+          one.data,
+          Uint8Array.from(expected, (label) => (label === part ? 1 : 0)),
+        );
         assert.equal(parts.areas[part - 1], maskArea(one));
         assert.deepEqual(parts.boxes[part - 1], maskBox(one));
       }

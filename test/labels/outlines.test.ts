@@ -1,7 +1,18 @@
 import assert from 'node:assert/strict';
 import { hash } from 'node:crypto';
 import { test } from 'node:test';
-import { cocoPolygons, decodeRle, emptyMask, encodeRle, fillRing, outlinePixelEdges, ringArea, rleArea, type Mask, type Ring } from '../../core/labels/index.ts';
+import {
+  cocoPolygons,
+  decodeRle,
+  emptyMask,
+  encodeRle,
+  fillRing,
+  outlinePixelEdges,
+  ringArea,
+  rleArea,
+  type Mask,
+  type Ring,
+} from '../../core/labels/index.ts';
 import { MASK_KINDS, maskOf, randomMask, textOf } from '../fixtures/masks.ts';
 import { askPython, missingPython } from '../fixtures/python.ts';
 import { recorded } from './recorded.ts';
@@ -25,11 +36,37 @@ function filledOuterRings(mask: Mask): Mask {
 }
 
 test('a pixel, an L, a ring with its hole', () => {
-  assert.deepEqual(outlinePixelEdges(maskOf('000/010/000')), [[[1, 1], [2, 1], [2, 2], [1, 2]]]);
-  assert.deepEqual(outlinePixelEdges(maskOf('10/11')), [[[0, 0], [1, 0], [1, 1], [2, 1], [2, 2], [0, 2]]]);
+  assert.deepEqual(outlinePixelEdges(maskOf('000/010/000')), [
+    [
+      [1, 1],
+      [2, 1],
+      [2, 2],
+      [1, 2],
+    ],
+  ]);
+  assert.deepEqual(outlinePixelEdges(maskOf('10/11')), [
+    [
+      [0, 0],
+      [1, 0],
+      [1, 1],
+      [2, 1],
+      [2, 2],
+      [0, 2],
+    ],
+  ]);
   assert.deepEqual(outlinePixelEdges(maskOf('111/101/111')), [
-    [[0, 0], [3, 0], [3, 3], [0, 3]],
-    [[1, 2], [2, 2], [2, 1], [1, 1]],
+    [
+      [0, 0],
+      [3, 0],
+      [3, 3],
+      [0, 3],
+    ],
+    [
+      [1, 2],
+      [2, 2],
+      [2, 1],
+      [1, 1],
+    ],
   ]);
   assert.deepEqual(outlinePixelEdges(maskOf('111/101/111')).map(ringArea), [9, -1]);
   assert.deepEqual(outlinePixelEdges(emptyMask(3, 3)), []);
@@ -49,7 +86,10 @@ test('all rings together hold exactly the mask; areas add up to its pixels', () 
     const rings = outlinePixelEdges(mask);
     const again = Uint8Array.from(mask.data, (_, i) => insideByCrossings(rings, i % mask.width, Math.floor(i / mask.width)));
     assert.deepEqual(again, mask.data, `seed ${seed}`);
-    assert.equal(rings.reduce((sum, ring) => sum + ringArea(ring), 0), rleArea(encodeRle(mask)));
+    assert.equal(
+      rings.reduce((sum, ring) => sum + ringArea(ring), 0),
+      rleArea(encodeRle(mask)),
+    );
     for (const ring of rings) {
       // every corner is a turn: no point lies on a straight line between its neighbours, and edges alternate
       ring.forEach(([x, y], i) => {
@@ -84,20 +124,51 @@ test('COCO polygons: pycocotools gave back the pixels of masks without holes, an
 });
 
 test('pycocotools rasterises 300 outlines as we do', { skip: missingPython('pycocotools.mask', 'numpy') }, () => {
-  const masks = Array.from({ length: 300 }, (_, seed) => randomMask(9000 + seed, 1 + ((seed * 31) % 97), 1 + ((seed * 17) % 83), MASK_KINDS[seed % 4]!)).filter((mask) => mask.data.includes(1));
+  const masks = Array.from({ length: 300 }, (_, seed) =>
+    randomMask(9000 + seed, 1 + ((seed * 31) % 97), 1 + ((seed * 17) % 83), MASK_KINDS[seed % 4]!),
+  ).filter((mask) => mask.data.includes(1));
   const script = `
 import json, sys
 from pycocotools import mask as M
 json.dump([M.merge(M.frPyObjects(m['polygons'], m['height'], m['width']))['counts'].decode() for m in json.load(sys.stdin)], sys.stdout)`;
-  const answers = askPython(script, masks.map((mask) => ({ width: mask.width, height: mask.height, polygons: cocoPolygons(encodeRle(mask)) })));
-  assert.deepEqual(answers, masks.map((mask) => encodeRle(filledOuterRings(mask)).counts));
+  const answers = askPython(
+    script,
+    masks.map((mask) => ({ width: mask.width, height: mask.height, polygons: cocoPolygons(encodeRle(mask)) })),
+  );
+  assert.deepEqual(
+    answers,
+    masks.map((mask) => encodeRle(filledOuterRings(mask)).counts),
+  );
 });
 
 test('rings off the pixel edges or outside the mask are not filled', () => {
   const mask = emptyMask(4, 4);
-  assert.equal(fillRing(mask, [[0, 0], [2, 2], [0, 2]]), false);
-  assert.equal(fillRing(mask, [[0, 0], [1.5, 0], [1.5, 1], [0, 1]]), false);
-  assert.equal(fillRing(mask, [[0, 0], [5, 0], [5, 1], [0, 1]]), false);
+  assert.equal(
+    fillRing(mask, [
+      [0, 0],
+      [2, 2],
+      [0, 2],
+    ]),
+    false,
+  );
+  assert.equal(
+    fillRing(mask, [
+      [0, 0],
+      [1.5, 0],
+      [1.5, 1],
+      [0, 1],
+    ]),
+    false,
+  );
+  assert.equal(
+    fillRing(mask, [
+      [0, 0],
+      [5, 0],
+      [5, 1],
+      [0, 1],
+    ]),
+    false,
+  );
   assert.equal(textOf(mask), '0000/0000/0000/0000');
   assert.equal(decodeRle(encodeRle(mask)).data.length, 16);
 });

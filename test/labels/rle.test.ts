@@ -1,7 +1,19 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Random } from '../../core/random.ts';
-import { decodeRle, emptyMask, encodeRle, maskArea, maskBox, maskIou, rleArea, rleBox, rleFromRuns, rleIou, rleRuns } from '../../core/labels/index.ts';
+import {
+  decodeRle,
+  emptyMask,
+  encodeRle,
+  maskArea,
+  maskBox,
+  maskIou,
+  rleArea,
+  rleBox,
+  rleFromRuns,
+  rleIou,
+  rleRuns,
+} from '../../core/labels/index.ts';
 import { MASK_KINDS, maskOf, randomMask, textOf } from '../fixtures/masks.ts';
 import { askPython, missingPython } from '../fixtures/python.ts';
 import { recorded } from './recorded.ts';
@@ -35,7 +47,10 @@ test('long runs use up to six characters, with their sign', () => {
   assert.deepEqual([...rleRuns(rle)], runs);
   // 2^27 - 7 - 1: differences of either sign around the borders of 5-bit groups
   for (const difference of [15, 16, 511, 512, 2 ** 24 - 1, 2 ** 24, 2 ** 26]) {
-    for (const pair of [[1, 1 + difference], [1 + difference, 1]]) {
+    for (const pair of [
+      [1, 1 + difference],
+      [1 + difference, 1],
+    ]) {
       const all = [1, 1, pair[0]!, 1, pair[1]!];
       assert.deepEqual([...rleRuns(rleFromRuns(all, [1, all.reduce((a, b) => a + b)]))], all);
     }
@@ -77,7 +92,9 @@ test('strings that are no run lengths of that size are refused', () => {
 });
 
 test('pycocotools agrees on 300 masks, both ways', { skip: missingPython('pycocotools.mask', 'numpy') }, () => {
-  const masks = Array.from({ length: 300 }, (_, seed) => randomMask(5000 + seed, 1 + ((seed * 31) % 97), 1 + ((seed * 17) % 83), MASK_KINDS[seed % 4]!));
+  const masks = Array.from({ length: 300 }, (_, seed) =>
+    randomMask(5000 + seed, 1 + ((seed * 31) % 97), 1 + ((seed * 17) % 83), MASK_KINDS[seed % 4]!),
+  );
   const script = `
 import json, sys, numpy as np
 from pycocotools import mask as M
@@ -88,7 +105,10 @@ for m in json.load(sys.stdin):
     same = bool((M.decode({'size': m['rle']['size'], 'counts': m['rle']['counts'].encode()}) == a).all())
     out.append({'counts': e['counts'].decode(), 'area': int(M.area(e)), 'box': [int(v) for v in M.toBbox(e)], 'same': same})
 json.dump(out, sys.stdout)`;
-  const answers = askPython(script, masks.map((mask) => ({ ...mask, bits: mask.data.join(''), data: undefined, rle: encodeRle(mask) })));
+  const answers = askPython(
+    script,
+    masks.map((mask) => ({ ...mask, bits: mask.data.join(''), data: undefined, rle: encodeRle(mask) })),
+  );
   const ours = masks.map((mask) => {
     const rle = encodeRle(mask);
     return { counts: rle.counts, area: rleArea(rle), box: rleBox(rle), same: true };

@@ -273,8 +273,7 @@ export class ReferenceExecutor implements Executor {
       for (let gy = 0; gy < gh; gy++)
         for (let gx = 0; gx < gw; gx++)
           for (let c = 0; c < C; c++)
-            for (let y = 0; y < p; y++)
-              for (let i = 0; i < p; i++) rows[at++] = x[((n * C + c) * H + gy * p + y) * W + gx * p + i]!;
+            for (let y = 0; y < p; y++) for (let i = 0; i < p; i++) rows[at++] = x[((n * C + c) * H + gy * p + y) * W + gx * p + i]!;
     const flat = leaf(rows, [N, gh * gw, C * p * p]);
     // the same storage seen as [D, C*p*p]; its gradient buffer is shared too
     const node = of(weight);
@@ -399,7 +398,8 @@ export class ReferenceExecutor implements Executor {
           sum += dy[i]! * w[d]!;
           dot += dy[i]! * w[d]! * hat[i]!;
         }
-        if (dx) for (let d = 0; d < D; d++) dx[r * D + d]! += inverse[r]! * (dy[r * D + d]! * w[d]! - sum / D - (hat[r * D + d]! * dot) / D);
+        if (dx)
+          for (let d = 0; d < D; d++) dx[r * D + d]! += inverse[r]! * (dy[r * D + d]! * w[d]! - sum / D - (hat[r * D + d]! * dot) / D);
       }
     });
   }
@@ -611,7 +611,13 @@ export class ReferenceExecutor implements Executor {
     const [R, D] = rows.shape as [number, number];
     const K = weightV.shape[0]!;
     const m = targetRows.length / R;
-    must(targets.shape[1] === K && Number.isInteger(m) && rowWeights.length === R, 'prototypeLoss', rows.shape, weightV.shape, targets.shape);
+    must(
+      targets.shape[1] === K && Number.isInteger(m) && rowWeights.length === R,
+      'prototypeLoss',
+      rows.shape,
+      weightV.shape,
+      targets.shape,
+    );
     const { logits, cosine, direction, norms } = this.#prototypes(rows, weightV, weightG);
     const q = of(targets).data;
     const g = of(weightG).data;
@@ -693,7 +699,11 @@ export class ReferenceExecutor implements Executor {
   }
 
   weightedSum(terms: readonly Tensor[], weights: readonly number[]): Tensor {
-    must(terms.length === weights.length && terms.every((term) => term.shape.length === 0), 'weightedSum', ...terms.map((term) => term.shape));
+    must(
+      terms.length === weights.length && terms.every((term) => term.shape.length === 0),
+      'weightedSum',
+      ...terms.map((term) => term.shape),
+    );
     let sum = 0;
     for (let i = 0; i < terms.length; i++) sum += weights[i]! * of(terms[i]!).data[0]!;
     return this.#result(Float64Array.of(sum), [], terms, (dy) => {

@@ -36,13 +36,16 @@ import { decodeRle } from '../../renderer/src/logic/rle.ts';
 import { kinds, pcaPicture, random, sceneHeight, scenePicture, sceneParts, sceneWidth } from './fake-pictures.ts';
 
 const variants = 24;
-const proposedImages = 36;
 
 export interface FakeOptions {
   /** Images of the project; all show one of 24 scenes. */
   images?: number;
   /** Start with the project open (default) or on the welcome page. */
   open?: boolean;
+  /** Images that have proposals, from the first. */
+  proposed?: number;
+  /** Below 1: smaller and quicker pictures. */
+  pictureScale?: number;
   /** Milliseconds every call takes. */
   delay?: number;
 }
@@ -60,7 +63,9 @@ export class FakeHost {
   readonly failNext = new Map<string, ErrorFacts>();
   readonly objects = new Map<number, ReviewObject[]>();
   readonly service: HostService;
+  readonly pictureScale: number;
   readonly #imageCount: number;
+  readonly #proposed: number;
   readonly #delay: number;
   readonly #listeners = new Set<(event: AppEvent) => void>();
   readonly #done: Step[] = [];
@@ -113,6 +118,8 @@ export class FakeHost {
   constructor(options: FakeOptions = {}) {
     this.#imageCount = options.images ?? 3200;
     this.#open = options.open ?? true;
+    this.pictureScale = options.pictureScale ?? 1;
+    this.#proposed = options.proposed ?? 36;
     this.#delay = options.delay ?? 0;
     for (const run of this.#runs)
       this.#metrics.set(
@@ -178,7 +185,7 @@ export class FakeHost {
     let found = this.objects.get(imageId);
     if (!found) {
       const next = random(imageId * 13);
-      const parts = imageId <= proposedImages ? await sceneParts((imageId - 1) % variants) : [];
+      const parts = imageId <= this.#proposed ? await sceneParts((imageId - 1) % variants) : [];
       found =
         this.objects.get(imageId) ??
         parts.map((part, index) => ({
@@ -199,7 +206,7 @@ export class FakeHost {
   }
 
   async #ready(): Promise<void> {
-    for (let id = 1; id <= Math.min(proposedImages, this.#imageCount); id++) await this.#objectsOf(id);
+    for (let id = 1; id <= Math.min(this.#proposed, this.#imageCount); id++) await this.#objectsOf(id);
     if (this.#clusters.length > 0) return;
     const all = [...this.objects.values()].flat();
     this.#clusters = [...kinds, 'shadow'].map((_, index) => {
@@ -819,14 +826,13 @@ export interface Served {
   close(): Promise<void>;
 }
 
-/** Serves the built page and the fake host on a loopback port (0: any free one). */
-export async function serve(host: FakeHost, port = 0): Promise<Served> {
-  const root = fileURLToPath(new URL('../../dist/renderer/', import.meta.url));
+/** Serves the page built at `root` and the fake host on a loopback port (0: any free one). */
+export async function serve(host: FakeHost, port = 0, root = fileURLToPath(new URL('../../dist/renderer/', import.meta.url))): Promise<Served> {
   const trpc = createHTTPHandler({ router: createRouter(host.service), basePath: '/trpc/' });
   const pictures = new Map<number, Promise<Buffer>>();
   const picture = (id: number): Promise<Buffer> => {
     const variant = (id - 1) % variants;
-    if (!pictures.has(variant)) pictures.set(variant, scenePicture(variant));
+    if (!pictures.has(variant)) pictures.set(variant, scenePicture(variant, host.pictureScale));
     return pictures.get(variant)!;
   };
   const server: Server = createServer((request, response) => {
@@ -860,7 +866,7 @@ export async function serve(host: FakeHost, port = 0): Promise<Served> {
         const whole = await picture(Number(first));
         return {
           type: 'image/jpeg',
-          body: max > 0 && max < sceneWidth ? await sharp(whole).resize(max, max, { fit: 'inside' }).jpeg().toBuffer() : whole,
+          body: max > 0 && max < sceneWidth * host.pictureScale ? await sharp(whole).resize(max, max, { fit: 'inside' }).jpeg().toBuffer() : whole,
         };
       }
       if (what === 'pca')
@@ -868,7 +874,7 @@ export async function serve(host: FakeHost, port = 0): Promise<Served> {
       if (what === 'export') return { type: 'application/json', body: Buffer.from('{"images":[],"annotations":[],"categories":[]}') };
     }
     const path = normalize(join(root, url.pathname === '/' ? 'index.html' : url.pathname));
-    if (!path.startsWith(root)) throw new Error('outside');
+    if (!path.startsWith(normalize(root))) throw new Error('outside');
     return { type: types[extname(path)] ?? 'application/octet-stream', body: await readFile(path) };
   };
   await new Promise<void>((done) => server.listen(port, '127.0.0.1', done));

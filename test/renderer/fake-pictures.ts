@@ -88,7 +88,8 @@ function place(variant: number): Placed[] {
 
 const tones = ['#a9afb5', '#8f8579', '#b39a6b', '#7d8791', '#6d7f5c'];
 
-export async function scenePicture(variant: number): Promise<Buffer> {
+/** A scene as JPEG; `scale` below 1 draws it smaller, which is quicker. */
+export async function scenePicture(variant: number, scale = 1): Promise<Buffer> {
   const next = random(variant + 7);
   const light = 0.2 + next() * 0.6;
   const ribs = Array.from(
@@ -99,20 +100,22 @@ export async function scenePicture(variant: number): Promise<Buffer> {
     .map((p) => {
       const d = shape(p.kind, p.r);
       const at = `transform="translate(${p.x} ${p.y}) rotate(${p.turn})"`;
-      return `<path d="${d}" transform="translate(${p.x + 12} ${p.y + 16}) rotate(${p.turn})" fill="#000" opacity=".45" fill-rule="evenodd" filter="url(#s)"/>
+      return `<path d="${d}" transform="translate(${p.x + 12} ${p.y + 16}) rotate(${p.turn})" fill="#000" opacity=".38" fill-rule="evenodd"/>
 <path d="${d}" ${at} fill="${tones[p.kind]}" fill-rule="evenodd"/>
 <path d="${d}" ${at} fill="url(#m)" opacity="${0.35 + p.tone * 0.4}" fill-rule="evenodd" stroke="#fff" stroke-opacity=".25" stroke-width="3"/>`;
     })
     .join('');
-  const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="${sceneWidth}" height="${sceneHeight}">
+  const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="${sceneWidth * scale}" height="${sceneHeight * scale}" viewBox="0 0 ${sceneWidth} ${sceneHeight}">
 <defs><linearGradient id="b" x2="1"><stop stop-color="#454c54"/><stop offset="${light}" stop-color="#626b75"/><stop offset="1" stop-color="#33393f"/></linearGradient>
-<linearGradient id="m" x2="1" y2="1"><stop stop-color="#fff"/><stop offset=".5" stop-color="#777"/><stop offset="1" stop-color="#111"/></linearGradient>
-<filter id="s"><feGaussianBlur stdDeviation="12"/></filter>
-<filter id="n"><feTurbulence type="fractalNoise" baseFrequency=".8" numOctaves="2" seed="${variant}"/><feColorMatrix values="0 0 0 0 .5 0 0 0 0 .5 0 0 0 0 .5 0 0 0 .28 0"/></filter></defs>
+<linearGradient id="m" x2="1" y2="1"><stop stop-color="#fff"/><stop offset=".5" stop-color="#777"/><stop offset="1" stop-color="#111"/></linearGradient></defs>
 <rect width="100%" height="100%" fill="#23272c"/><rect y="90" width="100%" height="1020" fill="url(#b)"/>${ribs}
-<rect y="84" width="100%" height="9" fill="#b9912f"/><rect y="1107" width="100%" height="9" fill="#b9912f"/>${parts}
-<rect width="100%" height="100%" filter="url(#n)"/></svg>`;
-  return sharp(Buffer.from(svg)).blur(0.7).jpeg({ quality: 88 }).toBuffer();
+<rect y="84" width="100%" height="9" fill="#b9912f"/><rect y="1107" width="100%" height="9" fill="#b9912f"/>${parts}</svg>`;
+  const noise = await sharp({ create: { width: 400, height: 300, channels: 3, background: '#808080', noise: { type: 'gaussian', mean: 128, sigma: 26 } } }).png().toBuffer();
+  return sharp(Buffer.from(svg))
+    .blur(0.8)
+    .composite([{ input: noise, tile: true, blend: 'soft-light' }])
+    .jpeg({ quality: 86 })
+    .toBuffer();
 }
 
 async function rasterize(part: Placed, grow: number): Promise<{ rle: Rle; box: Box; area: number }> {

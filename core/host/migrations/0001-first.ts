@@ -7,6 +7,8 @@ CREATE TABLE settings (
   name           TEXT NOT NULL,
   image_folder   TEXT NOT NULL,
   created_at     TEXT NOT NULL,
+  -- When a scan last went through; null: the images are not all known yet.
+  scanned_at     TEXT,
   -- Last decision in force; undo and redo move it along the timeline. 0: none.
   history_cursor INTEGER NOT NULL DEFAULT 0,
   -- Whose features the present proposals came from; null until the first pre-label job has finished.

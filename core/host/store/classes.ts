@@ -3,7 +3,20 @@ import { AppError, type ClassRow } from '../../contract/index.ts';
 import type { Reader, Writer } from '../project.ts';
 
 /** Okabe and Ito's colours for all kinds of colour vision (jfly.uni-koeln.de/color), without black, then lighter mixes. */
-const palette = ['#e69f00', '#56b4e9', '#009e73', '#f0e442', '#0072b2', '#d55e00', '#cc79a7', '#8dd3c7', '#bebada', '#fb8072', '#b3de69', '#fccde5'];
+const palette = [
+  '#e69f00',
+  '#56b4e9',
+  '#009e73',
+  '#f0e442',
+  '#0072b2',
+  '#d55e00',
+  '#cc79a7',
+  '#8dd3c7',
+  '#bebada',
+  '#fb8072',
+  '#b3de69',
+  '#fccde5',
+];
 
 export function classRows(reader: Reader): ClassRow[] {
   const rows = reader.all<{ id: number; name: string; color: string; annotations: number }>(
@@ -40,7 +53,11 @@ export function updateClass(writer: Writer, classId: number, name: string, color
 export function removeClass(writer: Writer, classId: number): void {
   const { name, annotations } = classRow(writer, classId);
   if (annotations > 0) {
-    throw new AppError('class-in-use', `${annotations} annotation${annotations === 1 ? ' is' : 's are'} of class "${name}".`, 'Give them another class first.');
+    throw new AppError(
+      'class-in-use',
+      `${annotations} annotation${annotations === 1 ? ' is' : 's are'} of class "${name}".`,
+      'Give them another class first.',
+    );
   }
   writer.run('UPDATE classes SET removed = 1 WHERE id = ?', classId);
   writer.run('UPDATE proposals SET class_id = NULL, class_set = 0 WHERE class_id = ?', classId);
@@ -58,7 +75,8 @@ export function reviveClass(writer: Writer, classId: number): void {
 
 function refuseTaken(reader: Reader, name: string, except: number | null): void {
   const taken = idOf(reader, name);
-  if (taken !== undefined && taken !== except) throw new AppError('class-name-taken', `There is already a class "${name}".`, 'Choose another name.');
+  if (taken !== undefined && taken !== except)
+    throw new AppError('class-name-taken', `There is already a class "${name}".`, 'Choose another name.');
 }
 
 function idOf(reader: Reader, name: string): number | undefined {

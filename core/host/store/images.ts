@@ -27,7 +27,12 @@ export function imagesPage(reader: Reader, { offset, limit, filter, search }: In
   }
   const where = conditions.join(' AND ');
   const total = reader.get<{ n: number }>(`SELECT count(*) AS n FROM images i WHERE ${where}`, ...values)!.n;
-  const rows = reader.all<ImageRow>(`SELECT ${imageColumns} FROM images i WHERE ${where} ORDER BY i.path, i.page LIMIT ? OFFSET ?`, ...values, limit, offset);
+  const rows = reader.all<ImageRow>(
+    `SELECT ${imageColumns} FROM images i WHERE ${where} ORDER BY i.path, i.page LIMIT ? OFFSET ?`,
+    ...values,
+    limit,
+    offset,
+  );
   return { total, rows: rows.map((row) => ({ ...row })) };
 }
 

@@ -41,7 +41,12 @@ export function presentModel(reader: Reader): { modelKey: string; checkpoint: { 
 }
 
 export function saveModel(writer: Writer, modelKey: string, checkpoint: { runId: string; step: number } | null): void {
-  writer.run('UPDATE settings SET model_key = ?, model_run_id = ?, model_step = ?', modelKey, checkpoint?.runId ?? null, checkpoint?.step ?? null);
+  writer.run(
+    'UPDATE settings SET model_key = ?, model_run_id = ?, model_step = ?',
+    modelKey,
+    checkpoint?.runId ?? null,
+    checkpoint?.step ?? null,
+  );
 }
 
 interface Example {
@@ -56,10 +61,11 @@ interface Example {
   rle_counts: string;
 }
 
-/** Annotations with a class, and rejected proposals, of the images that are still there. */
+/** Annotations with a class, rejected proposals, and images marked done, of those that are still there. */
 export function learningExamples(reader: Reader): {
   accepted: { imageId: number; classId: number; rle: Rle }[];
   rejected: { imageId: number; rle: Rle }[];
+  reviewed: number[];
 } {
   const columns = maskColumns.replace(/\w+/g, 'o.$&');
   const accepted = reader.all<Example>(
@@ -72,6 +78,7 @@ export function learningExamples(reader: Reader): {
   return {
     accepted: accepted.map((row) => ({ imageId: row.image_id, classId: row.class_id, rle: rleOf(row) })),
     rejected: rejected.map((row) => ({ imageId: row.image_id, rle: rleOf(row) })),
+    reviewed: reader.all<{ id: number }>('SELECT id FROM images WHERE present = 1 AND done = 1 ORDER BY id').map((row) => row.id),
   };
 }
 
@@ -80,3 +87,7 @@ export function setImageDone(writer: Writer, imageId: number, done: boolean): vo
   if (changes === 0) throw new AppError('bad-input', `There is no image ${imageId}.`, 'Reload the page.');
 }
 
+/** Whether a scan has ever gone through. */
+export function isScanned(reader: Reader): boolean {
+  return reader.get<{ scanned_at: string | null }>('SELECT scanned_at FROM settings')!.scanned_at !== null;
+}

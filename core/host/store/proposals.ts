@@ -47,9 +47,18 @@ export const rleOf = (row: MaskColumns): Rle => ({ size: [row.rle_height, row.rl
  * @param inheritAll also inherit unnamed clusters: for 'learn', which does not cluster anew
  * @returns the new row id of each draft, null where dropped
  */
-export function replaceProposals(writer: Writer, imageId: number, drafts: readonly ProposalDraft[], modelKey: string, inheritAll: boolean): (number | null)[] {
+export function replaceProposals(
+  writer: Writer,
+  imageId: number,
+  drafts: readonly ProposalDraft[],
+  modelKey: string,
+  inheritAll: boolean,
+): (number | null)[] {
   const kept: Kept[] = [
-    ...writer.all<MaskColumns & { state: string }>(`SELECT state, ${maskColumns} FROM annotations WHERE image_id = ? AND removed = 0`, imageId),
+    ...writer.all<MaskColumns & { state: string }>(
+      `SELECT state, ${maskColumns} FROM annotations WHERE image_id = ? AND removed = 0`,
+      imageId,
+    ),
     ...writer.all<MaskColumns & { state: string }>(
       `SELECT state, ${maskColumns} FROM proposals WHERE image_id = ? AND (state IN ('rejected', 'unsure') OR (state = 'proposed' AND class_set = 1))`,
       imageId,
@@ -104,7 +113,11 @@ function bestMatch(draft: ProposalDraft, candidates: readonly Replaced[]): Repla
 /** IoU of two masks of one image; 0 without decoding when the boxes do not meet or the image's size has changed. */
 function overlap(a: { rle: Rle; box: Box }, b: { rle: Rle; box: Box }): number {
   if (a.rle.size[0] !== b.rle.size[0] || a.rle.size[1] !== b.rle.size[1]) return 0;
-  const apart = a.box[0] >= b.box[0] + b.box[2] || b.box[0] >= a.box[0] + a.box[2] || a.box[1] >= b.box[1] + b.box[3] || b.box[1] >= a.box[1] + a.box[3];
+  const apart =
+    a.box[0] >= b.box[0] + b.box[2] ||
+    b.box[0] >= a.box[0] + a.box[2] ||
+    a.box[1] >= b.box[1] + b.box[3] ||
+    b.box[1] >= a.box[1] + a.box[3];
   return apart ? 0 : rleIou(a.rle, b.rle);
 }
 
@@ -125,7 +138,12 @@ export function replaceClusters(writer: Writer, clusters: readonly NewCluster[])
     const { id } = writer.run('INSERT INTO clusters (compactness) VALUES (?)', compactness);
     for (const proposalId of members) writer.run('UPDATE proposals SET cluster_id = ? WHERE id = ? AND cluster_id IS NULL', id, proposalId);
     examples.forEach((proposalId, position) =>
-      writer.run('INSERT INTO cluster_examples (cluster_id, position, proposal_id) SELECT ?, ?, id FROM proposals WHERE id = ?', id, position, proposalId),
+      writer.run(
+        'INSERT INTO cluster_examples (cluster_id, position, proposal_id) SELECT ?, ?, id FROM proposals WHERE id = ?',
+        id,
+        position,
+        proposalId,
+      ),
     );
   }
 }
@@ -180,7 +198,11 @@ export function nameCluster(writer: Writer, clusterId: number, classId: number |
   clusterCard(writer, clusterId);
   if (classId !== null) classRow(writer, classId);
   writer.run('UPDATE clusters SET class_id = ? WHERE id = ?', classId, clusterId);
-  writer.run("UPDATE proposals SET class_id = ? WHERE cluster_id = ? AND state IN ('proposed', 'unsure') AND class_set = 0", classId, clusterId);
+  writer.run(
+    "UPDATE proposals SET class_id = ? WHERE cluster_id = ? AND state IN ('proposed', 'unsure') AND class_set = 0",
+    classId,
+    clusterId,
+  );
 }
 
 export function discardCluster(writer: Writer, clusterId: number, discarded: boolean): void {

@@ -3,7 +3,16 @@
  * what changed. The history is append-only; `settings.history_cursor` says which decision is the last in force, so undo
  * and redo work across images and restarts.
  */
-import { AppError, type Box, type Decision, type ReviewChange, type ReviewImage, type ReviewObject, type ReviewStats, type Rle } from '../../contract/index.ts';
+import {
+  AppError,
+  type Box,
+  type Decision,
+  type ReviewChange,
+  type ReviewImage,
+  type ReviewObject,
+  type ReviewStats,
+  type Rle,
+} from '../../contract/index.ts';
 import { rleArea, rleBox, rleIou } from '../../labels/index.ts';
 import type { Reader, Writer } from '../project.ts';
 import { asClass, classRow, reviveClass } from './classes.ts';
@@ -65,7 +74,10 @@ export function reviewImage(reader: Reader, imageId: number): ReviewImage {
 
 /** Annotations, then proposals that did not become one: undecided, unsure, rejected; surest first. */
 function objectsOf(reader: Reader, imageId: number): ReviewObject[] {
-  const annotations = reader.all<ObjectRow>(`SELECT ${annotationColumns} FROM annotations WHERE image_id = ? AND removed = 0 ORDER BY id`, imageId);
+  const annotations = reader.all<ObjectRow>(
+    `SELECT ${annotationColumns} FROM annotations WHERE image_id = ? AND removed = 0 ORDER BY id`,
+    imageId,
+  );
   const proposals = reader.all<ObjectRow>(
     `SELECT ${proposalColumns} FROM proposals WHERE image_id = ? AND state IN ('proposed', 'unsure', 'rejected') AND discarded = 0 ORDER BY score DESC, id`,
     imageId,
@@ -172,12 +184,22 @@ function apply(writer: Writer, decision: Decision): Applied {
       const proposal = proposalRow(writer, decision.proposalId);
       refuseUnless(proposal, ['proposed', 'unsure']);
       const changes = [setProposal(writer, proposal, { classId: decision.classId, classSet: 1 })];
-      return { imageId: proposal.image_id, label: decision.classId === null ? 'Class taken away' : `Named${asClass(writer, decision.classId)}`, changes, pixels: 0 };
+      return {
+        imageId: proposal.image_id,
+        label: decision.classId === null ? 'Class taken away' : `Named${asClass(writer, decision.classId)}`,
+        changes,
+        pixels: 0,
+      };
     }
     case 'draw': {
       checkMask(writer, decision.imageId, decision.rle);
       const drawn = addAnnotation(writer, decision.imageId, null, decision.classId, 'drawn', decision.rle);
-      return { imageId: decision.imageId, label: `Drawn${asClass(writer, decision.classId)}`, changes: [drawn], pixels: rleArea(decision.rle) };
+      return {
+        imageId: decision.imageId,
+        label: `Drawn${asClass(writer, decision.classId)}`,
+        changes: [drawn],
+        pixels: rleArea(decision.rle),
+      };
     }
     case 'editAnnotation': {
       const annotation = annotationRow(writer, decision.annotationId);
@@ -187,7 +209,12 @@ function apply(writer: Writer, decision: Decision): Applied {
       const classId = decision.classId ?? annotation.class_id;
       const changes = [setAnnotation(writer, annotation, { state, classId, rle: pixels > 0 ? decision.rle : null })];
       if (state !== annotation.state) changes.push(...setOrigin(writer, annotation.id, state));
-      return { imageId: annotation.image_id, label: pixels > 0 ? `Edited${asClass(writer, classId)}` : `Named${asClass(writer, classId)}`, changes, pixels };
+      return {
+        imageId: annotation.image_id,
+        label: pixels > 0 ? `Edited${asClass(writer, classId)}` : `Named${asClass(writer, classId)}`,
+        changes,
+        pixels,
+      };
     }
     case 'removeAnnotation': {
       const annotation = annotationRow(writer, decision.annotationId);
@@ -203,7 +230,12 @@ function apply(writer: Writer, decision: Decision): Applied {
       );
       if (undecided.length === 0) throw new AppError('bad-input', 'Nothing in this image is undecided.', 'Go on to the next image.');
       const changes = undecided.flatMap((proposal) => accept(writer, proposal, proposal.class_id, 'accepted', rleOf(proposal)));
-      return { imageId: decision.imageId, label: `Accepted ${undecided.length} proposal${undecided.length === 1 ? '' : 's'}`, changes, pixels: 0 };
+      return {
+        imageId: decision.imageId,
+        label: `Accepted ${undecided.length} proposal${undecided.length === 1 ? '' : 's'}`,
+        changes,
+        pixels: 0,
+      };
     }
   }
 }
@@ -220,7 +252,11 @@ function checkMask(reader: Reader, imageId: number, rle: Rle): void {
   if (!image) throw gone('image', imageId);
   const [height, width] = rle.size;
   if (width !== image.width || height !== image.height) {
-    throw new AppError('masks-mismatch', `The mask is ${width} x ${height} pixels, ${image.path} is ${image.width} x ${image.height}.`, 'Reload the image and draw again.');
+    throw new AppError(
+      'masks-mismatch',
+      `The mask is ${width} x ${height} pixels, ${image.path} is ${image.width} x ${image.height}.`,
+      'Reload the image and draw again.',
+    );
   }
   if (rleArea(rle) === 0) throw new AppError('mask-invalid', 'The mask has no pixels.', 'Paint something, or reject or remove the object.');
 }
@@ -254,7 +290,14 @@ function setProposal(writer: Writer, before: ObjectRow, to: { state?: string; cl
   return change;
 }
 
-function addAnnotation(writer: Writer, imageId: number, proposalId: number | null, classId: number | null, state: string, rle: Rle): Change {
+function addAnnotation(
+  writer: Writer,
+  imageId: number,
+  proposalId: number | null,
+  classId: number | null,
+  state: string,
+  rle: Rle,
+): Change {
   const { id } = writer.run(
     `INSERT INTO annotations (image_id, proposal_id, class_id, state, ${maskColumns}, area) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
     imageId,
@@ -268,7 +311,15 @@ function addAnnotation(writer: Writer, imageId: number, proposalId: number | nul
     rleArea(rle),
   );
   const none = { before_class_set: 0, after_class_set: 0, before_counts: null, after_counts: null };
-  return { object: 'annotation', object_id: id, before_state: 'absent', after_state: state, before_class_id: classId, after_class_id: classId, ...none };
+  return {
+    object: 'annotation',
+    object_id: id,
+    before_state: 'absent',
+    after_state: state,
+    before_class_id: classId,
+    after_class_id: classId,
+    ...none,
+  };
 }
 
 function setAnnotation(writer: Writer, before: ObjectRow, to: { state: string; classId: number | null; rle: Rle | null }): Change {
@@ -304,7 +355,13 @@ function writeSide(writer: Writer, change: Change, side: 'before' | 'after'): vo
   const counts = change[`${side}_counts`];
   if (classId !== null) reviveClass(writer, classId);
   if (change.object === 'proposal') {
-    writer.run('UPDATE proposals SET state = ?, class_id = ?, class_set = ? WHERE id = ?', state, classId, change[`${side}_class_set`], change.object_id);
+    writer.run(
+      'UPDATE proposals SET state = ?, class_id = ?, class_set = ? WHERE id = ?',
+      state,
+      classId,
+      change[`${side}_class_set`],
+      change.object_id,
+    );
     return;
   }
   if (state === 'absent') {
@@ -313,7 +370,10 @@ function writeSide(writer: Writer, change: Change, side: 'before' | 'after'): vo
   }
   writer.run('UPDATE annotations SET removed = 0, state = ?, class_id = ? WHERE id = ?', state, classId, change.object_id);
   if (counts === null) return;
-  const size = writer.get<{ rle_width: number; rle_height: number }>('SELECT rle_width, rle_height FROM annotations WHERE id = ?', change.object_id)!;
+  const size = writer.get<{ rle_width: number; rle_height: number }>(
+    'SELECT rle_width, rle_height FROM annotations WHERE id = ?',
+    change.object_id,
+  )!;
   const rle: Rle = { size: [size.rle_height, size.rle_width], counts };
   const box: Box = rleBox(rle);
   writer.run(
@@ -332,7 +392,10 @@ export function undo(writer: Writer, reviewer: string): ReviewChange {
   const target = stepAt(writer, 'back');
   if (!target) throw new AppError('nothing-to-undo', 'There is nothing to undo.', 'Go on reviewing.');
   for (const one of changesOf(writer, target.id).reverse()) writeSide(writer, one, 'before');
-  const previous = writer.get<{ id: number }>('SELECT id FROM decisions WHERE step = 1 AND abandoned = 0 AND id < ? ORDER BY id DESC LIMIT 1', target.id);
+  const previous = writer.get<{ id: number }>(
+    'SELECT id FROM decisions WHERE step = 1 AND abandoned = 0 AND id < ? ORDER BY id DESC LIMIT 1',
+    target.id,
+  );
   writer.run('UPDATE settings SET history_cursor = ?', previous?.id ?? 0);
   return note(writer, 'undo', target, reviewer);
 }
@@ -353,7 +416,14 @@ function note(writer: Writer, action: 'undo' | 'redo', target: DecisionRow, revi
 }
 
 /** Writes something into the history that is no step of it. */
-export function saveNote(writer: Writer, action: string, label: string, reviewer: string, imageId: number | null = null, targetId: number | null = null): void {
+export function saveNote(
+  writer: Writer,
+  action: string,
+  label: string,
+  reviewer: string,
+  imageId: number | null = null,
+  targetId: number | null = null,
+): void {
   writer.run(
     `INSERT INTO decisions (at, reviewer, action, label, image_id, seconds, objects, pixels_changed, step, target_id) VALUES (?, ?, ?, ?, ?, 0, 0, 0, 0, ?)`,
     new Date().toISOString(),
@@ -371,7 +441,10 @@ function cursorOf(reader: Reader): number {
 
 function stepAt(reader: Reader, way: 'back' | 'forward'): DecisionRow | undefined {
   const where = way === 'back' ? 'id <= ? ORDER BY id DESC' : 'id > ? ORDER BY id';
-  return reader.get<DecisionRow>(`SELECT id, label, image_id FROM decisions WHERE step = 1 AND abandoned = 0 AND ${where} LIMIT 1`, cursorOf(reader));
+  return reader.get<DecisionRow>(
+    `SELECT id, label, image_id FROM decisions WHERE step = 1 AND abandoned = 0 AND ${where} LIMIT 1`,
+    cursorOf(reader),
+  );
 }
 
 function changesOf(reader: Reader, decisionId: number): Change[] {
@@ -395,7 +468,9 @@ export function reviewStats(reader: Reader, perReviewer: boolean): ReviewStats {
   )!;
   // Decisions in force; a decision about n objects at once took 1/n of its time for each.
   const inForce = `FROM decisions WHERE step = 1 AND abandoned = 0 AND id <= ${cursorOf(reader)}`;
-  const seconds = reader.all<{ s: number }>(`SELECT min(seconds, ${longestActiveSeconds}) / max(objects, 1) AS s ${inForce} ORDER BY s`).map((row) => row.s);
+  const seconds = reader
+    .all<{ s: number }>(`SELECT min(seconds, ${longestActiveSeconds}) / max(objects, 1) AS s ${inForce} ORDER BY s`)
+    .map((row) => row.s);
   const by = perReviewer
     ? reader.all<{ reviewer: string; decided: number; seconds: number }>(
         `SELECT reviewer, sum(objects) AS decided, sum(min(seconds, ${longestActiveSeconds})) AS seconds ${inForce} AND reviewer <> '' GROUP BY reviewer ORDER BY reviewer`,

@@ -111,18 +111,25 @@ export function savePca(writer: Writer, runId: string, event: { step: number; im
   writer.run('INSERT OR REPLACE INTO pca_steps (run_id, step, explained) VALUES (?, ?, ?)', runId, event.step, event.explained);
   event.imagePaths.forEach((path, position) => {
     const imageId = imageIdOf(writer, path);
-    if (imageId !== undefined) writer.run('INSERT INTO pca_pictures (run_id, step, position, image_id) VALUES (?, ?, ?, ?)', runId, event.step, position, imageId);
+    if (imageId !== undefined)
+      writer.run('INSERT INTO pca_pictures (run_id, step, position, image_id) VALUES (?, ?, ?, ?)', runId, event.step, position, imageId);
   });
 }
 
 export function pcaSteps(reader: Reader, runId: string): PcaStep[] {
-  return reader.all<{ step: number; explained: number }>('SELECT step, explained FROM pca_steps WHERE run_id = ? ORDER BY step', runId).map(({ step, explained }) => ({
-    step,
-    explained,
-    pictures: reader
-      .all<{ position: number; imageId: number }>('SELECT position, image_id AS imageId FROM pca_pictures WHERE run_id = ? AND step = ? ORDER BY position', runId, step)
-      .map(({ position, imageId }) => ({ imageId, url: `/files/pca/${runId}/${step}/${position}` })),
-  }));
+  return reader
+    .all<{ step: number; explained: number }>('SELECT step, explained FROM pca_steps WHERE run_id = ? ORDER BY step', runId)
+    .map(({ step, explained }) => ({
+      step,
+      explained,
+      pictures: reader
+        .all<{ position: number; imageId: number }>(
+          'SELECT position, image_id AS imageId FROM pca_pictures WHERE run_id = ? AND step = ? ORDER BY position',
+          runId,
+          step,
+        )
+        .map(({ position, imageId }) => ({ imageId, url: `/files/pca/${runId}/${step}/${position}` })),
+    }));
 }
 
 function entries(dir: string): string[] {

@@ -23,8 +23,8 @@ const blockRows = 48;
 const blockFlops = 4e6;
 /** Up to so many rows, packing the right side apart would cost a noticeable part of the product. */
 const fewRows = 160;
-/** Floats of packed right side in scratch, half of a usual second-level cache. */
-const scratchFloats = 65536;
+/** Steps of the right side that kernels/gemm.ts packs at a time. */
+const depth = 256;
 
 function blockColumns(rows: number, k: number, n: number): number {
   const wanted = roundUp(blockFlops / (2 * Math.min(rows, blockRows) * Math.max(k, 1)), 8);
@@ -87,9 +87,10 @@ function fewRowsProduct(
   accumulate: number,
   end: readonly number[],
 ): void {
-  const most = Math.floor(scratchFloats / Math.max(k, 1) / 8) * 8;
-  const columns = Math.min(Math.max(8, most), 64, roundUp(n, 8));
-  engine.pool.scratch(256 + columns * k * 4);
+  // Untransposed, the right side is read in stretches of so many floats: long ones, but enough chunks for the threads.
+  const most = transposed ? 32 : 128;
+  const columns = Math.min(most, Math.max(16, roundUp(n / 16, 16)), roundUp(n, 8));
+  engine.pool.scratch(256 + depth * columns * 4);
   const args = [m, n, k, a, k * 4, 4, b, stride, transposed, c, n * 4, accumulate, columns, ...end];
   engine.pool.run('kProductFewRows', Math.ceil(n / columns), args, 2 * m * n * k);
 }

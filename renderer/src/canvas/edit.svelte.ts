@@ -29,6 +29,7 @@ export class EditSession {
   readonly tiles: MaskTiles;
   tool = $state<Tool>('brush');
   classId = $state<number | null>(null);
+  color = $state('#ffffff');
   /** Corners of the polygon being drawn, in image pixels. */
   corners = $state.raw<readonly Point[]>([]);
   /** Goes up with every change of pixels. */
@@ -49,6 +50,7 @@ export class EditSession {
     this.imageId = options.imageId;
     this.target = options.target;
     this.classId = options.classId;
+    this.color = options.color;
     this.#bitmap = options.rle ? bitmapFromRle(options.rle) : emptyBitmap(options.image.width, options.image.height);
     this.#settled = this.#bitmap.data.slice();
     this.#startedChanged = options.changed;
@@ -129,6 +131,7 @@ export class EditSession {
 
   setClass(classId: number | null, color: string): void {
     this.classId = classId;
+    this.color = color;
     this.tiles.recolor(color);
     this.version++;
     if (this.changed) this.#keep(this.draft());

@@ -1,6 +1,6 @@
 /** The mask under the brush as pictures: tiles of the image, redrawn only where a stroke went. */
 import { rgb } from '../logic/colors.ts';
-import type { Bitmap, Rect } from '../logic/bitmap.ts';
+import { contentRect, type Bitmap, type Rect } from '../logic/bitmap.ts';
 import type { Viewport } from '../logic/viewport.ts';
 
 const side = 512;
@@ -15,13 +15,19 @@ export class MaskTiles {
     this.#bitmap = bitmap;
     this.#columns = Math.ceil(bitmap.width / side);
     this.#color = color;
-    this.update({ left: 0, top: 0, right: bitmap.width, bottom: bitmap.height });
+    this.#updateAll();
   }
 
   recolor(color: string): void {
     if (color === this.#color) return;
     this.#color = color;
-    this.update({ left: 0, top: 0, right: this.#bitmap.width, bottom: this.#bitmap.height });
+    this.#updateAll();
+  }
+
+  /** Large images are mostly empty: only the part with pixels is gone through. */
+  #updateAll(): void {
+    const rect = contentRect(this.#bitmap);
+    if (rect) this.update(rect);
   }
 
   /** Draws the pixels of a rectangle anew. */

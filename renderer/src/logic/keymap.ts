@@ -82,7 +82,7 @@ export const keyHelp: readonly { readonly title: string; readonly keys: readonly
   {
     title: 'Move',
     keys: [
-      ['Tab', 'Next object'],
+      ['Tab', 'Next object (after Esc: next control)'],
       ['Shift Tab', 'Previous object'],
       ['D', 'Next image'],
       ['A', 'Previous image'],

@@ -40,12 +40,16 @@ export class ImageList {
 
   /** Forgets the pages and asks for the first again, as when the filter changes. */
   reset(): void {
+    this.clear();
+    this.need(0, 1);
+  }
+
+  clear(): void {
     this.#turn++;
     this.#pages = new Map();
     this.#wanted.clear();
     this.total = null;
     this.error = null;
-    this.need(0, 1);
   }
 
   /** Asks again for the loaded pages, keeping what is shown until the answers are here. */

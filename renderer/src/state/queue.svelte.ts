@@ -23,6 +23,9 @@ export class ReviewQueue {
   readonly items = new Loaded<readonly QueueItem[]>(() => api.queue.query({ order: this.order, classId: this.classId, clusterId: this.clusterId, limit }));
   /** Images in the order first met; one that is finished keeps its place until the filter changes. */
   #sequence = $state.raw<readonly number[]>([]);
+  /** Paths of the queue's images, for show; filled in behind. */
+  paths = $state.raw<ReadonlyMap<number, string>>(new Map());
+  #naming = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   readonly images: readonly QueueImage[] = $derived.by(() => {
@@ -46,6 +49,24 @@ export class ReviewQueue {
   async refresh(): Promise<void> {
     await this.items.load();
     this.#sequence = [...new Set([...this.#sequence, ...(this.items.value ?? []).map((item) => item.imageId)])];
+    void this.#readPaths();
+  }
+
+  /** The queue knows ids only: goes through the image list, page by page, until every image of the queue has its name. */
+  async #readPaths(): Promise<void> {
+    const missing = (): boolean => this.#sequence.some((imageId) => !this.paths.has(imageId));
+    if (this.#naming || !missing()) return;
+    this.#naming = true;
+    try {
+      for (let offset = 0, total = 1; offset < total && missing(); offset += limit) {
+        const page = await api.imagesPage.query({ offset, limit, filter: 'all', search: '' });
+        total = page.total;
+        this.paths = new Map([...this.paths, ...page.rows.map((row) => [row.id, row.path] as const)]);
+      }
+    } catch {
+      // Numbers are shown instead of names.
+    }
+    this.#naming = false;
   }
 
   /** After decisions of our own and of the machine: at most once a second. */

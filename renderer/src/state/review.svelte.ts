@@ -174,8 +174,9 @@ class Review {
     this.queue.classId = null;
     this.queue.clusterId = null;
     this.queue.mode = 'queue';
+    this.queue.paths = new Map();
     this.queue.items.clear();
-    this.queue.all.reset();
+    this.queue.all.clear();
   }
 
   // --- selection ------------------------------------------------------------------------------------------------------
@@ -330,8 +331,10 @@ class Review {
     if (dropped) this.queue.drop(dropped);
     this.outstanding++;
     this.#chain = this.#chain.then(() => this.#send(decision, imageId, before, draft));
-    if (leaving) this.#advance(this.list.some((o) => keyOf(o) === keyOf(leaving)) ? this.list : mark(list, this.objects, leaving), keyOf(leaving));
+    if (leaving) this.#advance(withoutChoice(list, this.objects, leaving), keyOf(leaving));
     else if (dropped) this.#advance([], null);
+    else if (decision.action === 'draw') this.selected = keyOf(this.objects.at(-1)!);
+    else if (decision.action === 'edit') this.selected = `annotation:${-decision.proposalId}`;
   }
 
   async #send(decision: Decision, imageId: number, before: readonly ReviewObject[], draft: Draft | undefined): Promise<void> {
@@ -463,6 +466,7 @@ class Review {
         label: 'Undo',
         run: () => {
           this.#keep(draft);
+          if (route.page !== 'review') route.go(`review/image/${draft.imageId}`);
           if (this.image?.id === draft.imageId) this.#restoreDraft();
           else void this.open(draft.imageId);
         },
@@ -524,10 +528,10 @@ function draftKey(draft: Draft): string {
   return `${draft.imageId}/${draft.target.kind}/${draft.target.id}`;
 }
 
-/** The list as it was, with the states of now: where "next" is counted from when the decided object has left the list. */
-function mark(list: readonly ReviewObject[], now: readonly ReviewObject[], leaving: ReviewObject): ReviewObject[] {
+/** The list in the order it was shown, with the states of now; the object just decided keeps its place but is no choice. */
+function withoutChoice(list: readonly ReviewObject[], now: readonly ReviewObject[], decided: ReviewObject): ReviewObject[] {
   return list.flatMap((o) => {
-    if (o === leaving) return [{ ...o, state: 'rejected' as const }];
+    if (keyOf(o) === keyOf(decided)) return [{ ...o, state: 'rejected' as const }];
     const current = now.find((other) => keyOf(other) === keyOf(o));
     return current ? [current] : [];
   });

@@ -249,104 +249,6 @@ function transpose4(from: usize, stride: usize, to: usize): void {
   v128.store(to, v128.shuffle<f32>(ab1, cd1, 2, 3, 6, 7), 96);
 }
 
-/**
- * C[m,n] (+)= X[m,k] W[n,k]^T without packing: both are read along k, four lanes of k in each register, three rows of X
- * against four of W. For few rows, where packing W would cost as much as the product.
- */
-export function productOfRows(m: i32, n: i32, k: i32, x: usize, xs: usize, w: usize, ws: usize, c: usize, ldc: usize, accumulate: bool): void {
-  // Longer than the panels' depth: each part ends with sums over lanes.
-  const parts = max(1, (k + 511) / 512);
-  const depth = ((k + parts - 1) / parts + 3) & ~3;
-  let k0 = 0;
-  do {
-    const kk = min(depth, k - k0);
-    const add = accumulate || k0 > 0;
-    for (let j = 0; j < n; j += 4) {
-      const columns = min(4, n - j);
-      const w0 = w + <usize>j * ws + (<usize>k0 << 2);
-      const w1 = columns > 1 ? w0 + ws : w0;
-      const w2 = columns > 2 ? w1 + ws : w0;
-      const w3 = columns > 3 ? w2 + ws : w0;
-      for (let i = 0; i < m; i += 3) {
-        const rows = min(3, m - i);
-        const x0 = x + <usize>i * xs + (<usize>k0 << 2);
-        const cp = c + <usize>i * ldc + (<usize>j << 2);
-        rowsTile(rows, columns, kk, x0, rows > 1 ? x0 + xs : x0, rows > 2 ? x0 + xs * 2 : x0, w0, w1, w2, w3, cp, ldc, add);
-      }
-    }
-    k0 += depth;
-  } while (k0 < k);
-}
-
-// @ts-ignore: decorator
-@inline
-function rowsTile(
-  rows: i32,
-  columns: i32,
-  k: i32,
-  x0: usize,
-  x1: usize,
-  x2: usize,
-  w0: usize,
-  w1: usize,
-  w2: usize,
-  w3: usize,
-  c: usize,
-  ldc: usize,
-  accumulate: bool,
-): void {
-  let s00 = f32x4.splat(0), s01 = f32x4.splat(0), s02 = f32x4.splat(0), s03 = f32x4.splat(0);
-  let s10 = f32x4.splat(0), s11 = f32x4.splat(0), s12 = f32x4.splat(0), s13 = f32x4.splat(0);
-  let s20 = f32x4.splat(0), s21 = f32x4.splat(0), s22 = f32x4.splat(0), s23 = f32x4.splat(0);
-  const whole = <usize>(k & ~3) << 2;
-  for (let o: usize = 0; o < whole; o += 16) {
-    const a0 = v128.load(x0 + o);
-    const a1 = v128.load(x1 + o);
-    const a2 = v128.load(x2 + o);
-    let b = v128.load(w0 + o);
-    s00 = madd(a0, b, s00); s10 = madd(a1, b, s10); s20 = madd(a2, b, s20);
-    b = v128.load(w1 + o);
-    s01 = madd(a0, b, s01); s11 = madd(a1, b, s11); s21 = madd(a2, b, s21);
-    b = v128.load(w2 + o);
-    s02 = madd(a0, b, s02); s12 = madd(a1, b, s12); s22 = madd(a2, b, s22);
-    b = v128.load(w3 + o);
-    s03 = madd(a0, b, s03); s13 = madd(a1, b, s13); s23 = madd(a2, b, s23);
-  }
-  if (k & 3) {
-    const left = k & 3;
-    const a0 = loadUpTo4(x0 + whole, left);
-    const a1 = loadUpTo4(x1 + whole, left);
-    const a2 = loadUpTo4(x2 + whole, left);
-    let b = loadUpTo4(w0 + whole, left);
-    s00 = madd(a0, b, s00); s10 = madd(a1, b, s10); s20 = madd(a2, b, s20);
-    b = loadUpTo4(w1 + whole, left);
-    s01 = madd(a0, b, s01); s11 = madd(a1, b, s11); s21 = madd(a2, b, s21);
-    b = loadUpTo4(w2 + whole, left);
-    s02 = madd(a0, b, s02); s12 = madd(a1, b, s12); s22 = madd(a2, b, s22);
-    b = loadUpTo4(w3 + whole, left);
-    s03 = madd(a0, b, s03); s13 = madd(a1, b, s13); s23 = madd(a2, b, s23);
-  }
-  putRow(sum4(s00, s01, s02, s03), columns, c, accumulate);
-  if (rows > 1) putRow(sum4(s10, s11, s12, s13), columns, c + ldc, accumulate);
-  if (rows > 2) putRow(sum4(s20, s21, s22, s23), columns, c + ldc * 2, accumulate);
-}
-
-/** Sums over the lanes of four registers, one result a lane. */
-// @ts-ignore: decorator
-@inline
-function sum4(a: v128, b: v128, c: v128, d: v128): v128 {
-  const ab = f32x4.add(v128.shuffle<f32>(a, b, 0, 4, 1, 5), v128.shuffle<f32>(a, b, 2, 6, 3, 7));
-  const cd = f32x4.add(v128.shuffle<f32>(c, d, 0, 4, 1, 5), v128.shuffle<f32>(c, d, 2, 6, 3, 7));
-  return f32x4.add(v128.shuffle<f32>(ab, cd, 0, 1, 4, 5), v128.shuffle<f32>(ab, cd, 2, 3, 6, 7));
-}
-
-// @ts-ignore: decorator
-@inline
-function putRow(v: v128, columns: i32, c: usize, accumulate: bool): void {
-  if (accumulate) v = f32x4.add(v, loadUpTo4(c, columns));
-  storeUpTo4(c, v, columns);
-}
-
 // --- what follows a product while its block is still in the cache ---------------------------------------------------
 
 /** Epilogues; the numbers stand in ../products.ts too. */
@@ -472,34 +374,27 @@ function product6(rows: i32, columns: i32, k: i32, a: usize, b: usize, bks: usiz
 /**
  * C (+)= A B for few rows: each chunk packs its own columns of B in scratch, so B is read from memory once.
  * [m, n, k, a, ars, aks, b, stride, transposed, c, ldc, accumulate, blockColumns, epilogue, vector, slope]
- * B is [k,n], or [n,k] when transposed; its rows lie stride bytes apart. Scratch: 256 + k blockColumns 4 bytes.
+ * B is [k,n], or [n,k] when transposed; its rows lie stride bytes apart. Scratch: 256 + DEPTH * blockColumns * 4 bytes.
  */
 export function kProductFewRows(p: usize, chunk: i32): void {
   const m = int(p, 0);
   const k = int(p, 2);
+  const aks = ptr(p, 5);
   const stride = ptr(p, 7);
+  const transposed = int(p, 8) != 0;
   const ldc = ptr(p, 10);
   const j0 = chunk * int(p, 12);
   const columns = min(int(p, 12), int(p, 1) - j0);
   const panels = scratch() + 256;
-  if (int(p, 8)) packTransposed(0, (columns + 7) >> 3, columns, k, ptr(p, 6) + <usize>j0 * stride, stride, panels);
-  else packRows(0, k, k, columns, ptr(p, 6) + (<usize>j0 << 2), stride, panels, 8);
+  const b = ptr(p, 6) + (transposed ? <usize>j0 * stride : <usize>j0 << 2);
   const c = ptr(p, 9) + (<usize>j0 << 2);
-  product(m, columns, k, ptr(p, 3), ptr(p, 4), ptr(p, 5), panels, 32, <usize>k << 5, c, ldc, int(p, 11) != 0);
+  for (let k0 = 0; k0 < k; k0 += DEPTH) {
+    const kk = min(DEPTH, k - k0);
+    if (transposed) packTransposed(0, (columns + 7) >> 3, columns, kk, b + (<usize>k0 << 2), stride, panels);
+    else packRows(0, kk, kk, columns, b + <usize>k0 * stride, stride, panels, 8);
+    const a = ptr(p, 3) + <usize>k0 * aks;
+    product(m, columns, kk, a, ptr(p, 4), aks, panels, 32, <usize>kk << 5, c, ldc, k0 > 0 || int(p, 11) != 0);
+  }
   const kind = int(p, 13);
   if (kind) epilogue(kind, m, columns, c, ldc, ptr(p, 14) + (<usize>j0 << 2), ptr(p, 15) ? ptr(p, 15) + (<usize>j0 << 2) : 0);
-}
-
-/** productOfRows by blocks of columns. [m, n, k, x, xs, w, ws, c, ldc, accumulate, blockColumns, epilogue, vector, slope] */
-export function kProductOfRows(p: usize, chunk: i32): void {
-  const m = int(p, 0);
-  const ldc = ptr(p, 8);
-  const blockColumns = int(p, 10);
-  const j0 = chunk * blockColumns;
-  const columns = min(blockColumns, int(p, 1) - j0);
-  const c = ptr(p, 7) + (<usize>j0 << 2);
-  const ws = ptr(p, 6);
-  productOfRows(m, columns, int(p, 2), ptr(p, 3), ptr(p, 4), ptr(p, 5) + <usize>j0 * ws, ws, c, ldc, int(p, 9) != 0);
-  const kind = int(p, 11);
-  if (kind) epilogue(kind, m, columns, c, ldc, ptr(p, 12) + (<usize>j0 << 2), ptr(p, 13) ? ptr(p, 13) + (<usize>j0 << 2) : 0);
 }

@@ -1,6 +1,6 @@
 // Everything the executor calls by name. Functions that start with k are kernels (arguments, chunk).
 export * from './pool';
-export { kPackRows, kPackTransposed, kProduct, kProductPacked, kProductOfRows, kProductFewRows } from './gemm';
+export { kPackRows, kPackTransposed, kProduct, kProductPacked, kProductFewRows } from './gemm';
 export * from './attention';
 export * from './normalize';
 export * from './elementwise';

@@ -1,0 +1,177 @@
+/** The job without labels: features of every image, regions and objects of each, clusters over the set. */
+import type { JobEvent, ProposalDraft } from '../contract/index.ts';
+import { readCache, writeCache } from './cachefile.ts';
+import { clusterRegions } from './cluster.ts';
+import type { ClusterOptions } from './cluster.ts';
+import { unitRows } from './discover.ts';
+import { FeatureStore } from './features.ts';
+import type { FeatureBackbone, FeatureOptions, PatchFeatures, PrelabelImage } from './features.ts';
+import { draftOf, Phase, problemEvent, readGuide } from './job.ts';
+import { propose, proposeDefaults } from './propose.ts';
+import type { ProposeOptions } from './propose.ts';
+import { setStatistics, withoutPosition } from './statistics.ts';
+import type { SetStatistics } from './statistics.ts';
+
+export interface PrelabelOptions {
+  readonly features?: Partial<FeatureOptions>;
+  readonly propose?: Partial<ProposeOptions>;
+  readonly clusters?: ClusterOptions;
+  /** Most pixels of the picture that guides the edges; larger pictures are reduced for it. Default 2^19. */
+  readonly guidePixels?: number;
+}
+
+export interface PrelabelInput {
+  readonly backbone: FeatureBackbone;
+  /** Names the network in the cache: run and step, or the like. */
+  readonly modelKey: string;
+  readonly cacheDir: string;
+  readonly imageRoot: string;
+  readonly images: readonly PrelabelImage[];
+  readonly options?: PrelabelOptions | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export const guidePixelsDefault = 2 ** 19;
+/** Dimensions of a region's descriptor: the leading principal axes of the set. */
+const descriptorSize = 64;
+/** Examples named for each cluster. */
+const exampleCount = 8;
+const regionsVersion = 1;
+
+/**
+ * Proposes masks for every image. Events: progress ('Features', 'Regions', 'Clusters'), one `proposals` for each image,
+ * `problem` for each image that cannot be read (the others go on), `clusters` at the end, `done`. When the signal aborts it
+ * ends after the image at hand; what was proposed stays valid, clusters then do not come.
+ * @throws AppError not-finite when the network is broken; what writing the cache throws (disk full)
+ */
+export async function* prelabel(input: PrelabelInput): AsyncGenerator<JobEvent> {
+  const { imageRoot, images, options = {}, signal } = input;
+  const stopped = (): boolean => signal?.aborted === true;
+  const store = new FeatureStore({ ...input, options: options.features });
+  const settings: ProposeOptions = { ...proposeDefaults, ...options.propose };
+
+  const readable: PrelabelImage[] = [];
+  const featurePhase = new Phase('Features', images.length);
+  try {
+    for await (const { image, computed, error } of store.ensure(images, signal)) {
+      if (error === undefined) readable.push(image);
+      else yield problemEvent(image, error);
+      yield featurePhase.step(computed);
+    }
+  } catch (error) {
+    if (stopped()) return;
+    throw error;
+  }
+  if (readable.length === 0) {
+    yield { type: 'done', summary: 'No image could be read, so nothing was proposed.' };
+    return;
+  }
+  if (stopped()) return;
+  // Batches of equal size finish out of order: back to the order asked for.
+  const place = new Map(images.map((image, i) => [image, i]));
+  readable.sort((a, b) => place.get(a)! - place.get(b)!);
+
+  let statistics: SetStatistics;
+  try {
+    statistics = await setStatistics(store, readable, signal);
+  } catch (error) {
+    if (stopped()) return;
+    throw error;
+  }
+  if (statistics.c0 > 0.99) {
+    const cosine = statistics.c0.toFixed(3);
+    yield { type: 'log', level: 'warn', text: `Patches of different images are nearly alike (mean cosine ${cosine}): the network is untrained or has collapsed.` };
+  }
+
+  const regionPhase = new Phase('Regions', readable.length);
+  const described: { imageId: number; count: number; rows: Float32Array; weights: number[] }[] = [];
+  for (const image of readable) {
+    if (stopped()) return;
+    try {
+      const features = await store.get(image);
+      const guide = await readGuide(imageRoot, image, options.guidePixels ?? guidePixelsDefault);
+      const grid = { ...features, unit: unitRows(features.patches, features.dim) };
+      const kept: { draft: ProposalDraft; cells: readonly number[] }[] = [];
+      for (const { mask, cells, score, margin, source } of propose(guide, grid, statistics.c0, settings)) {
+        const draft = draftOf(mask, guide, image, { score, margin, classId: null, source });
+        if (draft !== null) kept.push({ draft, cells });
+      }
+      const rows = new Float32Array(kept.length * descriptorSize);
+      kept.forEach(({ cells }, i) => rows.set(describeRegion(features, cells, statistics), i * descriptorSize));
+      described.push({ imageId: image.id, count: kept.length, rows, weights: kept.map((k) => Math.sqrt(k.draft.area / (image.width * image.height))) });
+      const proposals = kept.map((k) => k.draft);
+      await storeRegions(store, image, proposals);
+      yield { type: 'proposals', imageId: image.id, proposals };
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ENOSPC') throw error;
+      yield problemEvent(image, error);
+    }
+    yield regionPhase.step();
+  }
+  if (stopped()) return;
+
+  const total = described.reduce((sum, d) => sum + d.count, 0);
+  yield { type: 'progress', phase: 'Clusters', done: 0, total: 1, imagesPerSecond: null, secondsLeft: null };
+  yield clustersEvent(described, total, options.clusters);
+  yield { type: 'progress', phase: 'Clusters', done: 1, total: 1, imagesPerSecond: null, secondsLeft: 0 };
+  yield { type: 'done', summary: `${total} proposals in ${described.length} ${described.length === 1 ? 'image' : 'images'}.` };
+}
+
+/** Mean of a region's patches without place, in the set's leading principal axes, length 1: what regions are clustered by. */
+export function describeRegion(features: PatchFeatures, cells: readonly number[], statistics: SetStatistics): Float32Array {
+  const { dim, axes, mean, position, variances } = statistics;
+  const sum = new Float32Array(dim);
+  for (const q of cells) for (let k = 0; k < dim; k++) sum[k] += features.patches[q * dim + k] / cells.length;
+  const centred = withoutPosition(sum, dim, position);
+  for (let k = 0; k < dim; k++) centred[k] -= mean[k];
+  const out = new Float32Array(descriptorSize);
+  for (let a = 0; a < Math.min(descriptorSize, variances.length); a++) for (let k = 0; k < dim; k++) out[a] += centred[k] * axes[a * dim + k];
+  return unitRows(out, descriptorSize);
+}
+
+function clustersEvent(
+  described: readonly { imageId: number; count: number; rows: Float32Array; weights: number[] }[],
+  total: number,
+  options: ClusterOptions | undefined,
+): JobEvent {
+  const rows = new Float32Array(total * descriptorSize);
+  const weights = new Float32Array(total);
+  let at = 0;
+  for (const d of described) {
+    rows.set(d.rows, at * descriptorSize);
+    weights.set(d.weights, at);
+    at += d.count;
+  }
+  // Descriptors are centred, so alike by chance is cosine 0.
+  const { labels, count, compactness, typicality } = clusterRegions(rows, weights, descriptorSize, 0, options);
+  const owners: { imageId: number; index: number }[] = [];
+  for (const d of described) for (let index = 0; index < d.count; index++) owners.push({ imageId: d.imageId, index });
+  const members: number[][] = Array.from({ length: count }, () => []);
+  for (let i = 0; i < total; i++) members[labels[i]].push(i);
+  const clusters = members.map((own, c) => {
+    own.sort((a, b) => typicality[b] - typicality[a]);
+    // Examples of different images first: eight views of one picture show little.
+    const seen = new Set<number>();
+    const fresh = own.filter((i) => !seen.has(owners[i].imageId) && seen.add(owners[i].imageId));
+    const examples = [...fresh, ...own.filter((i) => !fresh.includes(i))].slice(0, exampleCount);
+    return { compactness: compactness[c], examples: examples.map((i) => owners[i]) };
+  });
+  let from = 0;
+  const assignment = described.map(({ imageId, count: own }) => {
+    const clustersOf = Array.from(labels.subarray(from, from + own));
+    from += own;
+    return { imageId, clusters: clustersOf };
+  });
+  return { type: 'clusters', clusters, assignment };
+}
+
+/** Regions found without labels are kept: `learn` shows them again where no class explains the image. */
+async function storeRegions(store: FeatureStore, image: PrelabelImage, proposals: readonly ProposalDraft[]): Promise<void> {
+  await writeCache(store.file(image).replace(/\.bin$/, '.regions'), 'regions', regionsVersion, proposals, []);
+}
+
+/** The last regions found in an image with this network; empty when there are none. */
+export async function storedRegions(store: FeatureStore, image: PrelabelImage): Promise<readonly ProposalDraft[]> {
+  const content = await readCache(store.file(image).replace(/\.bin$/, '.regions'), 'regions', regionsVersion);
+  return content === null ? [] : (content.facts as ProposalDraft[]);
+}

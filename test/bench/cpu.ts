@@ -1,0 +1,115 @@
+/**
+ * Speed of the CPU engine: whole training steps in images a second, a breakdown by kernel, and PyTorch's in the same
+ * minute where Python with torch is found. `npm run bench:cpu -- [--arch nano --batch 8 ...] [--threads 2] [--simd plain]
+ * [--steps 8] [--peer FILE.py | none] [--python python3]`. Without --arch it runs two standard settings.
+ */
+import { spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { createCpuExecutor } from '../../core/nn/cpu/index.ts';
+import { BenchStep, type StepSettings } from './cpu-step.ts';
+
+const standard: StepSettings[] = [
+  { arch: 'nano', batch: 8, gsize: 112, lsize: 42, locals: 4, protos: 1024 },
+  { arch: 'tiny', batch: 8, gsize: 112, lsize: 56, locals: 4, protos: 2048 },
+];
+
+const text = { type: 'string' } as const;
+const { values: options } = parseArgs({
+  options: { arch: text, batch: text, gsize: text, lsize: text, locals: text, protos: text, steps: text, threads: text, simd: text, peer: text, python: text },
+});
+const steps = Number(options.steps ?? 8);
+const number = (value: string | undefined, other: number): number => (value === undefined ? other : Number(value));
+
+function settings(): StepSettings[] {
+  if (!options.arch) return standard;
+  const like = standard.find(({ arch }) => arch === options.arch) ?? standard[1]!;
+  const { batch, gsize, lsize, locals, protos } = like;
+  return [
+    {
+      arch: options.arch,
+      batch: number(options.batch, batch),
+      gsize: number(options.gsize, gsize),
+      lsize: number(options.lsize, lsize),
+      locals: number(options.locals, locals),
+      protos: number(options.protos, protos),
+    },
+  ];
+}
+
+function processorMs(): number {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1000;
+}
+
+const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)]!;
+
+async function measure(setting: StepSettings): Promise<number> {
+  const simd = (options.simd ?? 'auto') as 'auto' | 'relaxed' | 'plain';
+  const executor = await createCpuExecutor(options.threads ? { threads: Number(options.threads), simd } : { simd });
+  const bench = new BenchStep(executor, setting);
+  console.log(`\n${Object.entries(setting).map(([key, value]) => `--${key} ${value}`).join(' ')}`);
+  console.log(`${executor.description}; ${(bench.parameterCount / 1e6).toFixed(2)} M parameters`);
+  const losses: number[] = [];
+  for (let i = 0; i < 3; ++i) losses.push(await bench.run());
+  const times: number[] = [];
+  const before = processorMs();
+  for (let i = 0; i < steps; ++i) {
+    const start = performance.now();
+    losses.push(await bench.run());
+    times.push(performance.now() - start);
+  }
+  const processor = (processorMs() - before) / steps;
+  const ms = median(times);
+  const imagesPerSecond = (setting.batch * 1000) / ms;
+  const fastest = (setting.batch * 1000) / Math.min(...times);
+  console.log(`${imagesPerSecond.toFixed(1)} images/s (median of ${steps}, ${ms.toFixed(1)} ms; fastest ${fastest.toFixed(1)}), loss ${losses[0]!.toFixed(4)} -> ${losses.at(-1)!.toFixed(4)}`);
+  // On a busy machine this says more than the time that passed.
+  console.log(`processor time: ${processor.toFixed(1)} ms a step over all threads`);
+  console.log(`memory: ${(executor.engine.heap.reserved / 2 ** 20).toFixed(0)} MiB reserved, ${(executor.memoryBytes() / 2 ** 20).toFixed(0)} MiB between steps`);
+
+  const { pool } = executor.engine;
+  pool.profile = new Map();
+  // Processor time where it can be told apart: one thread.
+  if (pool.threads === 1) pool.clock = processorMs;
+  const start = pool.clock();
+  for (let i = 0; i < 3; ++i) await bench.run();
+  const whole = (pool.clock() - start) / 3;
+  const rows = [...pool.profile].map(([kernel, { calls, ms: spent, flops }]) => ({ kernel, calls: calls / 3, ms: spent / 3, flops: flops / 3 }));
+  rows.sort((a, b) => b.ms - a.ms);
+  console.log('kernel                    calls      ms     %  GFLOP/s');
+  for (const row of rows.filter(({ ms: spent }) => spent > whole / 500)) {
+    const speed = row.flops > 0 ? (row.flops / row.ms / 1e6).toFixed(1) : '';
+    const share = ((100 * row.ms) / whole).toFixed(1);
+    console.log(`${row.kernel.padEnd(24)}${row.calls.toFixed(0).padStart(7)}${row.ms.toFixed(2).padStart(8)}${share.padStart(6)}${speed.padStart(9)}`);
+  }
+  const inKernels = rows.reduce((sum, row) => sum + row.ms, 0);
+  console.log(`${'outside kernels'.padEnd(31)}${(whole - inKernels).toFixed(2).padStart(8)}${((100 * (whole - inKernels)) / whole).toFixed(1).padStart(6)}`);
+  await executor.dispose();
+  return imagesPerSecond;
+}
+
+/** Images a second of the PyTorch step, or null when it cannot run here. */
+function measurePeer(setting: StepSettings): number | null {
+  const beside = fileURLToPath(new URL('../../../shared/bench/torch_dinov2_step.py', import.meta.url));
+  const script = options.peer ?? beside;
+  if (script === 'none' || !existsSync(script)) return null;
+  const args = Object.entries(setting).flatMap(([key, value]) => [`--${key}`, String(value)]);
+  const command = [path.resolve(script), '--device', 'cpu', '--dtype', 'fp32', '--steps', String(steps), '--warmup', '3', ...args];
+  const python = options.python ?? 'python3';
+  const result = spawnSync(python, command, { encoding: 'utf8' });
+  const line = result.stdout?.split('\n').find((text) => text.startsWith('{'));
+  if (!line) {
+    console.log(`PyTorch could not run (${python}): ${(result.error?.message ?? result.stderr.trim().split('\n').at(-1)) || 'no output'}`);
+    return null;
+  }
+  return (JSON.parse(line) as { img_s: number }).img_s;
+}
+
+for (const setting of settings()) {
+  const ours = await measure(setting);
+  const peer = measurePeer(setting);
+  if (peer !== null) console.log(`PyTorch: ${peer.toFixed(1)} images/s in the same run; ours is ${(ours / peer).toFixed(2)} of it`);
+}

@@ -1,0 +1,394 @@
+/**
+ * The built page in a real Chromium, against the fake host: what people do, what reaches the host, what is drawn.
+ * Skips, with the reason, where no Chromium is found.
+ */
+import assert from 'node:assert/strict';
+import { existsSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { chromium, type Browser, type BrowserContext, type Page } from 'playwright-core';
+import { build } from 'vite';
+import type { Decision, ReviewObject } from '../../core/contract/index.ts';
+import { decodeRle } from '../../renderer/src/logic/rle.ts';
+import { FakeHost, serve, type FakeOptions, type Served } from './fake-host.ts';
+
+const chrome = [process.env['CHROMIUM'], '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find((path) => path && existsSync(path));
+const flags = ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
+
+describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM to its path)' }, () => {
+  let built: string;
+  let browser: Browser;
+  let served: Served;
+  let context: BrowserContext;
+  let page: Page;
+  let complaints: string[];
+
+  before(async () => {
+    // Its own copy: dist/renderer may be in use by other tests.
+    built = await mkdtemp(join(tmpdir(), 'patchwise-page-'));
+    await build({ configFile: fileURLToPath(new URL('../../renderer/vite.config.ts', import.meta.url)), logLevel: 'error', build: { outDir: built } });
+    browser = await chromium.launch({ executablePath: chrome!, args: flags });
+  });
+  after(async () => {
+    await browser?.close();
+    await rm(built, { recursive: true, force: true });
+  });
+
+  /** A fresh host, a fresh browser profile, the page at `hash`; fails on any console error, CSP violation or outside request. */
+  async function using(options: FakeOptions, hash: string, body: (host: FakeHost) => Promise<void>, expected: readonly RegExp[] = []): Promise<void> {
+    served = await serve(new FakeHost({ images: 60, proposed: 8, pictureScale: 0.4, ...options }), 0, built);
+    context = await browser.newContext({ viewport: { width: 1440, height: 900 } });
+    page = await context.newPage();
+    page.setDefaultTimeout(8000);
+    complaints = [];
+    page.on('console', (message) => {
+      if (message.type() === 'error' || message.type() === 'warning') complaints.push(message.text());
+    });
+    page.on('pageerror', (error) => complaints.push(String(error)));
+    page.on('request', (request) => {
+      if (!request.url().startsWith(served.url)) complaints.push(`asked for ${request.url()}`);
+    });
+    try {
+      await page.goto(`${served.url}#/${hash}`);
+      await body(served.host);
+      assert.deepEqual(
+        complaints.filter((text) => !expected.some((pattern) => pattern.test(text))),
+        [],
+      );
+    } finally {
+      await context.close();
+      await served.close();
+    }
+  }
+
+  const decisions = (host: FakeHost): Decision[] => host.calls.filter((call) => call.name === 'decide').map((call) => call.input as Decision);
+  const canvas = (): ReturnType<Page['locator']> => page.getByRole('application');
+  const objects = (): ReturnType<Page['locator']> => page.getByRole('list', { name: 'Objects' }).getByRole('button');
+  const selected = (): ReturnType<Page['locator']> => page.getByRole('list', { name: 'Objects' }).locator('[aria-pressed=true]');
+
+  /** Waits until the host's list of calls satisfies a condition. */
+  async function until(condition: () => boolean, what: string): Promise<void> {
+    for (let i = 0; i < 200; i++) {
+      if (condition()) return;
+      await new Promise((done) => setTimeout(done, 25));
+    }
+    assert.fail(`never happened: ${what}`);
+  }
+
+  /** Screen position of an image pixel. */
+  async function onScreen(x: number, y: number): Promise<{ x: number; y: number }> {
+    const box = (await canvas().boundingBox())!;
+    const [scale, left, top] = await Promise.all(['data-scale', 'data-x', 'data-y'].map(async (name) => Number(await canvas().getAttribute(name))));
+    return { x: box.x + left! + x * scale!, y: box.y + top! + y * scale! };
+  }
+
+  async function ready(): Promise<void> {
+    await canvas().waitFor();
+    await selected().waitFor();
+  }
+
+  const proposalsOf = (host: FakeHost, imageId: number): ReviewObject[] => host.objects.get(imageId)!.filter((o) => o.kind === 'proposal' && o.state === 'proposed');
+
+  test('a project is made from a folder found in the page, and the scan shows', async () => {
+    await using({ open: false }, 'project', async (host) => {
+      await page.getByRole('heading', { name: 'New project' }).waitFor();
+      assert.equal(await page.getByRole('button', { name: 'Create project' }).isDisabled(), true);
+      await page.getByRole('button', { name: /^Images/ }).click();
+      const dialog = page.getByRole('dialog', { name: 'Folder of images' });
+      await dialog.getByRole('button', { name: 'data' }).click();
+      await dialog.getByRole('button', { name: /2026-11/ }).click();
+      await dialog.getByText('/data/2026-11').waitFor();
+      await dialog.getByRole('button', { name: 'Use this folder' }).click();
+      assert.equal(await page.getByLabel('Project name').inputValue(), '2026-11');
+      await page.getByLabel('Project name').fill('My parts');
+      await page.getByRole('button', { name: 'Create project' }).click();
+      await page.getByRole('heading', { name: 'My parts' }).waitFor();
+      assert.deepEqual(host.calls.find((call) => call.name === 'createProject')?.input, { name: 'My parts', imagesId: 'data/2026-11', locationId: null });
+      await page.getByRole('group', { name: 'Scan job' }).waitFor();
+    });
+  });
+
+  test('20,000 images: few rows are in the page, the last one is reached, search and problems work', async () => {
+    await using({ images: 20_000 }, 'images', async () => {
+      const grid = page.getByRole('list', { name: 'Images' });
+      await grid.getByText('part_000001.jpg').waitFor();
+      assert.ok((await grid.getByRole('listitem').count()) < 120);
+      await page.evaluate("document.querySelector('ul[aria-label=Images]').parentElement.scrollTop = 1e9");
+      await grid.getByText('part_020000.jpg').waitFor();
+      assert.ok((await grid.getByRole('listitem').count()) < 120);
+      await page.getByLabel('Search by name').fill('part_00777');
+      await page.getByText('10 images').waitFor();
+      await grid.getByText('part_007775.jpg').waitFor();
+      await page.getByRole('radio', { name: /Problems/ }).click();
+      const row = page.getByRole('row', { name: /part_000777/ });
+      assert.match((await row.textContent())!, /ends after 81,920 of 402,113 bytes.*Copy the file again/);
+    });
+  });
+
+  test('training starts, shows its numbers, stops and resumes', async () => {
+    await using({}, 'train', async (host) => {
+      await page.getByRole('button', { name: 'New run' }).click();
+      await page.getByText('Recommended: 3,200 images and no GPU').waitFor();
+      await page.getByRole('radio', { name: /Quick look/ }).check();
+      await page.getByText('expect coarse masks').waitFor();
+      await page.getByLabel('Steps').fill('90');
+      await page.getByRole('button', { name: 'Start training' }).click();
+      await page.getByText(/Step [1-9]\d* of 90/).waitFor();
+      assert.deepEqual(host.calls.find((call) => call.name === 'startTraining')?.input, { presetId: 'quick', steps: 90, batch: null, seed: null });
+      await page.getByRole('img', { name: 'Losses over steps' }).locator('path.line').first().waitFor();
+      await page.getByRole('group', { name: 'Training job' }).getByText('images/s').waitFor();
+      await page.getByRole('region', { name: 'Run' }).getByRole('button', { name: 'Stop' }).click();
+      await page.getByRole('button', { name: 'Resume' }).click();
+      await page.getByRole('region', { name: 'Run' }).getByRole('button', { name: 'Stop' }).waitFor();
+      assert.deepEqual(host.calls.find((call) => call.name === 'resumeTraining')?.input, { runId: 'run-3' });
+    });
+  });
+
+  test('a cluster is named once, merged into a class, discarded and brought back', async () => {
+    await using({}, 'review/clusters', async (host) => {
+      await page.getByLabel('Name of cluster 1').fill('gear wheel');
+      await page.getByLabel('Name of cluster 1').press('Enter');
+      await page.getByText('Named gear wheel').waitFor();
+      await page.getByLabel('Name of cluster 2').fill('Bolt');
+      await page.getByLabel('Name of cluster 2').press('Enter');
+      await page.getByText('Merged into bolt').waitFor();
+      await page.getByRole('button', { name: 'Discard cluster 3' }).click();
+      await page.getByRole('heading', { name: /Discarded/ }).waitFor();
+      await page.getByRole('article', { name: 'Cluster 3' }).getByRole('button', { name: 'Bring back' }).click();
+      await page.getByRole('heading', { name: /Discarded/ }).waitFor({ state: 'detached' });
+      assert.deepEqual(
+        host.calls.filter((call) => ['createClass', 'nameCluster'].includes(call.name)).map((call) => call.input),
+        [
+          { name: 'gear wheel', color: null },
+          { clusterId: 1, classId: 4 },
+          { clusterId: 2, classId: 3 },
+        ],
+      );
+    });
+  });
+
+  test('deciding by keys: accept, class, reject, unsure, undo, all; the next object is selected each time', async () => {
+    await using({}, 'review/image/1', async (host) => {
+      await ready();
+      const order = [...proposalsOf(host, 1)].sort((a, b) => b.score! - a.score! || b.area - a.area).map((o) => o.id);
+      await page.keyboard.press('Enter');
+      await page.keyboard.press('2');
+      await page.keyboard.press('Delete');
+      await page.keyboard.press('KeyU');
+      await page.keyboard.press('Shift+Digit3');
+      await until(() => decisions(host).length === 5, 'five decisions');
+      const seen = decisions(host).map((d) => ({ ...d, seconds: 0 }));
+      assert.deepEqual(seen, [
+        { action: 'accept', proposalId: order[0], classId: null, seconds: 0 },
+        { action: 'accept', proposalId: order[1], classId: 2, seconds: 0 },
+        { action: 'reject', proposalId: order[2], seconds: 0 },
+        { action: 'unsure', proposalId: order[3], seconds: 0 },
+        { action: 'setClass', proposalId: order[4], classId: 3, seconds: 0 },
+      ]);
+      assert.ok(decisions(host).every((d) => d.seconds > 0 && d.seconds < 30));
+      await page.getByText('Set to bolt').waitFor();
+      await page.keyboard.press('Control+KeyZ');
+      await page.getByText('Undone: Set to bolt').waitFor();
+      await page.keyboard.press('Control+Shift+KeyZ');
+      await page.getByText('Done again: Set to bolt').waitFor();
+      const before = await objects().count();
+      assert.equal(before, order.length - 1, 'the rejected one left the list');
+      await page.keyboard.press('Shift+Enter');
+      await until(() => decisions(host).at(-1)?.action === 'acceptAll', 'accept all');
+      // Nothing is left here: the page goes on to the next image of the queue.
+      await page.waitForURL((url) => !url.hash.endsWith('/image/1'));
+      await page.keyboard.press('Control+KeyZ');
+      await page.waitForURL((url) => url.hash.endsWith('/image/1'));
+    });
+  });
+
+  test('the brush adds exactly its disk to the mask, undo inside the edit takes strokes back, Enter saves', async () => {
+    await using({}, 'review/image/2', async (host) => {
+      await ready();
+      const target = proposalsOf(host, 2).sort((a, b) => b.score! - a.score!)[0]!;
+      await page.keyboard.press('KeyE');
+      await page.getByRole('button', { name: 'Brush', pressed: true }).waitFor();
+      const scale = Number(await canvas().getAttribute('data-scale'));
+      const centre = { x: target.box[0] - 20.5, y: target.box[1] - 20.5 };
+      const at = await onScreen(centre.x, centre.y);
+      await page.mouse.move(at.x, at.y);
+      await page.mouse.down();
+      await page.mouse.up();
+      const elsewhere = await onScreen(30, 30);
+      await page.mouse.move(elsewhere.x, elsewhere.y);
+      await page.mouse.down();
+      await page.mouse.up();
+      await page.keyboard.press('Control+KeyZ');
+      await page.keyboard.press('Enter');
+      await until(() => decisions(host).length === 1, 'the edit');
+      const decision = decisions(host)[0]!;
+      assert.ok(decision.action === 'edit' && decision.proposalId === target.id);
+      const before = decodeRle(target.rle, [0, 0, 1600, 1200]).data;
+      const now = decodeRle(decision.rle, [0, 0, 1600, 1200]).data;
+      const radius = 28 / 2 / scale;
+      const bounds = (await canvas().boundingBox())!;
+      const left = Number(await canvas().getAttribute('data-x'));
+      const top = Number(await canvas().getAttribute('data-y'));
+      // The pointer's whole-pixel position, as the browser reports it.
+      const px = (at.x - bounds.x - left) / scale;
+      const py = (at.y - bounds.y - top) / scale;
+      for (let y = 0; y < 1200; y++) {
+        for (let x = 0; x < 1600; x++) {
+          const distance = Math.hypot(x + 0.5 - px, y + 0.5 - py);
+          if (Math.abs(distance - radius) < 1.5 / scale) continue; // a CSS pixel of rounding
+          const expected = distance < radius ? 1 : before[y * 1600 + x];
+          if (now[y * 1600 + x] !== expected) assert.fail(`pixel ${x},${y} is ${now[y * 1600 + x]}`);
+        }
+      }
+      await page.getByText('Edited as').waitFor();
+    });
+  });
+
+  test('a polygon makes a new object of the active class; holding Alt subtracts', async () => {
+    await using({}, 'review/image/3', async (host) => {
+      await ready();
+      await page.keyboard.press('KeyN');
+      await page.keyboard.press('Shift+Digit1');
+      await page.keyboard.press('KeyP');
+      const draw = async (points: readonly (readonly [number, number])[]): Promise<void> => {
+        for (const [x, y] of points) {
+          const at = await onScreen(x, y);
+          await page.mouse.click(at.x, at.y);
+        }
+      };
+      await draw([
+        [400, 300],
+        [800, 300],
+        [800, 700],
+        [400, 700],
+      ]);
+      await page.keyboard.press('Enter');
+      await draw([
+        [500, 400],
+        [700, 400],
+        [700, 600],
+      ]);
+      const last = await onScreen(500, 600);
+      await page.keyboard.down('Alt');
+      await page.mouse.click(last.x, last.y);
+      await page.mouse.dblclick(last.x, last.y);
+      await page.keyboard.up('Alt');
+      await page.keyboard.press('Enter');
+      await until(() => decisions(host).length === 1, 'the drawing');
+      const decision = decisions(host)[0]!;
+      assert.ok(decision.action === 'draw' && decision.imageId === 3 && decision.classId === 1);
+      const patch = decodeRle(decision.rle);
+      assert.ok(Math.abs(patch.width - 400) <= 4 && Math.abs(patch.height - 400) <= 4, `${patch.width} x ${patch.height}`);
+      const area = patch.data.reduce((a, b) => a + b, 0);
+      assert.ok(Math.abs(area - (160_000 - 40_000)) < 3500, `area ${area}`);
+      assert.equal(patch.data[Math.floor(patch.height / 2) * patch.width + Math.floor(patch.width / 2)], 0, 'a hole in the middle');
+    });
+  });
+
+  test('a refused decision is taken back and said; strokes survive a host that refuses and a reload', async () => {
+    await using(
+      {},
+      'review/image/4',
+      async (host) => {
+        await ready();
+        const count = await objects().count();
+        host.failNext.set('decide', { code: 'disk-full', message: 'The disk is full.', action: 'Free some space, then go on.' });
+        await page.keyboard.press('Delete');
+        await page.getByRole('alert').getByText('Free some space, then go on.').waitFor();
+        assert.equal(await objects().count(), count);
+        await selected().waitFor();
+        const target = (await selected().count()) === 1;
+        assert.ok(target);
+        await page.keyboard.press('KeyE');
+        const at = await onScreen(60, 60);
+        await page.mouse.move(at.x, at.y);
+        await page.mouse.down();
+        await page.mouse.move(at.x + 40, at.y + 10, { steps: 5 });
+        await page.mouse.up();
+        await page.reload();
+        await page.getByText('Unsaved edit restored').waitFor();
+        host.failNext.set('decide', { code: 'disk-full', message: 'Still full.', action: 'Free some space.' });
+        await page.keyboard.press('Enter');
+        await page.getByRole('alert').getByText('Still full.').waitFor();
+        await page.reload();
+        await page.getByText('Unsaved edit restored').waitFor();
+        await page.keyboard.press('Enter');
+        await until(() => decisions(host).length === 3, 'the third try');
+        const saved = decisions(host)[2]!;
+        assert.ok(saved.action === 'edit');
+        const patch = decodeRle(saved.rle, [0, 0, 1600, 1200]);
+        assert.equal(patch.data[60 * 1600 + 60], 1);
+        await page.getByText('Edited as').waitFor();
+        await page.reload();
+        await ready();
+        assert.equal(await page.getByText('Unsaved edit restored').count(), 0);
+      },
+      [/412/],
+    );
+  });
+
+  test('leaving the image saves the strokes on it', async () => {
+    await using({}, 'review/image/5', async (host) => {
+      await ready();
+      await page.keyboard.press('KeyX');
+      const target = proposalsOf(host, 5).sort((a, b) => b.score! - a.score!)[0]!;
+      const patch = decodeRle(target.rle);
+      const inside = patch.data.indexOf(1, Math.floor(patch.data.length / 2));
+      const at = await onScreen(patch.x + (inside % patch.width) + 0.5, patch.y + Math.floor(inside / patch.width) + 0.5);
+      await page.mouse.move(at.x, at.y);
+      await page.mouse.down();
+      await page.mouse.up();
+      await page.keyboard.press('KeyD');
+      await until(() => decisions(host).length === 1, 'the save');
+      const decision = decisions(host)[0]!;
+      assert.ok(decision.action === 'edit' && decision.proposalId === target.id);
+      assert.ok(decodeRle(decision.rle).data.reduce((a, b) => a + b, 0) < target.area);
+      await page.waitForURL((url) => !url.hash.endsWith('/image/5'));
+    });
+  });
+
+  test('export: warnings, refusal by code, the list with links', async () => {
+    await using(
+      {},
+      'export',
+      async (host) => {
+        await page.getByText('Nothing to export yet').waitFor();
+        await page.getByRole('radio', { name: /Everything/ }).check();
+        await page.getByRole('radio', { name: /polygons/ }).check();
+        await page.getByText('3 objects have holes; COCO polygons will fill them.').waitFor();
+        host.failNext.set('runExport', { code: 'disk-full', message: 'The disk is full.', action: 'Free some space.' });
+        await page.getByRole('button', { name: 'Export', exact: true }).click();
+        await page.getByRole('alert').getByText('The disk is full.').waitFor();
+        await page.getByRole('button', { name: 'Export', exact: true }).click();
+        const link = page.getByRole('link', { name: /annotations\.json/ });
+        assert.equal(await link.getAttribute('href'), '/files/export/export-1/annotations.json');
+        await page.getByText('exports/export-1').waitFor();
+      },
+      [/412/],
+    );
+  });
+
+  test('keys are shown by ?, the theme can be set, a lost host is said', async () => {
+    await using(
+      {},
+      'review/image/1',
+      async (host) => {
+        await ready();
+        await page.keyboard.press('F1');
+        await page.getByRole('dialog', { name: 'Keys in review' }).getByText('Accept and go on').waitFor();
+        await page.keyboard.press('Escape');
+        await page.getByRole('button', { name: 'Settings' }).click();
+        await page.getByRole('radio', { name: 'Dark' }).click();
+        await page.locator('html[data-theme=dark]').waitFor({ state: 'attached' });
+        assert.equal((host.calls.find((call) => call.name === 'saveSettings')?.input as { theme: string }).theme, 'dark');
+        await page.keyboard.press('Escape');
+        await served.close();
+        await page.getByText('Connection lost').waitFor();
+      },
+      [/ERR_|Failed to load/],
+    );
+  });
+});
