@@ -19,7 +19,8 @@ export default ts.config(
       'patchwise/rooms': 'error',
       'patchwise/no-cycle': 'error',
       eqeqeq: ['error', 'always', { null: 'ignore' }],
-      'no-console': 'off',
+      // File formats begin with such bytes.
+      'no-control-regex': 'off',
       'prefer-const': ['error', { destructuring: 'all' }],
       '@typescript-eslint/no-unused-vars': ['error', { argsIgnorePattern: '^_', varsIgnorePattern: '^_', caughtErrors: 'none' }],
       '@typescript-eslint/consistent-type-imports': ['error', { fixStyle: 'separate-type-imports', disallowTypeAnnotations: false }],

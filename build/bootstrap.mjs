@@ -116,7 +116,7 @@ export function pinnedNode(root, platform = `${process.platform}-${process.arch}
  */
 async function install(root, reason) {
   say(`Setting up (${reason}): npm ci. This takes a minute or two, once.`);
-  const args = ['ci', '--ignore-scripts', '--include=dev', '--include=optional', '--no-audit', '--no-fund'];
+  const args = ['ci', '--ignore-scripts', '--include=dev', '--include=optional', '--no-audit', '--no-fund', '--loglevel=error'];
   const fromNpm = process.env.npm_execpath;
   // npm itself tells where it is when it runs us; a .cmd file can only be started through a shell.
   const [program, first, shell] =

@@ -106,8 +106,8 @@ class Shell {
     }
     this.#origin = new URL(url).origin;
     this.#window ??= this.#createWindow();
-    // A page that does not load says so itself in the window; the host's death is told by #engineDied.
-    await this.#window.loadURL(url).catch(() => {});
+    // Shown even when the page did not load: an invisible window helps nobody. The engine's death is told by #engineDied.
+    await this.#window.loadURL(url).catch(() => this.#window?.show());
   }
 
   async #engineDied(reason: string): Promise<void> {

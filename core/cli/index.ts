@@ -2,3 +2,4 @@
 export { Terminal } from './terminal.ts';
 export { openOrCreate, withService, runJob, proposalsOf, type Stop } from './drive.ts';
 export { GroundTruth } from './groundTruth.ts';
+export type { LocalService } from '../host/index.ts';

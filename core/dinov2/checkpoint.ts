@@ -198,7 +198,11 @@ async function readPart(runDir: string, step: number, part: 'teacher' | 'trainin
 export async function readTeacher(runDir: string, step: number): Promise<{ config: RunConfig; tensors: SafeTensorFile['tensors'] }> {
   const { metadata, tensors } = await readPart(runDir, step, 'teacher');
   if (metadata['config'] === undefined) {
-    throw new AppError('checkpoint-damaged', `The checkpoint of step ${step} does not say what it was trained with.`, 'Use another checkpoint.');
+    throw new AppError(
+      'checkpoint-damaged',
+      `The checkpoint of step ${step} does not say what it was trained with.`,
+      'Use another checkpoint.',
+    );
   }
   return { config: JSON.parse(metadata['config']) as RunConfig, tensors };
 }

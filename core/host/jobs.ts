@@ -243,7 +243,7 @@ function crashFacts(code: number | null, signal: NodeJS.Signals | null, stderr: 
   const last = stderr
     .trim()
     .split('\n')
-    .findLast((line) => /\S/.test(line) && !/^\s+at |^Node\.js v/.test(line));
+    .findLast((line) => /[a-z]/i.test(line) && !/^\s+at |^Node\.js v/.test(line));
   const how = signal ? `by ${signal}` : `with exit code ${code}`;
   return { code: 'engine-died', message: `The engine ended unexpectedly (${how})${last ? `: ${last.trim()}` : ''}.`, action: goOn };
 }

@@ -20,7 +20,7 @@ import { migrations } from './migrations/index.ts';
 const applicationId = 0x50746368;
 export const databaseName = 'project.sqlite';
 /** Under a second to check whole; larger files are checked as they are read. */
-const quickCheckBytes = 100 * 2 ** 20;
+const quickCheckBytes = 32 * 2 ** 20;
 
 type Value = SQLInputValue;
 
@@ -186,7 +186,7 @@ function connect(dir: string): DatabaseSync {
   const db = new DatabaseSync(join(dir, databaseName), { timeout: 0, enableForeignKeyConstraints: true });
   try {
     // Set before the first access: then WAL needs no shared-memory file, and the first read takes the lock.
-    db.exec('PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON');
+    db.exec('PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY');
     return db;
   } catch (error) {
     db.close();

@@ -4,10 +4,11 @@ import { open } from 'node:fs/promises';
 import path from 'node:path';
 import { AppError } from '../contract/index.ts';
 import { decodeBmp } from './bmp.ts';
-import { readFully } from './bytes.ts';
+import { bufferSource, handleSource, readFully } from './bytes.ts';
 import { SNIFF_BYTES, emptyFile, notAnImage, readError, sniff } from './formats.ts';
 import { OPEN, sharp, type Sharp } from './sharp.ts';
-import { applyTone, toneRange, type DeepSamples } from './tone.ts';
+import { readTiffPages } from './tiff.ts';
+import { PLAIN_RANGE, applyTone, toneRange, type DeepSamples } from './tone.ts';
 
 export interface RgbImage {
   readonly width: number;
@@ -52,7 +53,7 @@ const KERNEL = 'cubic';
  * - Samples of more than 8 bits (16-bit gray and RGB, integer and float TIFF) are mapped by the 0.5th to 99.5th
  *   percentile of the whole full-size page, all channels together, to 0..255. The mapping is a property of the page: a
  *   thumbnail, a tile and a training crop of it show the same gray for the same sample.
- * - Alpha is laid over mid gray (128).
+ * - Alpha is laid over mid gray (128). Extra channels of a TIFF that are not declared to be alpha are left out.
  * - JPEGs are decoded at a reduced scale where the result is small (libjpeg's shrink-on-load).
  *
  * @throws AppError image-vanished, image-unreadable, image-empty-file, image-truncated, image-not-an-image,
@@ -127,10 +128,14 @@ async function openUpright(file: string, page: number): Promise<Sharp> {
   }
   const options = format === 'tiff' ? { ...OPEN, page } : OPEN;
   const input = bytes ?? file;
-  // JPEG, WebP and GIF have 8 bits always; asking would cost a look at the header.
+  // JPEG, WebP and GIF have 8 bits and usual channels always; asking would cost a look at the header.
   if (format === 'png' || format === 'tiff') {
-    const { depth, space, hasAlpha } = await sharp(input, options).metadata();
-    if (depth !== 'uchar') return opaque(await deep(sharp(input, options), depth, space, hasAlpha));
+    const { depth, space, channels, hasAlpha } = await sharp(input, options).metadata();
+    let alpha = hasAlpha;
+    // libvips takes every second, fourth and further sample of a pixel for alpha; microscopes store channels there.
+    if (format === 'tiff' && hasAlpha) alpha = await tiffAlpha(file, name, bytes, page);
+    if (depth !== 'uchar' || (space !== 'cmyk' && (alpha !== hasAlpha || channels > 4)))
+      return opaque(await fromSamples(sharp(input, options), depth, space, alpha));
   }
   return opaque(sharp(input, options).autoOrient());
 }
@@ -139,25 +144,41 @@ function opaque(image: Sharp): Sharp {
   return image.flatten({ background: { r: BACKGROUND, g: BACKGROUND, b: BACKGROUND } }).toColourspace('srgb');
 }
 
-/** A page of more than 8 bits a sample, turned upright and mapped to 8. */
-async function deep(image: Sharp, depth: string | undefined, space: string | undefined, hasAlpha: boolean | undefined): Promise<Sharp> {
-  const wide = depth === 'ushort';
+/**
+ * A page taken sample by sample, turned upright: for more than 8 bits, and for channels that no colour space has. Of
+ * three channels or more the first three are red, green and blue; of two the first is gray.
+ */
+async function fromSamples(image: Sharp, depth: string, space: string, alpha: boolean): Promise<Sharp> {
+  const kind = depth === 'uchar' || depth === 'ushort' ? depth : 'float';
   image.autoOrient();
-  // Without a 16-bit output space sharp would reduce 16-bit samples to 8; floats pass as they are.
-  if (wide) image.toColourspace(space === 'grey16' || space === 'b-w' ? 'grey16' : 'rgb16');
-  else if (space === 'b-w') image.toColourspace('b-w');
-  const { data, info } = await image.raw({ depth: wide ? 'ushort' : 'float' }).toBuffer({ resolveWithObject: true });
-  const { width, height } = info;
-  // toBuffer's memory need not start at a multiple of the sample size.
-  const aligned = data.byteOffset % 4 === 0 ? data : Buffer.from(data);
-  const samples: DeepSamples = wide
-    ? new Uint16Array(aligned.buffer, aligned.byteOffset, aligned.length / 2)
-    : new Float32Array(aligned.buffer, aligned.byteOffset, aligned.length / 4);
-  const channels = info.channels as number;
-  const alphas = hasAlpha === true && channels > 1 ? 1 : 0;
-  const colours = channels - alphas >= 3 ? 3 : 1;
-  const mapped = applyTone(samples, channels, colours, toneRange(samples, channels, colours), BACKGROUND, alphas === 1);
+  // Without a wide output space sharp would reduce 16 bits to 8 and bend floats, which it takes for linear light.
+  if (kind === 'ushort') image.toColourspace(space === 'grey16' || space === 'b-w' ? 'grey16' : 'rgb16');
+  else if (space === 'scrgb' || space === 'b-w') image.toColourspace(space);
+  const { data, info } = await image.raw({ depth: kind }).toBuffer({ resolveWithObject: true });
+  const { width, height, channels } = info;
+  // A copy where sharp's memory does not start at a multiple of the sample size.
+  const { buffer, byteOffset } = data.byteOffset % 4 === 0 ? data : new Uint8Array(data);
+  const count = width * height * channels;
+  const colours = channels - (alpha ? 1 : 0) >= 3 ? 3 : 1;
+  let mapped: Uint8Array;
+  if (kind === 'uchar') {
+    mapped = applyTone(data, channels, colours, PLAIN_RANGE, BACKGROUND, alpha);
+  } else {
+    const samples: DeepSamples =
+      kind === 'ushort' ? new Uint16Array(buffer, byteOffset, count) : new Float32Array(buffer, byteOffset, count);
+    mapped = applyTone(samples, channels, colours, toneRange(samples, channels, colours), BACKGROUND, alpha);
+  }
   return sharp(mapped, { ...OPEN, raw: { width, height, channels: 3 } });
+}
+
+async function tiffAlpha(file: string, name: string, bytes: Buffer | null, page: number): Promise<boolean> {
+  if (bytes !== null) return (await readTiffPages(name, bufferSource(bytes)))[page]?.alpha ?? false;
+  const handle = await open(file, 'r');
+  try {
+    return (await readTiffPages(name, handleSource(handle, (await handle.stat()).size)))[page]?.alpha ?? false;
+  } finally {
+    await handle.close();
+  }
 }
 
 async function pixels(image: Sharp): Promise<RgbImage> {

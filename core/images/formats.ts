@@ -49,7 +49,7 @@ const FOREIGN: readonly (readonly [name: string, at: number, signature: RegExp])
   ['Photoshop', 0, /^8BPS/],
   ['PDF', 0, /^%PDF/],
   ['SVG', 0, /^\s*(<\?xml[^]*)?<svg/],
-  ['OpenEXR', 0, /^v\/1\x01/],
+  ['OpenEXR', 0, /^v\/1./],
   ['FITS', 0, /^SIMPLE {2}=/],
   ['DICOM', 128, /^DICM/],
   ['Netpbm', 0, /^P[1-7]\s/],
@@ -60,7 +60,11 @@ export function notAnImage(name: string, head: Uint8Array): AppError {
   const text = String.fromCharCode(...head.subarray(0, SNIFF_BYTES));
   const foreign = FOREIGN.find(([, at, signature]) => signature.test(text.slice(at)))?.[0];
   if (foreign !== undefined) {
-    return new AppError('image-unsupported', `${name} is in ${foreign} format; Patchwise reads ${READABLE}.`, 'Save it as JPEG, PNG or TIFF.');
+    return new AppError(
+      'image-unsupported',
+      `${name} is in ${foreign} format; Patchwise reads ${READABLE}.`,
+      'Save it as JPEG, PNG or TIFF.',
+    );
   }
   if (IMAGE_EXTENSIONS.has(path.extname(name).toLowerCase())) {
     return new AppError(

@@ -45,7 +45,7 @@ export async function checkStructure(name: string, format: ImageFormat, source: 
       const all = await readTiffPages(name, source);
       if (all.length === 0) throw damaged(name, 'it has no page');
       const pictures = all.filter((page) => !page.auxiliary);
-      const pages = (pictures.length > 0 ? pictures : all).map(({ auxiliary: _, ...page }) => page);
+      const pages = (pictures.length > 0 ? pictures : all).map(({ auxiliary: _, alpha: __, ...page }) => page);
       return { bitDepth: pages[0]!.bitDepth, pages };
     }
   }

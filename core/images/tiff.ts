@@ -7,6 +7,8 @@ import type { ByteSource } from './bytes.ts';
 export interface TiffPage extends StoredPage {
   /** Smaller copy of another page, or its transparency mask: not a picture of its own. */
   readonly auxiliary: boolean;
+  /** The last sample of a pixel is declared to be alpha; undeclared extra samples are further channels. */
+  readonly alpha: boolean;
 }
 
 const MAX_PAGES = 100_000;
@@ -42,6 +44,7 @@ const tags = {
   stripBytes: 279,
   tileOffsets: 324,
   tileBytes: 325,
+  extraSamples: 338,
 };
 const wanted = new Set(Object.values(tags));
 
@@ -117,6 +120,7 @@ export async function readTiffPages(name: string, source: ByteSource): Promise<T
       channels: first(tags.samples, 1),
       orientation: orientation >= 1 && orientation <= 8 ? orientation : 1,
       auxiliary: (first(tags.subfile, 0) & 5) !== 0,
+      alpha: [1, 2].includes(fields.get(tags.extraSamples)?.at(-1) ?? 0),
     });
   }
   return pages;

@@ -1,6 +1,8 @@
 // Samples of more than 8 bits (16-bit, integer or float) brought to 0..255 by robust percentiles.
 
 export type DeepSamples = Uint16Array | Float32Array;
+/** Of 8 bits: as they are. */
+export const PLAIN_RANGE: ToneRange = { low: 0, high: 255 };
 
 /** The range that is spread over 0..255. */
 export interface ToneRange {
@@ -26,7 +28,7 @@ export function toneRange(data: DeepSamples, channels: number, colours: number):
  * @returns [pixels, 3]; one colour is repeated; alpha, the last channel if there is one, is laid over `background` (0..255)
  */
 export function applyTone(
-  data: DeepSamples,
+  data: DeepSamples | Uint8Array,
   channels: number,
   colours: number,
   range: ToneRange,
@@ -38,7 +40,7 @@ export function applyTone(
   const scale = range.high > range.low ? 255 / (range.high - range.low) : 0;
   const flat = scale === 0 ? 128 : 0;
   const alphaAt = hasAlpha ? channels - 1 : -1;
-  const opaque = data instanceof Uint16Array ? 65_535 : 1;
+  const opaque = data instanceof Float32Array ? 1 : 2 ** (8 * data.BYTES_PER_ELEMENT) - 1;
   for (let i = 0; i < pixels; i++) {
     const alpha = alphaAt < 0 ? 1 : Math.min(1, Math.max(0, data[i * channels + alphaAt]! / opaque));
     for (let c = 0; c < 3; c++) {

@@ -24,7 +24,10 @@ export interface EngineChoice {
 /** Which engine `auto` takes on this machine, and why. */
 export function describeEngines(): EngineChoice {
   const cores = availableParallelism();
-  return { engine: 'cpu', why: `The CPU engine, on ${cores} ${cores === 1 ? 'thread' : 'threads'}: it is the only engine in this version.` };
+  return {
+    engine: 'cpu',
+    why: `The CPU engine, on ${cores} ${cores === 1 ? 'thread' : 'threads'}: it is the only engine in this version.`,
+  };
 }
 
 /**

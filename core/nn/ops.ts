@@ -107,7 +107,10 @@ export interface Executor {
   tensor(values: Float32Array, shape: readonly number[]): Tensor;
   /** Copies values out; the only way back. */
   read(tensor: Tensor): Promise<Float32Array>;
-  /** Runs `body`; every tensor made inside is freed afterwards. Read what must survive before it ends. Scopes nest. */
+  /**
+   * Runs `body`; every tensor made inside is freed afterwards, except those it returns (alone, in an array or in a plain
+   * object): they live on in the enclosing scope. Scopes nest, one at a time.
+   */
   scope<T>(body: () => T | Promise<T>): Promise<T>;
   /** Bytes now held by tensors, parameters and state. */
   memoryBytes(): number;

@@ -9,7 +9,7 @@ import type { FeatureBackbone, FeatureOptions, PatchFeatures, PrelabelImage } fr
 import { draftOf, Phase, problemEvent, readGuide } from './job.ts';
 import { propose, proposeDefaults } from './propose.ts';
 import type { ProposeOptions } from './propose.ts';
-import { setStatistics, withoutPosition } from './statistics.ts';
+import { featureViews, setStatistics, withoutPosition } from './statistics.ts';
 import type { SetStatistics } from './statistics.ts';
 
 export interface PrelabelOptions {
@@ -90,9 +90,8 @@ export async function* prelabel(input: PrelabelInput): AsyncGenerator<JobEvent> 
     try {
       const features = await store.get(image);
       const guide = await readGuide(imageRoot, image, options.guidePixels ?? guidePixelsDefault);
-      const grid = { ...features, unit: unitRows(features.patches, features.dim) };
       const kept: { draft: ProposalDraft; cells: readonly number[] }[] = [];
-      for (const { mask, cells, score, margin, source } of propose(guide, grid, statistics.c0, settings)) {
+      for (const { mask, cells, score, margin, source } of propose(guide, featureViews(features, statistics), settings)) {
         const draft = draftOf(mask, guide, image, { score, margin, classId: null, source });
         if (draft !== null) kept.push({ draft, cells });
       }

@@ -66,20 +66,28 @@ export interface ProposeOptions extends DiscoverOptions {
 
 export const proposeDefaults: ProposeOptions = { ...discoverDefaults, maxProposals: 20, refined: 250, maxOverlap: 0.6, minPixels: 16 };
 
+/** One way to look at the same patches: unit features and the zero of their calibrated cosine. */
+export interface FeatureView {
+  readonly grid: PatchGrid;
+  readonly c0: number;
+}
+
 /**
  * Proposals of one image, most valuable first.
  * @param image the guide: the picture at the resolution the masks shall have
- * @param grid unit features of the same picture
- * @param c0 zero of the calibrated cosine
+ * @param views at least one, all of the same grid; candidates of all compete
  */
-export function propose(image: RgbImage, grid: PatchGrid, c0: number, options: ProposeOptions = proposeDefaults): Proposal[] {
+export function propose(image: RgbImage, views: readonly FeatureView[], options: ProposeOptions = proposeDefaults): Proposal[] {
+  const { grid } = views[0];
   const { gridWidth, gridHeight } = grid;
   const inside = new Uint8Array(gridWidth * gridHeight);
-  const described = discover(grid, c0, options)
-    .map((candidate) => describe(grid, c0, candidate, inside))
-    .map((d) => ({ d, promise: promiseOf(d.cues) }))
-    .sort((a, b) => b.promise - a.promise)
-    .slice(0, options.refined);
+  const described = views.flatMap((view) =>
+    discover(view.grid, view.c0, options)
+      .map((candidate) => describe(view.grid, view.c0, candidate, inside))
+      .map((d) => ({ d, promise: promiseOf(d.cues) }))
+      .sort((a, b) => b.promise - a.promise)
+      .slice(0, Math.ceil(options.refined / views.length)),
+  );
   const upsampler = new JointUpsampler(image, [{ gridWidth, gridHeight, shiftX: 0, shiftY: 0 }]);
   const scratch = new Float32Array(gridWidth * gridHeight);
   const spread = colourSpread(image);

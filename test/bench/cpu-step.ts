@@ -179,7 +179,15 @@ export class BenchStep {
           rowWeights[r] = (global ? 0.5 : 1) / B / terms;
         }
         const options = { temperature: 0.1 };
-        const dino = e.prototypeLoss({ rows, weightV: v(student, 'dino'), weightG: g(student, 'dino'), targets: clsTargets, targetRows, rowWeights, ...options });
+        const dino = e.prototypeLoss({
+          rows,
+          weightV: v(student, 'dino'),
+          weightG: g(student, 'dino'),
+          targets: clsTargets,
+          targetRows,
+          rowWeights,
+          ...options,
+        });
         const patches = this.#head(student, e.gatherRows(wide.patches, this.#masked), 'ibot');
         const ibot = e.prototypeLoss({
           rows: patches,
@@ -190,13 +198,26 @@ export class BenchStep {
           rowWeights: this.#maskedWeights,
           ...options,
         });
-        const half = (from: number): Tensor => e.koleo(e.gatherRows(wide.cls, Int32Array.from({ length: B }, (_, i) => from + i)));
+        const half = (from: number): Tensor =>
+          e.koleo(
+            e.gatherRows(
+              wide.cls,
+              Int32Array.from({ length: B }, (_, i) => from + i),
+            ),
+          );
         return e.weightedSum([dino, ibot, half(0), half(B)], [1, 1, 0.1, 0.1]);
       });
       e.clipGradients(student, new Int32Array(student.specs.length), 3);
       const learningRates = new Float32Array(student.specs.length).fill(1e-4);
       const weightDecays = new Float32Array(student.specs.length).fill(0.04);
-      e.adamW(student, this.#state, { learningRates, weightDecays, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, updateNumber: ++this.#updates });
+      e.adamW(student, this.#state, {
+        learningRates,
+        weightDecays,
+        beta1: 0.9,
+        beta2: 0.999,
+        epsilon: 1e-8,
+        updateNumber: ++this.#updates,
+      });
       e.emaUpdate(teacher, student, 0.996);
       return (await e.read(loss))[0]!;
     });

@@ -18,7 +18,19 @@ const standard: StepSettings[] = [
 
 const text = { type: 'string' } as const;
 const { values: options } = parseArgs({
-  options: { arch: text, batch: text, gsize: text, lsize: text, locals: text, protos: text, steps: text, threads: text, simd: text, peer: text, python: text },
+  options: {
+    arch: text,
+    batch: text,
+    gsize: text,
+    lsize: text,
+    locals: text,
+    protos: text,
+    steps: text,
+    threads: text,
+    simd: text,
+    peer: text,
+    python: text,
+  },
 });
 const steps = Number(options.steps ?? 8);
 const number = (value: string | undefined, other: number): number => (value === undefined ? other : Number(value));
@@ -50,7 +62,11 @@ async function measure(setting: StepSettings): Promise<number> {
   const simd = (options.simd ?? 'auto') as 'auto' | 'relaxed' | 'plain';
   const executor = await createCpuExecutor(options.threads ? { threads: Number(options.threads), simd } : { simd });
   const bench = new BenchStep(executor, setting);
-  console.log(`\n${Object.entries(setting).map(([key, value]) => `--${key} ${value}`).join(' ')}`);
+  console.log(
+    `\n${Object.entries(setting)
+      .map(([key, value]) => `--${key} ${value}`)
+      .join(' ')}`,
+  );
   console.log(`${executor.description}; ${(bench.parameterCount / 1e6).toFixed(2)} M parameters`);
   const losses: number[] = [];
   for (let i = 0; i < 3; ++i) losses.push(await bench.run());
@@ -65,10 +81,14 @@ async function measure(setting: StepSettings): Promise<number> {
   const ms = median(times);
   const imagesPerSecond = (setting.batch * 1000) / ms;
   const fastest = (setting.batch * 1000) / Math.min(...times);
-  console.log(`${imagesPerSecond.toFixed(1)} images/s (median of ${steps}, ${ms.toFixed(1)} ms; fastest ${fastest.toFixed(1)}), loss ${losses[0]!.toFixed(4)} -> ${losses.at(-1)!.toFixed(4)}`);
+  console.log(
+    `${imagesPerSecond.toFixed(1)} images/s (median of ${steps}, ${ms.toFixed(1)} ms; fastest ${fastest.toFixed(1)}), loss ${losses[0]!.toFixed(4)} -> ${losses.at(-1)!.toFixed(4)}`,
+  );
   // On a busy machine this says more than the time that passed.
   console.log(`processor time: ${processor.toFixed(1)} ms a step over all threads`);
-  console.log(`memory: ${(executor.engine.heap.reserved / 2 ** 20).toFixed(0)} MiB reserved, ${(executor.memoryBytes() / 2 ** 20).toFixed(0)} MiB between steps`);
+  console.log(
+    `memory: ${(executor.engine.heap.reserved / 2 ** 20).toFixed(0)} MiB reserved, ${(executor.memoryBytes() / 2 ** 20).toFixed(0)} MiB between steps`,
+  );
 
   const { pool } = executor.engine;
   pool.profile = new Map();
@@ -77,16 +97,25 @@ async function measure(setting: StepSettings): Promise<number> {
   const start = pool.clock();
   for (let i = 0; i < 3; ++i) await bench.run();
   const whole = (pool.clock() - start) / 3;
-  const rows = [...pool.profile].map(([kernel, { calls, ms: spent, flops }]) => ({ kernel, calls: calls / 3, ms: spent / 3, flops: flops / 3 }));
+  const rows = [...pool.profile].map(([kernel, { calls, ms: spent, flops }]) => ({
+    kernel,
+    calls: calls / 3,
+    ms: spent / 3,
+    flops: flops / 3,
+  }));
   rows.sort((a, b) => b.ms - a.ms);
   console.log('kernel                    calls      ms     %  GFLOP/s');
   for (const row of rows.filter(({ ms: spent }) => spent > whole / 500)) {
     const speed = row.flops > 0 ? (row.flops / row.ms / 1e6).toFixed(1) : '';
     const share = ((100 * row.ms) / whole).toFixed(1);
-    console.log(`${row.kernel.padEnd(24)}${row.calls.toFixed(0).padStart(7)}${row.ms.toFixed(2).padStart(8)}${share.padStart(6)}${speed.padStart(9)}`);
+    console.log(
+      `${row.kernel.padEnd(24)}${row.calls.toFixed(0).padStart(7)}${row.ms.toFixed(2).padStart(8)}${share.padStart(6)}${speed.padStart(9)}`,
+    );
   }
   const inKernels = rows.reduce((sum, row) => sum + row.ms, 0);
-  console.log(`${'outside kernels'.padEnd(31)}${(whole - inKernels).toFixed(2).padStart(8)}${((100 * (whole - inKernels)) / whole).toFixed(1).padStart(6)}`);
+  console.log(
+    `${'outside kernels'.padEnd(31)}${(whole - inKernels).toFixed(2).padStart(8)}${((100 * (whole - inKernels)) / whole).toFixed(1).padStart(6)}`,
+  );
   await executor.dispose();
   return imagesPerSecond;
 }

@@ -165,7 +165,7 @@ test('two commands at once on a fresh checkout install once', async (t) => {
   for (const { code, stdout } of both) assert.deepEqual([code, stdout.includes('"args"')], [7, true]);
   assert.equal(both.filter(({ stderr }) => stderr.includes('Setting up (node_modules is missing or incomplete)')).length, 1);
   const log = readFileSync(path.join(root, 'npm.log'), 'utf8').trim().split('\n');
-  assert.deepEqual(log, ['begin ci --ignore-scripts --include=dev --include=optional --no-audit --no-fund', 'end']);
+  assert.deepEqual(log, ['begin ci --ignore-scripts --include=dev --include=optional --no-audit --no-fund --loglevel=error', 'end']);
 });
 
 test('a lock left by a killed command is taken over', async (t) => {

@@ -1,13 +1,16 @@
 // The host as its own process, killed in the middle of training and of a review.
 import assert from 'node:assert/strict';
+import { fork, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { readdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import { temporaryFolder } from '../fixtures/files.ts';
 import { seeds } from './fakeJobs.ts';
-import { hostProcess, imageFolder, jobEnd, killHard, newProject, refusal, until } from './helpers.ts';
+import { hostProcess, imageFolder, jobEnd, killHard, newProject, openPage, refusal, until } from './helpers.ts';
 
 /** Pids of the workers of a host, from /proc. */
 function workersOf(pid: number): number[] {
@@ -184,3 +187,37 @@ test(
     assert.equal((await second.page.call.runs.query())[0]!.state, 'stopped');
   },
 );
+
+test('as a child of the desktop app: ready, the dialog over IPC, and its end when the parent goes', async (t) => {
+  const folder = temporaryFolder(t);
+  const env = { ...process.env, PATCHWISE_CONFIG_DIR: join(folder, 'config') };
+  const child = fork(new URL('../../core/host/main.ts', import.meta.url), ['--projects', join(folder, 'projects')], { env, silent: true });
+  t.after(() => child.kill('SIGKILL'));
+  const [ready] = (await once(child, 'message')) as [{ type: string; url: string }];
+  assert.equal(ready.type, 'ready');
+  const page = await openPage(ready.url);
+  const choosing = page.call.chooseFolder.mutate({ purpose: 'project' });
+  const [asked] = (await once(child, 'message')) as [{ type: string; purpose: string; requestId: number }];
+  assert.deepEqual(asked, { type: 'chooseFolder', purpose: 'project', requestId: 1 });
+  child.send({ type: 'folderChosen', requestId: 1, path: folder });
+  assert.equal((await choosing)!.name, basename(folder));
+  child.disconnect();
+  const [code] = (await once(child, 'exit')) as [number];
+  assert.equal(code, 0);
+});
+
+test('a call that cannot be understood: exit code 2 and the usage; a project that is not there: 1 and the reason', () => {
+  const run = (...args: string[]) =>
+    spawnSync(process.execPath, [fileURLToPath(new URL('../../core/host/main.ts', import.meta.url)), ...args], { encoding: 'utf8' });
+  for (const args of [
+    ['--prot', '1'],
+    ['--port', '99999'],
+  ]) {
+    const { status, stderr } = run(...args);
+    assert.equal(status, 2);
+    assert.match(stderr, /Usage: host/);
+  }
+  const missing = run('--project', '/nowhere/at/all');
+  assert.equal(missing.status, 1);
+  assert.match(missing.stderr, /\/nowhere\/at\/all has no project\.sqlite\. Choose the folder/);
+});

@@ -1,5 +1,16 @@
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, readdirSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  rmSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { test } from 'node:test';
@@ -7,7 +18,19 @@ import { readRgb } from '../../core/images/index.ts';
 import { startHost } from '../../core/host/index.ts';
 import { temporaryFolder } from '../fixtures/files.ts';
 import { makePng } from '../fixtures/png.ts';
-import { hostWith, jobEnd, newProject, openPage, refusal, send } from './helpers.ts';
+import {
+  canMount,
+  fakeJobs,
+  folderOfDisks,
+  hostWith,
+  imageFolder,
+  jobEnd,
+  newProject,
+  openPage,
+  refusal,
+  remountReadOnly,
+  send,
+} from './helpers.ts';
 import { rectangle } from './shapes.ts';
 
 function renderer(folder: string): string {
@@ -301,4 +324,76 @@ test("folders: what lies outside the roots is not handed out, not through links,
   assert.deepEqual([found.parentId, found.children.map((child) => child.name)], [null, ['private']]);
   assert.ok((await call.info.query()).nativeDialogs);
   await assert.rejects(startHost({ roots: [join(folder, 'missing')], configDir: join(folder, 'config') }), { code: 'folder-unreadable' });
+});
+
+test('a read-only project: everything can be looked at, nothing changed, and the reason is told', async (t) => {
+  const { folder, mount } = folderOfDisks(t);
+  if (!canMount(folder)) return t.skip('this process may not mount; test/host/project.test.ts has the stand-in');
+  const disk = mount('disk', '8m');
+  await imageFolder(disk, 2);
+  const options = {
+    roots: [disk],
+    projectsDir: join(disk, 'projects'),
+    configDir: join(folder, 'config'),
+    worker: { jobsModule: fakeJobs },
+  };
+  const first = await startHost(options);
+  const writing = await openPage(first.url);
+  await newProject(writing);
+  await writing.call.startPrelabel.mutate({ runId: null, step: null });
+  await jobEnd(writing, 'prelabel');
+  await first.close();
+  remountReadOnly(disk);
+
+  const host = await startHost({ ...options, project: join(disk, 'projects', 'Leaves') });
+  t.after(() => host.close());
+  const page = await openPage(host.url);
+  const project = (await page.call.currentProject.query())!;
+  assert.deepEqual([project.readOnly, project.images, project.counts.proposed], [true, 2, 6]);
+  assert.equal((await page.call.reviewImage.query({ imageId: 1 })).objects.length, 3);
+  assert.equal((await page.get('/files/thumb/1')).status, 200);
+  const refused = await Promise.all(
+    [
+      page.call.decide.mutate({ action: 'accept', proposalId: 1, classId: null, seconds: 1 }),
+      page.call.createClass.mutate({ name: 'leaf', color: null }),
+      page.call.rescan.mutate(),
+      page.call.startTraining.mutate({ presetId: 'quick', steps: 1, batch: 2, seed: 1 }),
+      page.call.runExport.mutate({ format: 'coco-rle', scope: 'everything' }),
+    ].map(refusal),
+  );
+  assert.deepEqual(
+    refused.map(({ code }) => code),
+    Array(5).fill('project-read-only'),
+  );
+});
+
+test('a disk that fills up during a job: the job fails with the reason, what was there stays, and it goes on later', async (t) => {
+  const { folder, mount } = folderOfDisks(t);
+  if (!canMount(folder)) return t.skip('this process may not mount a small disk');
+  const disk = mount('disk', '2m');
+  await imageFolder(folder, 40);
+  const host = await startHost({ roots: [folder], projectsDir: disk, configDir: join(folder, 'config'), worker: { jobsModule: fakeJobs } });
+  t.after(() => host.close());
+  const page = await openPage(host.url);
+  await newProject(page);
+  const filler = openSync(join(disk, 'filler'), 'w');
+  assert.throws(() => {
+    for (;;) writeSync(filler, Buffer.alloc(4096, 1));
+  }, /ENOSPC/);
+  closeSync(filler);
+  await page.call.startPrelabel.mutate({ runId: null, step: null });
+  const job = await jobEnd(page, 'prelabel');
+  assert.deepEqual([job.state, job.error?.code], ['failed', 'disk-full']);
+  assert.equal(
+    (
+      await refusal(
+        page.call.createProject.mutate({ name: 'other', imagesId: (await page.call.folderRoots.query())[0]!.id, locationId: null }),
+      )
+    ).code,
+    'disk-full',
+  );
+  rmSync(join(disk, 'filler'));
+  await page.call.startPrelabel.mutate({ runId: null, step: null });
+  assert.equal((await jobEnd(page, 'prelabel')).state, 'finished');
+  assert.equal((await page.call.currentProject.query())!.counts.proposed, 120);
 });

@@ -40,14 +40,26 @@ test('gives what readRgb gives; keeps up to the budget, decodes the rest again',
 test('decodes ahead: what was asked for is there although its file is gone by then', async (t) => {
   const { root, images } = await folderOf(t, 6);
   const cache = new ImageCache({ root, images, maxSide: 32, maxBytes: 0, concurrency: 2 });
-  cache.prefetch([3, 1, 5]);
-  // all three are decoded before the two that are asked for behind them
+  cache.prefetch([3, 1]);
+  // both places are taken: these two wait until 3 and 1 are decoded
   await Promise.all([cache.get(0), cache.get(2)]);
-  const ahead = await Promise.all([3, 1, 5].map((i) => cache.get(i)));
-  cache.prefetch([4]);
-  await cache.get(4);
+  await Promise.all([3, 1].map((i) => rm(path.join(root, images[i]!.path))));
+  for (const i of [3, 1]) assert.equal((await cache.get(i)).width, 32);
+  // taken once, they are not held any longer
+  await assert.rejects(cache.get(3), { code: 'image-vanished' });
   assert.equal(cache.keptBytes, 0);
-  ahead.forEach((image) => assert.equal(image.width, 32));
+});
+
+test('a new list replaces the old one: what was decoded ahead for nothing is dropped', async (t) => {
+  const { root, images } = await folderOf(t, 4);
+  const cache = new ImageCache({ root, images, maxSide: 32, maxBytes: 0, concurrency: 1 });
+  cache.prefetch([1]);
+  await cache.get(0);
+  cache.prefetch([2]);
+  await cache.get(0);
+  await Promise.all([1, 2].map((i) => rm(path.join(root, images[i]!.path))));
+  await assert.rejects(cache.get(1), { code: 'image-vanished' });
+  assert.equal((await cache.get(2)).width, 32);
 });
 
 test('pages of a TIFF are images of their own', async (t) => {

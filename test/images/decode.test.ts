@@ -8,7 +8,7 @@ import { exifBlock, jpegWithOrientation, storedFor, type Picture } from '../fixt
 import { smallDisk, temporaryFolder } from '../fixtures/files.ts';
 import { SIX_COLOURS, encoder, photo, sixSquares } from '../fixtures/pictures.ts';
 import { makePng } from '../fixtures/png.ts';
-import { makeTiff } from '../fixtures/tiff.ts';
+import { makeTiff, type TiffPageParts } from '../fixtures/tiff.ts';
 
 async function fileOf(t: TestContext, bytes: Uint8Array, name = 'picture'): Promise<string> {
   const file = path.join(temporaryFolder(t), name);
@@ -249,6 +249,23 @@ test('float pages with NaN and infinities, and pages of one value', async (t) =>
   );
   const flat = makeTiff([{ width: 2, height: 1, bits: 16, samples: [700, 700] }]);
   assert.deepEqual([...(await readRgb(await fileOf(t, flat))).data], [128, 128, 128, 128, 128, 128]);
+});
+
+test('channels of a TIFF: declared alpha is alpha, other extra channels are left out, floats are not bent', async (t) => {
+  const read = async (parts: Omit<TiffPageParts, 'width' | 'height'>, width: number): Promise<number[]> => [
+    ...(await readRgb(await fileOf(t, makeTiff([{ ...parts, width, height: 1 }])))).data,
+  ];
+  const rgba = [0, 0, 0, 65_535, 65_535, 30_000, 0, 65_535, 65_535, 65_535, 65_535, 0];
+  assert.deepEqual(await read({ bits: 16, channels: 4, extraSample: 2, samples: rgba }, 3), [0, 0, 0, 255, 117, 0, 128, 128, 128]);
+  assert.deepEqual(await read({ bits: 16, channels: 4, extraSample: 0, samples: rgba }, 3), [0, 0, 0, 255, 117, 0, 255, 255, 255]);
+  assert.deepEqual(
+    await read({ bits: 16, channels: 2, extraSample: 0, samples: [0, 5, 300, 7, 3000, 9] }, 3),
+    [0, 0, 0, 26, 26, 26, 255, 255, 255],
+  );
+  assert.deepEqual(await read({ bits: 8, channels: 5, samples: [0, 1, 2, 3, 4, 200, 100, 50, 10, 20] }, 2), [0, 1, 2, 200, 100, 50]);
+  assert.deepEqual(await read({ bits: 8, channels: 2, extraSample: 2, samples: [0, 255, 200, 0] }, 2), [0, 0, 0, 128, 128, 128]);
+  const floats = { bits: 32, sampleFormat: 3, channels: 3, samples: [-1, 0, 1, 2, 3, -1] } as const;
+  assert.deepEqual(await read(floats, 2), [0, 64, 128, 191, 255, 0]);
 });
 
 test('pages of a TIFF', async (t) => {

@@ -15,7 +15,14 @@ export interface Case {
   readonly adjust?: (name: string, values: Float32Array) => void;
 }
 
-function linearCase(rows: readonly number[], inputs: number, outputs: number, bias: boolean, activation: 'none' | 'gelu', samples = 40): Case {
+function linearCase(
+  rows: readonly number[],
+  inputs: number,
+  outputs: number,
+  bias: boolean,
+  activation: 'none' | 'gelu',
+  samples = 40,
+): Case {
   return {
     name: `linear [${rows.join(',')}] x ${inputs} -> ${outputs}${bias ? ' + bias' : ''}${activation === 'gelu' ? ', GELU' : ''}`,
     inputs: { x: [...rows, inputs], w: [outputs, inputs], ...(bias ? { b: [outputs] } : {}) },
@@ -73,7 +80,15 @@ function prototypeCase(R: number, K: number, n: number, m: number, samples = 30)
     inputs: { x: [R, n], v: [K, n], g: [K, 1] },
     samples,
     run: (e, p) =>
-      e.prototypeLoss({ rows: p('x'), weightV: p('v'), weightG: p('g'), targets: e.tensor(targets, [Q, K]), targetRows, rowWeights, temperature }),
+      e.prototypeLoss({
+        rows: p('x'),
+        weightV: p('v'),
+        weightG: p('g'),
+        targets: e.tensor(targets, [Q, K]),
+        targetRows,
+        rowWeights,
+        temperature,
+      }),
     plain: (p) => {
       const options = { targets: plain.value([Q, K], targets), targetRows, rowWeights, temperature };
       return plain.prototypeLoss(p['x']!, p['v']!, p['g']!, options);

@@ -25,7 +25,16 @@ operationSuite('plain SIMD, 2 threads', () => createCpuExecutor({ threads: 2, si
 async function step(executor: Executor): Promise<Buffer[]> {
   const random = new Random(11);
   const [N, T, D, K] = [6, 37, 48, 200];
-  const shapes: Record<string, number[]> = { qkv: [3 * D, D], bias: [3 * D], norm: [D], gamma: [D], up: [4 * D, D], down: [D, 4 * D], v: [K, D], g: [K, 1] };
+  const shapes: Record<string, number[]> = {
+    qkv: [3 * D, D],
+    bias: [3 * D],
+    norm: [D],
+    gamma: [D],
+    up: [4 * D, D],
+    down: [D, 4 * D],
+    v: [K, D],
+    g: [K, 1],
+  };
   const specs = Object.entries(shapes).map(([name, shape]) => ({
     name,
     shape,
@@ -47,11 +56,25 @@ async function step(executor: Executor): Promise<Buffer[]> {
       const rows = executor.l2Normalize(executor.gatherRows(y, Int32Array.of(0, 40, 80, 120, 160, 200)), 1e-12);
       const targetRows = Int32Array.of(0, 1, 2, 3, 4, 5);
       const rowWeights = new Float32Array(6).fill(1 / 6);
-      const prototypes = executor.prototypeLoss({ rows, weightV: p('v'), weightG: p('g'), targets, targetRows, rowWeights, temperature: 0.1 });
+      const prototypes = executor.prototypeLoss({
+        rows,
+        weightV: p('v'),
+        weightG: p('g'),
+        targets,
+        targetRows,
+        rowWeights,
+        temperature: 0.1,
+      });
       return executor.weightedSum([prototypes, executor.koleo(rows)], [1, 0.1]);
     });
     const gradients = await executor.readGradients(set);
-    const norms = await executor.read(executor.clipGradients(set, Int32Array.from(specs, (_, i) => i % 2), 0.5));
+    const norms = await executor.read(
+      executor.clipGradients(
+        set,
+        Int32Array.from(specs, (_, i) => i % 2),
+        0.5,
+      ),
+    );
     const learningRates = new Float32Array(specs.length).fill(1e-3);
     const weightDecays = new Float32Array(specs.length).fill(0.04);
     executor.adamW(set, state, { learningRates, weightDecays, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, updateNumber: 1 });
@@ -204,7 +227,11 @@ describe('memory', () => {
     const heap = new Heap();
     assert.throws(
       () => heap.allocate(5 * 2 ** 30),
-      (error) => error instanceof AppError && error.code === 'engine-out-of-memory' && /5\.00 GiB/.test(error.message) && /smaller batch/.test(error.action),
+      (error) =>
+        error instanceof AppError &&
+        error.code === 'engine-out-of-memory' &&
+        /5\.00 GiB/.test(error.message) &&
+        /smaller batch/.test(error.action),
     );
     heap.allocate(1000);
   });
@@ -224,7 +251,12 @@ describe('memory', () => {
       mark,
       kept.map((i) => ({ address: addresses[i]!, bytes: size })),
     );
-    kept.forEach((i, at) => assert.ok(heap.u8.subarray(moved[at]!, moved[at]! + size).every((byte) => byte === i), `block ${i}`));
+    kept.forEach((i, at) =>
+      assert.ok(
+        heap.u8.subarray(moved[at]!, moved[at]! + size).every((byte) => byte === i),
+        `block ${i}`,
+      ),
+    );
     assert.ok(arena.used < 5 * size);
     arena.dispose();
     assert.equal(heap.used, 0);

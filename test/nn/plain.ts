@@ -80,7 +80,10 @@ export function patchEmbed(images: Value, weight: Value, bias: Value): Value {
 
 export function maskPatches(x: Value, mask: Uint8Array, token: Value): Value {
   const { n } = rowsOf(x);
-  return value(x.shape, x.data.map((v, i) => (mask[Math.floor(i / n)] ? token.data[i % n]! : v)));
+  return value(
+    x.shape,
+    x.data.map((v, i) => (mask[Math.floor(i / n)] ? token.data[i % n]! : v)),
+  );
 }
 
 /** Taps and weights along one axis of a resized position table (spec 1.3), for `to` cells out of `from`. */
@@ -318,5 +321,8 @@ export function sinkhornKnopp(logits: Value, temperature: number, iterations: nu
       for (let k = 0; k < K; ++k) q[r * K + k]! /= sum * rows;
     }
   }
-  return value(logits.shape, q.map((v) => v * rows));
+  return value(
+    logits.shape,
+    q.map((v) => v * rows),
+  );
 }

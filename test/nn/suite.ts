@@ -56,7 +56,10 @@ class Tail {
 
   run(executor: Executor, result: Tensor): Tensor {
     return executor.prototypeLoss({
-      rows: executor.gatherRows(result, Int32Array.from({ length: this.rows }, (_, r) => r)),
+      rows: executor.gatherRows(
+        result,
+        Int32Array.from({ length: this.rows }, (_, r) => r),
+      ),
       weightV: executor.tensor(this.v, [tailPrototypes, this.n]),
       weightG: executor.tensor(this.g, [tailPrototypes, 1]),
       targets: executor.tensor(this.targets, [3, tailPrototypes]),
@@ -147,7 +150,12 @@ export function operationSuite(title: string, factory: ExecutorFactory, { tolera
 
 function targetTests(executor: () => Executor, tolerance: number): void {
   const random = new Random(3);
-  for (const [n, K] of [[1, 5], [7, 9], [33, 260], [150, 1024]] as const) {
+  for (const [n, K] of [
+    [1, 5],
+    [7, 9],
+    [33, 260],
+    [150, 1024],
+  ] as const) {
     it(`sinkhornKnopp of ${n} x ${K}`, async () => {
       const logits = random.normals(n * K).map((v) => v * 0.3);
       const got = await executor().scope(() => executor().read(executor().sinkhornKnopp(executor().tensor(logits, [n, K]), 0.06, 3)));
@@ -166,10 +174,18 @@ function targetTests(executor: () => Executor, tolerance: number): void {
           plain.softmax(Array.from(logits.subarray(r * K, (r + 1) * K), (value, k) => (value - center[k]!) / 0.5)),
         );
         assertClose(await e.read(e.centeredSoftmax(l, e.tensor(center, [K]), 0.5)), wanted.flat(), 4 * tolerance, 'targets');
-        const means = Array.from({ length: K }, (_, k) => Array.from({ length: n }, (_, r) => logits[r * K + k]!).reduce((a, b) => a + b, 0) / n);
+        const means = Array.from(
+          { length: K },
+          (_, k) => Array.from({ length: n }, (_, r) => logits[r * K + k]!).reduce((a, b) => a + b, 0) / n,
+        );
         assertClose(await e.read(e.meanRows(l)), means, tolerance, 'means');
         const made = await e.read(e.prototypeLogits(e.tensor(x, [n, 11]), e.tensor(v, [K, 11]), e.tensor(g, [K, 1])));
-        assertClose(made, plain.prototypeLogits(plain.value([n, 11], x), plain.value([K, 11], v), plain.value([K, 1], g)).data, tolerance, 'logits');
+        assertClose(
+          made,
+          plain.prototypeLogits(plain.value([n, 11], x), plain.value([K, 11], v), plain.value([K, 1], g)).data,
+          tolerance,
+          'logits',
+        );
       });
     });
   }
@@ -206,7 +222,8 @@ function goldenTests(executor: () => Executor, tolerance: number): void {
   it('Sinkhorn-Knopp (spec 5.2)', async () => {
     const logits = Float32Array.from([0.1, 0.2, -0.1, 0, 0.3, 0.1, 0.05, -0.2, 0.12, 0.21, -0.05, 0.02]);
     const wanted = [
-      0.08267787, 0.40060012, 0.12674939, 0.38997262, 0.54563103, 0.03638804, 0.40949184, 0.00848909, 0.08149696, 0.34231121, 0.19178924, 0.38440258,
+      0.08267787, 0.40060012, 0.12674939, 0.38997262, 0.54563103, 0.03638804, 0.40949184, 0.00848909, 0.08149696, 0.34231121, 0.19178924,
+      0.38440258,
     ];
     const got = await executor().scope(() => executor().read(executor().sinkhornKnopp(executor().tensor(logits, [3, 4]), 0.07, 3)));
     assertClose(got, wanted, 4 * tolerance, 'targets');
@@ -226,7 +243,12 @@ function updateTests(executor: () => Executor, tolerance: number): void {
   /** A parameter set whose gradients are exactly `wanted`: the loss is linear in it through a weighted sum of scalars. */
   const setGradients = (e: Executor, set: ParameterSet, wanted: readonly number[]): void => {
     e.zeroGradients(set);
-    e.gradients(set, () => e.weightedSum(set.specs.map(({ name }) => set.get(name)), wanted));
+    e.gradients(set, () =>
+      e.weightedSum(
+        set.specs.map(({ name }) => set.get(name)),
+        wanted,
+      ),
+    );
   };
   const scalars = (values: readonly number[]): { name: string; shape: number[]; values: Float32Array }[] =>
     values.map((v, i) => ({ name: `p${i}`, shape: [], values: Float32Array.of(v) }));
@@ -297,7 +319,12 @@ function updateTests(executor: () => Executor, tolerance: number): void {
     const student = e.createParameters([{ name: 'w', shape, values: a }]);
     const teacher = e.createParameters([{ name: 'w', shape, values: b }]);
     e.emaUpdate(teacher, student, 0.99);
-    assertClose(await e.readParameters(teacher), a.map((v, i) => 0.01 * v + 0.99 * b[i]!), tolerance, 'teacher');
+    assertClose(
+      await e.readParameters(teacher),
+      a.map((v, i) => 0.01 * v + 0.99 * b[i]!),
+      tolerance,
+      'teacher',
+    );
     e.writeParameters(teacher, b);
     e.emaUpdate(teacher, student, 1);
     assert.deepEqual(await e.readParameters(teacher), b);
@@ -327,8 +354,13 @@ function gradientTests(executor: () => Executor, tolerance: number): void {
       assert.ok(once.subarray(0, 24).some((v) => v !== 0));
       assert.deepEqual([...once.subarray(24)], [0, 0, 0]);
       const { loss } = e.gradients(set, () => run(e, set, 2), 8);
-      assertClose(await e.readGradients(set), once.map((v) => v * 17), 2 * tolerance, 'sum of two calls');
-      assertClose(await e.read(loss), (await e.read(run(e, set, 2))), tolerance, 'the loss itself is not scaled');
+      assertClose(
+        await e.readGradients(set),
+        once.map((v) => v * 17),
+        2 * tolerance,
+        'sum of two calls',
+      );
+      assertClose(await e.read(loss), await e.read(run(e, set, 2)), tolerance, 'the loss itself is not scaled');
       e.zeroGradients(set);
       assert.ok((await e.readGradients(set)).every((v) => v === 0));
     });
@@ -419,7 +451,10 @@ function scopeTests(executor: () => Executor): void {
       });
       sizes.push(e.memoryBytes());
     }
-    assert.deepEqual(sizes, sizes.map(() => sizes[0]));
+    assert.deepEqual(
+      sizes,
+      sizes.map(() => sizes[0]),
+    );
     const before = e.memoryBytes();
     set.dispose();
     assert.ok(e.memoryBytes() < before, 'disposed parameters are given back');

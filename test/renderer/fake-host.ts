@@ -827,7 +827,11 @@ export interface Served {
 }
 
 /** Serves the page built at `root` and the fake host on a loopback port (0: any free one). */
-export async function serve(host: FakeHost, port = 0, root = fileURLToPath(new URL('../../dist/renderer/', import.meta.url))): Promise<Served> {
+export async function serve(
+  host: FakeHost,
+  port = 0,
+  root = fileURLToPath(new URL('../../dist/renderer/', import.meta.url)),
+): Promise<Served> {
   const trpc = createHTTPHandler({ router: createRouter(host.service), basePath: '/trpc/' });
   const pictures = new Map<number, Promise<Buffer>>();
   const picture = (id: number): Promise<Buffer> => {
@@ -866,7 +870,10 @@ export async function serve(host: FakeHost, port = 0, root = fileURLToPath(new U
         const whole = await picture(Number(first));
         return {
           type: 'image/jpeg',
-          body: max > 0 && max < sceneWidth * host.pictureScale ? await sharp(whole).resize(max, max, { fit: 'inside' }).jpeg().toBuffer() : whole,
+          body:
+            max > 0 && max < sceneWidth * host.pictureScale
+              ? await sharp(whole).resize(max, max, { fit: 'inside' }).jpeg().toBuffer()
+              : whole,
         };
       }
       if (what === 'pca')

@@ -110,7 +110,11 @@ export async function scenePicture(variant: number, scale = 1): Promise<Buffer> 
 <linearGradient id="m" x2="1" y2="1"><stop stop-color="#fff"/><stop offset=".5" stop-color="#777"/><stop offset="1" stop-color="#111"/></linearGradient></defs>
 <rect width="100%" height="100%" fill="#23272c"/><rect y="90" width="100%" height="1020" fill="url(#b)"/>${ribs}
 <rect y="84" width="100%" height="9" fill="#b9912f"/><rect y="1107" width="100%" height="9" fill="#b9912f"/>${parts}</svg>`;
-  const noise = await sharp({ create: { width: 400, height: 300, channels: 3, background: '#808080', noise: { type: 'gaussian', mean: 128, sigma: 26 } } }).png().toBuffer();
+  const noise = await sharp({
+    create: { width: 400, height: 300, channels: 3, background: '#808080', noise: { type: 'gaussian', mean: 128, sigma: 26 } },
+  })
+    .png()
+    .toBuffer();
   return sharp(Buffer.from(svg))
     .blur(0.8)
     .composite([{ input: noise, tile: true, blend: 'soft-light' }])

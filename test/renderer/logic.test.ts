@@ -185,6 +185,9 @@ test('thinning keeps the lowest and highest of every bucket; smoothing has no st
 
 test('numbers as words', () => {
   assert.deepEqual([bytes(999), bytes(1500), bytes(34_000_000)], ['999 B', '1.5 kB', '34 MB']);
-  assert.deepEqual([duration(41), duration(200), duration(7800), duration(7200), duration(61_000)], ['41 s', '3 min', '2 h 10 min', '2 h', '17 h']);
+  assert.deepEqual(
+    [duration(41), duration(200), duration(7800), duration(7200), duration(61_000)],
+    ['41 s', '3 min', '2 h 10 min', '2 h', '17 h'],
+  );
   assert.deepEqual([figure(0.00042), figure(12.3456), figure(1e-6)], ['4.2e-4', '12.3', '1.0e-6']);
 });

@@ -15,7 +15,9 @@ import type { Decision, ReviewObject } from '../../core/contract/index.ts';
 import { decodeRle } from '../../renderer/src/logic/rle.ts';
 import { FakeHost, serve, type FakeOptions, type Served } from './fake-host.ts';
 
-const chrome = [process.env['CHROMIUM'], '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find((path) => path && existsSync(path));
+const chrome = [process.env['CHROMIUM'], '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find(
+  (path) => path && existsSync(path),
+);
 const flags = ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
 
 describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM to its path)' }, () => {
@@ -29,7 +31,11 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
   before(async () => {
     // Its own copy: dist/renderer may be in use by other tests.
     built = await mkdtemp(join(tmpdir(), 'patchwise-page-'));
-    await build({ configFile: fileURLToPath(new URL('../../renderer/vite.config.ts', import.meta.url)), logLevel: 'error', build: { outDir: built } });
+    await build({
+      configFile: fileURLToPath(new URL('../../renderer/vite.config.ts', import.meta.url)),
+      logLevel: 'error',
+      build: { outDir: built },
+    });
     browser = await chromium.launch({ executablePath: chrome!, args: flags });
   });
   after(async () => {
@@ -38,7 +44,12 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
   });
 
   /** A fresh host, a fresh browser profile, the page at `hash`; fails on any console error, CSP violation or outside request. */
-  async function using(options: FakeOptions, hash: string, body: (host: FakeHost) => Promise<void>, expected: readonly RegExp[] = []): Promise<void> {
+  async function using(
+    options: FakeOptions,
+    hash: string,
+    body: (host: FakeHost) => Promise<void>,
+    expected: readonly RegExp[] = [],
+  ): Promise<void> {
     served = await serve(new FakeHost({ images: 60, proposed: 8, pictureScale: 0.4, ...options }), 0, built);
     context = await browser.newContext({ viewport: { width: 1440, height: 900 } });
     page = await context.newPage();
@@ -64,7 +75,8 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
     }
   }
 
-  const decisions = (host: FakeHost): Decision[] => host.calls.filter((call) => call.name === 'decide').map((call) => call.input as Decision);
+  const decisions = (host: FakeHost): Decision[] =>
+    host.calls.filter((call) => call.name === 'decide').map((call) => call.input as Decision);
   const canvas = (): ReturnType<Page['locator']> => page.getByRole('application');
   const objects = (): ReturnType<Page['locator']> => page.getByRole('list', { name: 'Objects' }).getByRole('button');
   const selected = (): ReturnType<Page['locator']> => page.getByRole('list', { name: 'Objects' }).locator('[aria-pressed=true]');
@@ -81,7 +93,9 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
   /** Screen position of an image pixel. */
   async function onScreen(x: number, y: number): Promise<{ x: number; y: number }> {
     const box = (await canvas().boundingBox())!;
-    const [scale, left, top] = await Promise.all(['data-scale', 'data-x', 'data-y'].map(async (name) => Number(await canvas().getAttribute(name))));
+    const [scale, left, top] = await Promise.all(
+      ['data-scale', 'data-x', 'data-y'].map(async (name) => Number(await canvas().getAttribute(name))),
+    );
     return { x: box.x + left! + x * scale!, y: box.y + top! + y * scale! };
   }
 
@@ -90,7 +104,8 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
     await selected().waitFor();
   }
 
-  const proposalsOf = (host: FakeHost, imageId: number): ReviewObject[] => host.objects.get(imageId)!.filter((o) => o.kind === 'proposal' && o.state === 'proposed');
+  const proposalsOf = (host: FakeHost, imageId: number): ReviewObject[] =>
+    host.objects.get(imageId)!.filter((o) => o.kind === 'proposal' && o.state === 'proposed');
 
   test('a project is made from a folder found in the page, and the scan shows', async () => {
     await using({ open: false }, 'project', async (host) => {
@@ -106,7 +121,11 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
       await page.getByLabel('Project name').fill('My parts');
       await page.getByRole('button', { name: 'Create project' }).click();
       await page.getByRole('heading', { name: 'My parts' }).waitFor();
-      assert.deepEqual(host.calls.find((call) => call.name === 'createProject')?.input, { name: 'My parts', imagesId: 'data/2026-11', locationId: null });
+      assert.deepEqual(host.calls.find((call) => call.name === 'createProject')?.input, {
+        name: 'My parts',
+        imagesId: 'data/2026-11',
+        locationId: null,
+      });
       await page.getByRole('group', { name: 'Scan job' }).waitFor();
     });
   });
@@ -137,7 +156,12 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
       await page.getByLabel('Steps').fill('90');
       await page.getByRole('button', { name: 'Start training' }).click();
       await page.getByText(/Step [1-9]\d* of 90/).waitFor();
-      assert.deepEqual(host.calls.find((call) => call.name === 'startTraining')?.input, { presetId: 'quick', steps: 90, batch: null, seed: null });
+      assert.deepEqual(host.calls.find((call) => call.name === 'startTraining')?.input, {
+        presetId: 'quick',
+        steps: 90,
+        batch: null,
+        seed: null,
+      });
       await page.getByRole('img', { name: 'Losses over steps' }).locator('path.line').first().waitFor();
       await page.getByRole('group', { name: 'Training job' }).getByText('images/s').waitFor();
       await page.getByRole('region', { name: 'Run' }).getByRole('button', { name: 'Stop' }).click();
@@ -341,7 +365,7 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
       await page.mouse.move(at.x, at.y);
       await page.mouse.down();
       await page.mouse.up();
-      await page.keyboard.press('KeyD');
+      await page.keyboard.press('KeyA'); // the last of the queue: back
       await until(() => decisions(host).length === 1, 'the save');
       const decision = decisions(host)[0]!;
       assert.ok(decision.action === 'edit' && decision.proposalId === target.id);

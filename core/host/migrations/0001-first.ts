@@ -85,8 +85,8 @@ CREATE TABLE proposals (
   state      TEXT NOT NULL DEFAULT 'proposed' CHECK (state IN ('proposed', 'accepted', 'edited', 'rejected', 'unsure'))
 ) STRICT;
 CREATE INDEX proposals_of_image ON proposals (image_id, state, discarded);
-CREATE INDEX proposals_of_cluster ON proposals (cluster_id, state, image_id);
-CREATE INDEX proposals_surest ON proposals (state, discarded, class_id, score DESC, image_id);
+CREATE INDEX proposals_of_cluster ON proposals (cluster_id, image_id, state);
+CREATE INDEX proposals_surest ON proposals (state, discarded, class_id, score DESC);
 CREATE INDEX proposals_closest ON proposals (state, discarded, margin, score);
 
 CREATE TABLE cluster_examples (

@@ -461,7 +461,8 @@ function change(reader: Reader, imageId: number, label: string): ReviewChange {
 /** @param perReviewer whether the person has turned figures by person on */
 export function reviewStats(reader: Reader, perReviewer: boolean): ReviewStats {
   const { remaining, rejected } = reader.get<{ remaining: number; rejected: number }>(
-    `SELECT count(*) FILTER (WHERE state IN ('proposed', 'unsure') AND discarded = 0) AS remaining, count(*) FILTER (WHERE state = 'rejected') AS rejected FROM proposals`,
+    `SELECT (SELECT count(*) FROM proposals WHERE state IN ('proposed', 'unsure') AND discarded = 0) AS remaining,
+       (SELECT count(*) FROM proposals WHERE state = 'rejected') AS rejected`,
   )!;
   const { annotations, acceptedAsIs } = reader.get<{ annotations: number; acceptedAsIs: number }>(
     `SELECT count(*) AS annotations, count(*) FILTER (WHERE state = 'accepted') AS acceptedAsIs FROM annotations WHERE removed = 0`,

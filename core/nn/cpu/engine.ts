@@ -92,13 +92,18 @@ export class Engine {
       kept = survivors(result).filter((tensor) => scope.tensors.includes(tensor));
       return result;
     } finally {
-      if (this.#scopes.at(-1) !== scope) throw new Error('scope: scopes must end in the order they began in; await each before the next begins.');
-      this.#scopes.pop();
-      const moved = this.arena.compact(scope.mark, kept);
-      for (const tensor of scope.tensors) tensor.address = 0;
-      kept.forEach((tensor, i) => (tensor.address = moved[i]!));
-      this.#scopes.at(-1)!.tensors.push(...kept);
+      this.#endScope(scope, kept);
     }
+  }
+
+  #endScope(scope: Scope, kept: readonly CpuTensor[]): void {
+    if (this.#scopes.at(-1) !== scope)
+      throw new Error('scope: scopes must end in the order they began in; await each before the next begins.');
+    this.#scopes.pop();
+    const moved = this.arena.compact(scope.mark, kept);
+    for (const tensor of scope.tensors) tensor.address = 0;
+    kept.forEach((tensor, i) => (tensor.address = moved[i]!));
+    this.#scopes.at(-1)!.tensors.push(...kept);
   }
 
   createParameters(specs: ConstructorParameters<typeof CpuParameterSet>[1]): CpuParameterSet {
@@ -169,7 +174,8 @@ export class Engine {
     this.#tape = tape;
     try {
       const loss = forward();
-      if (loss.size !== 1 || loss.shape.length !== 0) throw new Error(`gradients: the loss has shape [${loss.shape.join(',')}], [] is wanted.`);
+      if (loss.size !== 1 || loss.shape.length !== 0)
+        throw new Error(`gradients: the loss has shape [${loss.shape.join(',')}], [] is wanted.`);
       if (loss.tracked) {
         loss.gradient = this.room(1);
         this.heap.f32[loss.gradient / 4] = seed;
@@ -237,7 +243,8 @@ export function rowsPerChunk(n: number): number {
 function survivors(result: unknown): CpuTensor[] {
   if (result instanceof CpuTensor) return [result];
   if (Array.isArray(result)) return [...new Set(result.filter((item) => item instanceof CpuTensor))];
-  if (result !== null && typeof result === 'object' && Object.getPrototypeOf(result) === Object.prototype) return survivors(Object.values(result));
+  if (result !== null && typeof result === 'object' && Object.getPrototypeOf(result) === Object.prototype)
+    return survivors(Object.values(result));
   return [];
 }
 

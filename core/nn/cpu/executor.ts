@@ -38,7 +38,8 @@ export interface CpuOptions {
  */
 export async function createCpuExecutor(options: CpuOptions = {}): Promise<CpuExecutor> {
   const threads = options.threads ?? Math.min(availableParallelism(), 64);
-  if (!Number.isInteger(threads) || threads < 1 || threads > 64) throw new Error(`createCpuExecutor: threads must be 1 to 64, not ${threads}.`);
+  if (!Number.isInteger(threads) || threads < 1 || threads > 64)
+    throw new Error(`createCpuExecutor: threads must be 1 to 64, not ${threads}.`);
   const wanted = options.simd ?? 'auto';
   if (wanted === 'relaxed' && !hasRelaxedSimd()) throw new Error('createCpuExecutor: this runtime has no relaxed SIMD.');
   const simd = wanted === 'auto' ? (hasRelaxedSimd() ? 'relaxed' : 'plain') : wanted;
@@ -136,7 +137,8 @@ export class CpuExecutor implements Executor {
 
   writeAdamState(state: AdamState, m: Float32Array, v: Float32Array): void {
     const mine = ownState('writeAdamState', state);
-    if (m.length !== mine.size || v.length !== mine.size) throw new Error(`writeAdamState: ${m.length} and ${v.length} values for ${mine.size}.`);
+    if (m.length !== mine.size || v.length !== mine.size)
+      throw new Error(`writeAdamState: ${m.length} and ${v.length} values for ${mine.size}.`);
     this.engine.heap.f32.set(m, mine.m / 4);
     this.engine.heap.f32.set(v, mine.v / 4);
   }

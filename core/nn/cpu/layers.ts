@@ -53,7 +53,9 @@ export function linear(engine: Engine, x: CpuTensor, weight: CpuTensor, bias: Cp
     const per = rowsPerChunk(outputs);
     const groups = Math.ceil(rows / per);
     if (slope || dBias) {
-      withPartials(engine, groups, outputs, [dBias], (partials) => engine.pool.run('kBiasBackward', groups, [dy, slope, rows, outputs, per, partials]));
+      withPartials(engine, groups, outputs, [dBias], (partials) =>
+        engine.pool.run('kBiasBackward', groups, [dy, slope, rows, outputs, per, partials]),
+      );
     }
     if (slope) engine.giveBack(slope, y.size);
     const dWeight = engine.gradient(weight);
@@ -159,7 +161,20 @@ export function addResidual(engine: Engine, x: CpuTensor, branch: CpuTensor, gam
     const dBranch = engine.gradient(branch);
     const dGamma = engine.gradient(gamma);
     withPartials(engine, groups, n, [dGamma], (partials) => {
-      const args = [dy, branch.address, gamma.address, scale, index, T, n, rows, per, dBranch?.address ?? 0, dBranch?.accumulate ?? 0, partials];
+      const args = [
+        dy,
+        branch.address,
+        gamma.address,
+        scale,
+        index,
+        T,
+        n,
+        rows,
+        per,
+        dBranch?.address ?? 0,
+        dBranch?.accumulate ?? 0,
+        partials,
+      ];
       if (partials || dBranch) engine.pool.run('kResidualBackward', groups, args);
     });
     return engine.passOn(x, dy);
@@ -176,4 +191,3 @@ export function checkRows(operation: string, rows: Int32Array, count: number, di
   for (const row of rows) if (row < 0 || row >= count) throw new Error(`${operation}: row ${row} is not in 0 to ${count - 1}.`);
   if (distinct && new Set(rows).size !== rows.length) throw new Error(`${operation}: a row is named twice.`);
 }
-

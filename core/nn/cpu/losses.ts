@@ -52,7 +52,14 @@ export function prototypeLoss(
   const { rows: Q } = rowsOf(targets);
   const m = targetRows.length / R;
   const fits = v.shape.at(-1) === n && g.size === K && targets.shape.at(-1) === K && rowWeights.length === R && R > 0;
-  check(fits && Number.isInteger(m) && m > 0, `prototypeLoss with ${targetRows.length} target rows and ${rowWeights.length} weights`, x, v, g, targets);
+  check(
+    fits && Number.isInteger(m) && m > 0,
+    `prototypeLoss with ${targetRows.length} target rows and ${rowWeights.length} weights`,
+    x,
+    v,
+    g,
+    targets,
+  );
   checkRows('prototypeLoss', targetRows, Q);
   const loss = engine.make([]);
   const scales = prototypeScales(engine, v, g, temperature);

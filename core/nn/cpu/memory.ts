@@ -234,7 +234,8 @@ export class Arena {
    * @returns their new addresses
    */
   compact(mark: Mark, blocks: readonly { readonly address: number; readonly bytes: number }[]): number[] {
-    const segmentOf = (address: number): number => this.#segments.findIndex(({ start, bytes }) => address >= start && address < start + bytes);
+    const segmentOf = (address: number): number =>
+      this.#segments.findIndex(({ start, bytes }) => address >= start && address < start + bytes);
     // In the order of allocation a block's new place never lies behind its old one, so none overwrites a later one.
     const order = blocks.map(({ address, bytes }, i) => ({ i, address, bytes, segment: segmentOf(address) }));
     order.sort((a, b) => a.segment - b.segment || a.address - b.address);

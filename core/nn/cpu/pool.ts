@@ -13,7 +13,8 @@ export type SimdKind = 'relaxed' | 'plain';
 
 /** (module (func (drop (f32x4.relaxed_madd ...)))): valid only where relaxed SIMD is. */
 const relaxedProbe = new Uint8Array([
-  0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 19, 1, 17, 0, 65, 0, 253, 17, 65, 0, 253, 17, 65, 0, 253, 17, 253, 133, 2, 11,
+  0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 19, 1, 17, 0, 65, 0, 253, 17, 65, 0, 253, 17, 65, 0, 253, 17, 253,
+  133, 2, 11,
 ]);
 
 /** Whether this runtime has relaxed SIMD (V8 from Node 21 on). */
@@ -181,7 +182,12 @@ export class Pool {
 
   #fail(): never {
     const options = this.#died ? { cause: this.#died } : {};
-    throw new AppError('engine-died', 'A worker thread of the CPU engine has died.', 'Start the job again; training goes on from its last checkpoint.', options);
+    throw new AppError(
+      'engine-died',
+      'A worker thread of the CPU engine has died.',
+      'Start the job again; training goes on from its last checkpoint.',
+      options,
+    );
   }
 
   /** Ends the workers. Nothing can run afterwards. */

@@ -59,7 +59,14 @@ export function productNT(
 }
 
 /** c[m,n] (+)= a[m,k] b[k,n]. */
-export function productNN(engine: Engine, sizes: { m: number; n: number; k: number }, a: number, b: number, c: number, accumulate: number): void {
+export function productNN(
+  engine: Engine,
+  sizes: { m: number; n: number; k: number },
+  a: number,
+  b: number,
+  c: number,
+  accumulate: number,
+): void {
   const { m, n, k } = sizes;
   const end = [0, 0, 0];
   if (m <= fewRows) {
@@ -72,7 +79,12 @@ export function productNN(engine: Engine, sizes: { m: number; n: number; k: numb
   engine.pool.run('kPackRows', Math.ceil(k / per), [b, n * 4, k, n, packed, 8, per]);
   const columns = blockColumns(m, k, n);
   const chunks = Math.ceil(m / blockRows) * Math.ceil(n / columns);
-  engine.pool.run('kProduct', chunks, [m, n, k, a, k * 4, 4, packed, 32, k * 32, c, n * 4, accumulate, blockRows, columns, ...end], 2 * m * n * k);
+  engine.pool.run(
+    'kProduct',
+    chunks,
+    [m, n, k, a, k * 4, 4, packed, 32, k * 32, c, n * 4, accumulate, blockRows, columns, ...end],
+    2 * m * n * k,
+  );
   engine.giveBack(packed, width * k);
 }
 
@@ -96,12 +108,19 @@ function fewRowsProduct(
 }
 
 /** c[m,n] (+)= a[k,m]^T b[k,n]: a weight's gradient from k rows. */
-export function productTN(engine: Engine, sizes: { m: number; n: number; k: number }, a: number, b: number, c: number, accumulate: number): void {
+export function productTN(
+  engine: Engine,
+  sizes: { m: number; n: number; k: number },
+  a: number,
+  b: number,
+  c: number,
+  accumulate: number,
+): void {
   const { m, n, k } = sizes;
   const flops = 2 * m * n * k;
   const columns = blockColumns(m, k, n);
   const chunks = Math.ceil(m / blockRows) * Math.ceil(n / columns);
-  if (k <= 64) {
+  if (k <= 24) {
     // So few rows stay in the cache as they lie.
     const args = [m, n, k, a, 4, m * 4, b, n * 4, 32, c, n * 4, accumulate, blockRows, columns, 0, 0, 0];
     engine.pool.run('kProduct', chunks, args, flops);

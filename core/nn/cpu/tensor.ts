@@ -56,7 +56,8 @@ export class CpuParameterSet implements ParameterSet {
     let offset = 0;
     this.specs = specs.map(({ name, shape, values }) => {
       const size = sizeOf(shape);
-      if (values.length !== size) throw new Error(`createParameters: ${name} has ${values.length} values, its shape [${shape.join(',')}] wants ${size}.`);
+      if (values.length !== size)
+        throw new Error(`createParameters: ${name} has ${values.length} values, its shape [${shape.join(',')}] wants ${size}.`);
       const spec = { name, shape: [...shape], offset, size };
       offset += size;
       return spec;

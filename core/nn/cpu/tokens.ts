@@ -57,14 +57,29 @@ export function resizePositions(engine: Engine, table: CpuTensor, resize: Positi
   engine.record(y, [table], (dy) => {
     const target = engine.gradient(table)!;
     engine.copy(target.address, dy, n, target.accumulate);
-    const back = [engine.floats(transposed(rows, h, side)), engine.floats(transposed(columns, w, side)), side, side, h, w, n, target.accumulate];
+    const back = [
+      engine.floats(transposed(rows, h, side)),
+      engine.floats(transposed(columns, w, side)),
+      side,
+      side,
+      h,
+      w,
+      n,
+      target.accumulate,
+    ];
     engine.pool.run('kResizePositions', side * side, [dy + n * 4, target.address + n * 4, ...back]);
   });
   return y;
 }
 
 /** patches [N,P,D], cls [1,1,D], positions [1+P,D], registers [1,R,D] -> [N,1+R+P,D]. */
-export function assembleTokens(engine: Engine, patches: CpuTensor, cls: CpuTensor, positions: CpuTensor, registers: CpuTensor | null): CpuTensor {
+export function assembleTokens(
+  engine: Engine,
+  patches: CpuTensor,
+  cls: CpuTensor,
+  positions: CpuTensor,
+  registers: CpuTensor | null,
+): CpuTensor {
   const [N = 0, P = 0, n = 0] = patches.shape;
   const R = registers ? registers.size / Math.max(n, 1) : 0;
   const fits = patches.shape.length === 3 && cls.size === n && positions.size === (1 + P) * n && Number.isInteger(R);
@@ -91,7 +106,16 @@ export function assembleTokens(engine: Engine, patches: CpuTensor, cls: CpuTenso
 }
 
 /** `rows` stretches of n floats, strides in bytes. */
-function copyRows(engine: Engine, to: number, toStride: number, from: number, fromStride: number, rows: number, n: number, accumulate: number): void {
+function copyRows(
+  engine: Engine,
+  to: number,
+  toStride: number,
+  from: number,
+  fromStride: number,
+  rows: number,
+  n: number,
+  accumulate: number,
+): void {
   const per = rowsPerChunk(n);
   engine.pool.run('kCopyRows', Math.ceil(rows / per), [to, toStride, from, fromStride, rows, n, accumulate, per]);
 }
@@ -176,4 +200,3 @@ export function concatRows(engine: Engine, parts: readonly CpuTensor[]): CpuTens
   });
   return y;
 }
-

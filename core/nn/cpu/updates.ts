@@ -24,7 +24,9 @@ export function adamW(engine: Engine, set: CpuParameterSet, state: CpuAdamState,
   const { learningRates, weightDecays, beta1, beta2, epsilon, updateNumber } = options;
   if (state.size !== set.size) throw new Error(`adamW: the state holds ${state.size} values, the parameters ${set.size}.`);
   if (learningRates.length !== set.specs.length || weightDecays.length !== set.specs.length) {
-    throw new Error(`adamW: ${learningRates.length} learning rates and ${weightDecays.length} weight decays for ${set.specs.length} parameters.`);
+    throw new Error(
+      `adamW: ${learningRates.length} learning rates and ${weightDecays.length} weight decays for ${set.specs.length} parameters.`,
+    );
   }
   if (!(updateNumber >= 1)) throw new Error(`adamW: the first update has number 1, not ${updateNumber}.`);
   engine.settle(set);

@@ -1,5 +1,15 @@
 /** One mask under the brush: strokes and polygons on a bitmap, with their own undo, and a draft kept after each. */
-import { bitmapFromRle, bitmapToRle, contentRect, cutPatch, emptyBitmap, fillPolygon, putPatch, strokeSegment, unionRect } from '../logic/bitmap.ts';
+import {
+  bitmapFromRle,
+  bitmapToRle,
+  contentRect,
+  cutPatch,
+  emptyBitmap,
+  fillPolygon,
+  putPatch,
+  strokeSegment,
+  unionRect,
+} from '../logic/bitmap.ts';
 import type { Bitmap, Point, Rect } from '../logic/bitmap.ts';
 import type { Draft, EditTarget } from '../logic/drafts.ts';
 import { History } from '../logic/history.ts';

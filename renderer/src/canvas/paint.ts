@@ -42,7 +42,14 @@ export interface MaskOptions {
 }
 
 /** Masks from large to small, so that small ones stay on top; the selected one last. */
-export function paintMasks(context: Context, objects: readonly ReviewObject[], sprites: Sprites, view: Viewport, ratio: number, options: MaskOptions): void {
+export function paintMasks(
+  context: Context,
+  objects: readonly ReviewObject[],
+  sprites: Sprites,
+  view: Viewport,
+  ratio: number,
+  options: MaskOptions,
+): void {
   clear(context);
   if (options.look === 'off' && options.selected === null) return;
   const screen = context.canvas;

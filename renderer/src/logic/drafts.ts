@@ -47,7 +47,9 @@ export class Drafts {
 
   /** Drafts of one image, or of the whole project. What cannot be read is removed. */
   list(imageId?: number): Draft[] {
-    const keys = Array.from({ length: this.#storage.length }, (_, i) => this.#storage.key(i)).filter((key) => key?.startsWith(this.#prefix)) as string[];
+    const keys = Array.from({ length: this.#storage.length }, (_, i) => this.#storage.key(i)).filter((key) =>
+      key?.startsWith(this.#prefix),
+    ) as string[];
     const found: Draft[] = [];
     for (const key of keys.sort()) {
       const draft = parse(this.#storage.getItem(key));

@@ -126,7 +126,8 @@ class AppState {
 
   /** Counts change with every decision: read them at most twice a second. */
   #readProjectSoon(): void {
-    this.#timer ??= setTimeout(() => {
+    if (this.#timer) return;
+    this.#timer = setTimeout(() => {
       this.#timer = null;
       const before = this.project?.id;
       void api.currentProject.query().then(

@@ -30,6 +30,22 @@ export class ImageList {
     return -1;
   }
 
+  /**
+   * Loads pages until the image is among the rows. Numbers are given in the list's order as a rule, so its own page is
+   * tried first.
+   */
+  async find(imageId: number): Promise<void> {
+    const turn = this.#turn;
+    if (this.total === null) await this.#load(0, turn);
+    const pages = Math.ceil((this.total ?? 0) / pageSize);
+    const guess = Math.min(pages - 1, Math.floor((imageId - 1) / pageSize));
+    const order = Array.from({ length: pages }, (_, page) => page).sort((a, b) => Math.abs(a - guess) - Math.abs(b - guess));
+    for (const page of order) {
+      if (turn !== this.#turn || this.error || this.indexOf(imageId) >= 0) return;
+      if (!this.#pages.has(page)) await this.#load(page, turn);
+    }
+  }
+
   /** Loads the pages that hold rows [from, to). */
   need(from: number, to: number): void {
     for (let page = Math.floor(Math.max(0, from) / pageSize); page * pageSize < to; page++) {
@@ -63,7 +79,12 @@ export class ImageList {
   async #load(page: number, turn: number): Promise<void> {
     this.#wanted.add(page);
     try {
-      const answer = await api.imagesPage.query({ offset: page * pageSize, limit: pageSize, filter: this.filter, search: this.search.trim() });
+      const answer = await api.imagesPage.query({
+        offset: page * pageSize,
+        limit: pageSize,
+        filter: this.filter,
+        search: this.search.trim(),
+      });
       if (turn !== this.#turn) return;
       this.total = answer.total;
       this.#pages = new Map(this.#pages).set(page, answer.rows);

@@ -20,7 +20,9 @@ export class ReviewQueue {
   classId = $state<number | null>(null);
   clusterId = $state<number | null>(null);
   readonly all = new ImageList();
-  readonly items = new Loaded<readonly QueueItem[]>(() => api.queue.query({ order: this.order, classId: this.classId, clusterId: this.clusterId, limit }));
+  readonly items = new Loaded<readonly QueueItem[]>(() =>
+    api.queue.query({ order: this.order, classId: this.classId, clusterId: this.clusterId, limit }),
+  );
   /** Images in the order first met; one that is finished keeps its place until the filter changes. */
   #sequence = $state.raw<readonly number[]>([]);
   /** Paths of the queue's images, for show; filled in behind. */
@@ -97,6 +99,7 @@ export class ReviewQueue {
   neighbour(imageId: number, by: 1 | -1): number | null {
     if (this.mode === 'all') {
       const at = this.all.indexOf(imageId);
+      if (at < 0) return null;
       this.all.need(at + by, at + by + 1);
       return this.all.row(at + by)?.id ?? null;
     }

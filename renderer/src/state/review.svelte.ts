@@ -7,7 +7,18 @@ import type { Decision, ImageRow, ReviewChange, ReviewImage, ReviewObject, Rle }
 import { ActiveClock } from '../logic/activity.ts';
 import { colorOf } from '../logic/colors.ts';
 import { Drafts, type Draft, type EditTarget } from '../logic/drafts.ts';
-import { applyDecision, findAgain, isPending, isUndecided, isVisible, keyOf, listOrder, neighbour, nextUndecided, type ObjectKey } from '../logic/review.ts';
+import {
+  applyDecision,
+  findAgain,
+  isPending,
+  isUndecided,
+  isVisible,
+  keyOf,
+  listOrder,
+  neighbour,
+  nextUndecided,
+  type ObjectKey,
+} from '../logic/review.ts';
 import { imageSideFor } from '../logic/viewport.ts';
 import { EditSession, type Tool } from '../canvas/edit.svelte.ts';
 import type { MaskLook } from '../canvas/paint.ts';
@@ -78,8 +89,13 @@ class Review {
   /** Shows the page: the image of the address, else one with unsaved strokes, else the queue's first. */
   async enter(imageId: number | null): Promise<void> {
     this.clock.take(performance.now());
-    if (this.queue.items.value === null) await this.queue.reset();
-    const wanted = imageId ?? this.image?.id ?? this.#drafts().list()[0]?.imageId ?? this.queue.images.find((i) => i.left > 0)?.imageId ?? null;
+    if (this.queue.items.value === null) {
+      await this.queue.reset();
+      // Nothing waits for a decision: the list is the folder, for drawing by hand.
+      if (this.queue.images.length === 0 && this.queue.filterName === null) this.queue.setMode('all');
+    }
+    const wanted =
+      imageId ?? this.image?.id ?? this.#drafts().list()[0]?.imageId ?? this.queue.images.find((i) => i.left > 0)?.imageId ?? null;
     if (wanted === null || (wanted === this.image?.id && this.error === null)) return;
     await this.open(wanted);
   }
@@ -99,6 +115,7 @@ class Review {
       this.objects = answer.objects;
       this.view.show(answer.image);
       this.queue.include(imageId);
+      if (this.queue.mode === 'all' && this.queue.all.indexOf(imageId) < 0) void this.queue.all.find(imageId);
       const picked = options.select ? options.select(answer.objects) : (nextUndecided(this.list, null, (o) => this.queue.wants(o)) ?? null);
       this.selected = picked && keyOf(picked);
       if (this.selectedObject && (this.follow || options.select)) this.view.bringIntoSight(this.selectedObject.box);
@@ -115,7 +132,8 @@ class Review {
   step(by: 1 | -1): void {
     if (!this.image) return;
     const next = this.queue.neighbour(this.image.id, by);
-    if (next === null) toasts.note(by === 1 ? 'This is the last image of the list.' : 'This is the first image of the list.', { key: 'end' });
+    if (next === null)
+      toasts.note(by === 1 ? 'This is the last image of the list.' : 'This is the first image of the list.', { key: 'end' });
     else void this.open(next);
   }
 
@@ -215,7 +233,10 @@ class Review {
     this.selected = null;
     const image = this.image && this.queue.nextWithWork(this.image.id);
     if (image) void this.open(image);
-    else toasts.note(this.queue.filterName ? `Nothing left to review in ${this.queue.filterName}.` : 'Nothing left to review.', { key: 'end' });
+    else
+      toasts.note(this.queue.filterName ? `Nothing left to review in ${this.queue.filterName}.` : 'Nothing left to review.', {
+        key: 'end',
+      });
   }
 
   // --- decisions ------------------------------------------------------------------------------------------------------
@@ -291,7 +312,8 @@ class Review {
     try {
       const before = new Set(this.objects.map((o) => `${keyOf(o)}:${o.state}`));
       const change = await call();
-      const touched = (objects: readonly ReviewObject[]): ReviewObject | null => objects.filter(isVisible).find((o) => !before.has(`${keyOf(o)}:${o.state}`)) ?? null;
+      const touched = (objects: readonly ReviewObject[]): ReviewObject | null =>
+        objects.filter(isVisible).find((o) => !before.has(`${keyOf(o)}:${o.state}`)) ?? null;
       this.#ahead = null;
       if (change.imageId === this.image?.id) {
         this.#adopt(change.objects);
@@ -327,7 +349,8 @@ class Review {
     const before = this.objects;
     const list = this.list;
     this.objects = applyDecision(before, decision, imageId);
-    if ('proposalId' in decision && decision.action !== 'setClass' && decision.action !== 'unsure') this.queue.drop(new Set([decision.proposalId]));
+    if ('proposalId' in decision && decision.action !== 'setClass' && decision.action !== 'unsure')
+      this.queue.drop(new Set([decision.proposalId]));
     if (dropped) this.queue.drop(dropped);
     this.outstanding++;
     this.#chain = this.#chain.then(() => this.#send(decision, imageId, before, draft));
@@ -429,7 +452,11 @@ class Review {
         this.#drop(session);
         return true;
       }
-      toasts.facts({ code: 'mask-invalid', message: 'Nothing is left of the mask.', action: 'Paint something, or press Esc and then Delete to reject the object.' });
+      toasts.facts({
+        code: 'mask-invalid',
+        message: 'Nothing is left of the mask.',
+        action: 'Paint something, or press Esc and then Delete to reject the object.',
+      });
       return false;
     }
     const draft = { ...session.draft(), rle };
@@ -440,8 +467,10 @@ class Review {
     const { target, classId } = session;
     const seconds = this.#seconds();
     const leaving = options.advance ? object : null;
-    if (target.kind === 'proposal') this.#decide({ action: 'edit', proposalId: target.id, classId, rle: sent, seconds }, leaving, undefined, draft);
-    else if (target.kind === 'annotation') this.#decide({ action: 'editAnnotation', annotationId: target.id, classId, rle: sent, seconds }, null, undefined, draft);
+    if (target.kind === 'proposal')
+      this.#decide({ action: 'edit', proposalId: target.id, classId, rle: sent, seconds }, leaving, undefined, draft);
+    else if (target.kind === 'annotation')
+      this.#decide({ action: 'editAnnotation', annotationId: target.id, classId, rle: sent, seconds }, null, undefined, draft);
     else this.#decide({ action: 'draw', imageId: this.image.id, classId, rle: sent, seconds }, null, undefined, draft);
     return true;
   }

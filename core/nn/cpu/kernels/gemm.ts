@@ -251,8 +251,7 @@ function transpose4(from: usize, stride: usize, to: usize): void {
 
 // --- what follows a product while its block is still in the cache ---------------------------------------------------
 
-/** Epilogues; the numbers stand in ../products.ts too. */
-const BIAS: i32 = 1;
+/** Epilogues beside 0, none, and 1, bias alone; the numbers stand in ../products.ts too. */
 const BIAS_GELU: i32 = 2;
 const COLUMN_SCALE: i32 = 3;
 
