@@ -513,7 +513,6 @@ export class Service implements HostService {
 /** A folder name that every file system takes, from a project's name. */
 export function folderName(name: string): string {
   const safe = name
-    // eslint-disable-next-line no-control-regex
     .replace(/[<>:"/\\|?*\u0000-\u001f]/g, '-')
     .replace(/[. ]+$/, '')
     .slice(0, 100);

@@ -16,7 +16,7 @@ export interface PrelabelOptions {
   readonly features?: Partial<FeatureOptions>;
   readonly propose?: Partial<ProposeOptions>;
   readonly clusters?: ClusterOptions;
-  /** Most pixels of the picture that guides the edges; larger pictures are reduced for it. Default 2^19. */
+  /** Most pixels of the picture that guides the edges; larger pictures are reduced for it. Default 2^18. */
   readonly guidePixels?: number;
 }
 
@@ -31,7 +31,7 @@ export interface PrelabelInput {
   readonly signal?: AbortSignal | undefined;
 }
 
-export const guidePixelsDefault = 2 ** 19;
+export const guidePixelsDefault = 2 ** 18;
 /** Dimensions of a region's descriptor: the leading principal axes of the set. */
 const descriptorSize = 64;
 /** Examples named for each cluster. */

@@ -64,7 +64,7 @@ export interface ProposeOptions extends DiscoverOptions {
   readonly minPixels: number;
 }
 
-export const proposeDefaults: ProposeOptions = { ...discoverDefaults, maxProposals: 20, refined: 250, maxOverlap: 0.6, minPixels: 16 };
+export const proposeDefaults: ProposeOptions = { ...discoverDefaults, maxProposals: 20, refined: 200, maxOverlap: 0.6, minPixels: 16 };
 
 /** One way to look at the same patches: unit features and the zero of their calibrated cosine. */
 export interface FeatureView {
@@ -81,25 +81,37 @@ export function propose(image: RgbImage, views: readonly FeatureView[], options:
   const { grid } = views[0];
   const { gridWidth, gridHeight } = grid;
   const inside = new Uint8Array(gridWidth * gridHeight);
-  const described = views.flatMap((view) =>
-    discover(view.grid, view.c0, options)
-      .map((candidate) => describe(view.grid, view.c0, candidate, inside))
-      .map((d) => ({ d, promise: promiseOf(d.cues) }))
-      .sort((a, b) => b.promise - a.promise)
-      .slice(0, Math.ceil(options.refined / views.length)),
-  );
+  const described = views
+    .flatMap((view) => discover(view.grid, view.c0, options).map((candidate) => describe(view.grid, view.c0, candidate, inside)))
+    .map((d) => ({ d, promise: promiseOf(d.cues) }))
+    .sort((a, b) => b.promise - a.promise);
+  const refined: Described[] = [];
+  for (const { d } of described) {
+    if (refined.length >= options.refined) break;
+    // Nested versions of one region differ by a patch or two: pixels would make them the same.
+    const { box } = d.candidate;
+    if (!refined.some((r) => similarArea(r.candidate.box, box) && boxIou(r.candidate.box, box) > samePatches)) refined.push(d);
+  }
   const upsampler = new JointUpsampler(image, [{ gridWidth, gridHeight, shiftX: 0, shiftY: 0 }]);
   const scratch = new Float32Array(gridWidth * gridHeight);
   const spread = colourSpread(image);
   const reach = Math.max(1, Math.round((0.15 * image.width) / gridWidth));
   const pool: Proposal[] = [];
-  for (const { d } of described) {
+  for (const d of refined) {
     const mask = refineCandidate(upsampler, grid, d, scratch, options.minPixels);
     if (mask === null || mask.area < options.minPixels || mask.area > options.maxShare * image.width * image.height) continue;
     const score = predictedOverlap(d.cues, pixelCues(image, mask, d, grid, spread, reach));
     pool.push({ mask, cells: d.candidate.cells, source: d.candidate.source, score, margin: Math.min(1, Math.max(0, d.cues.contrast)) });
   }
   return choose(pool, options.maxProposals, options.maxOverlap);
+}
+
+/** Candidates whose patches overlap more than this are one. */
+const samePatches = 0.85;
+
+/** Whether two masks can overlap by samePatches at all. */
+function similarArea(a: BoxMask, b: BoxMask): boolean {
+  return Math.min(a.area, b.area) > samePatches * Math.max(a.area, b.area);
 }
 
 /**

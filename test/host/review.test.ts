@@ -156,9 +156,9 @@ test('undo and redo give back every state exactly, across images and restarts, w
   let states = [state()];
   let at = 0;
   const tried = { decisions: 0, undo: 0, redo: 0 };
-  for (let n = 0; n < 400; n++) {
+  for (let n = 0; n < 250; n++) {
     const what = pick(10);
-    if (n % 90 === 89) r.reopen();
+    if (n % 60 === 59) r.reopen();
     if (what < 3 && at > 0) {
       const change = r.undo();
       at--;
@@ -181,7 +181,7 @@ test('undo and redo give back every state exactly, across images and restarts, w
     }
     assert.equal(state(), states[at], `after ${n} steps`);
   }
-  assert.ok(Math.min(...Object.values(tried)) > 20, JSON.stringify(tried));
+  assert.ok(Math.min(...Object.values(tried)) > 15, JSON.stringify(tried));
   const standing = at;
   for (; at > 0; at--) r.undo();
   assert.equal(state(), states[0]);
@@ -257,12 +257,16 @@ test('a machine replaces only what nobody decided on, and repeats nothing that s
   assert.equal(r.project.write((w) => replaceProposals(w, 1, drafts.slice(3), 'n', false))[0], null);
 });
 
-test('queues: classes together and surest first, or closest first; unsure last, done and discarded left out', (t) => {
+test('queues: classes together and surest first, or what teaches most; unsure last, done and discarded left out', (t) => {
   const r = review(t);
   const ids = (order: 'review' | 'learn', more: object = {}) =>
     queue(r.project, { order, classId: null, clusterId: null, limit: 10, ...more }).map((item) => item.proposalId);
   assert.deepEqual(ids('review'), [1, 4, 3, 6, 2, 5]);
-  assert.deepEqual(ids('learn'), [2, 5, 1, 4, 3, 6]);
+  assert.deepEqual(
+    ids('learn').map((id) => (id - 1) % 3),
+    [0, 0, 1, 1, 2, 2],
+    'typical first, the two images in turn',
+  );
   assert.deepEqual(ids('review', { classId: 2 }), [3, 6]);
   r.decide({ action: 'unsure', proposalId: 1, seconds: 1 });
   assert.deepEqual(ids('review'), [4, 3, 6, 2, 5, 1]);

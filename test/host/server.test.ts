@@ -376,6 +376,8 @@ test('a disk that fills up during a job: the job fails with the reason, what was
   t.after(() => host.close());
   const page = await openPage(host.url);
   await newProject(page);
+  const [root] = await page.call.folderRoots.query();
+  const imagesId = (await page.call.folderChildren.query({ folderId: root!.id })).children.find((child) => child.name === 'images')!.id;
   const filler = openSync(join(disk, 'filler'), 'w');
   assert.throws(() => {
     for (;;) writeSync(filler, Buffer.alloc(4096, 1));
@@ -384,14 +386,7 @@ test('a disk that fills up during a job: the job fails with the reason, what was
   await page.call.startPrelabel.mutate({ runId: null, step: null });
   const job = await jobEnd(page, 'prelabel');
   assert.deepEqual([job.state, job.error?.code], ['failed', 'disk-full']);
-  assert.equal(
-    (
-      await refusal(
-        page.call.createProject.mutate({ name: 'other', imagesId: (await page.call.folderRoots.query())[0]!.id, locationId: null }),
-      )
-    ).code,
-    'disk-full',
-  );
+  assert.equal((await refusal(page.call.createProject.mutate({ name: 'other', imagesId, locationId: null }))).code, 'disk-full');
   rmSync(join(disk, 'filler'));
   await page.call.startPrelabel.mutate({ runId: null, step: null });
   assert.equal((await jobEnd(page, 'prelabel')).state, 'finished');

@@ -87,7 +87,6 @@ CREATE TABLE proposals (
 CREATE INDEX proposals_of_image ON proposals (image_id, state, discarded);
 CREATE INDEX proposals_of_cluster ON proposals (cluster_id, image_id, state);
 CREATE INDEX proposals_surest ON proposals (state, discarded, class_id, score DESC);
-CREATE INDEX proposals_closest ON proposals (state, discarded, margin, score);
 
 CREATE TABLE cluster_examples (
   cluster_id  INTEGER NOT NULL REFERENCES clusters (id) ON DELETE CASCADE,

@@ -4,6 +4,7 @@
  */
 import { AppError, type Box, type ClusterCard, type Inputs, type ProposalDraft, type QueueItem, type Rle } from '../../contract/index.ts';
 import { rleIou } from '../../labels/index.ts';
+import { learnOrder } from '../../prelabel/index.ts';
 import type { Reader, Writer } from '../project.ts';
 import { classRow } from './classes.ts';
 
@@ -235,9 +236,12 @@ export function discardCluster(writer: Writer, clusterId: number, discarded: boo
 
 // --- queue ------------------------------------------------------------------------------------------------------------
 
+/** Candidates that compete for the learn order: enough to span a set, few enough to rank between two decisions. */
+const learnCandidates = 4000;
+
 /**
- * The next proposals to decide on. 'review': class by class, surest first; those without a class after them. 'learn':
- * where the runner-up class or cluster is closest. Unsure ones come at the end of both. Images that are done are left out.
+ * The next proposals to decide on. 'review': class by class, surest first; those without a class after them. 'learn': what
+ * would teach most (prelabel's order). Unsure ones come at the end of both. Images that are done are left out.
  */
 export function queue(reader: Reader, { order, classId, clusterId, limit }: Inputs['queue']): QueueItem[] {
   const conditions = ['p.discarded = 0', 'i.present = 1', 'i.done = 0'];
@@ -250,22 +254,56 @@ export function queue(reader: Reader, { order, classId, clusterId, limit }: Inpu
     conditions.push('p.cluster_id = ?');
     values.push(clusterId);
   }
-  // Each part follows an index, so its first rows cost the same among a hundred and among a million.
-  const parts =
-    order === 'learn'
-      ? [{ where: 'TRUE', by: 'p.margin, p.score, p.id' }]
-      : [
-          { where: 'p.class_id IS NOT NULL', by: 'p.class_id, p.score DESC, p.id' },
-          { where: 'p.class_id IS NULL', by: 'p.score DESC, p.id' },
-        ];
+  const select = (columns: string, state: string, where: string, by: string, count: number) =>
+    reader.all<QueueItem>(
+      `SELECT p.id AS proposalId, p.image_id AS imageId, p.class_id AS classId, p.cluster_id AS clusterId, p.score, p.state ${columns}
+       FROM proposals p CROSS JOIN images i ON i.id = p.image_id WHERE p.state = ? AND ${where} AND ${conditions.join(' AND ')} ORDER BY ${by} LIMIT ?`,
+      state,
+      ...values,
+      count,
+    );
   const items: QueueItem[] = [];
   for (const state of ['proposed', 'unsure']) {
-    for (const { where, by } of parts) {
-      if (items.length >= limit) return items;
-      const sql = `SELECT p.id AS proposalId, p.image_id AS imageId, p.class_id AS classId, p.cluster_id AS clusterId, p.score, p.state
-        FROM proposals p CROSS JOIN images i ON i.id = p.image_id WHERE p.state = ? AND ${where} AND ${conditions.join(' AND ')} ORDER BY ${by} LIMIT ?`;
-      items.push(...reader.all<QueueItem>(sql, state, ...values, limit - items.length).map((row) => ({ ...row })));
+    if (order === 'learn') {
+      const { n } = reader.get<{ n: number }>('SELECT count(*) AS n FROM proposals WHERE state = ? AND discarded = 0', state)!;
+      // Of a large set every k-th competes; others get their turn as the number falls.
+      const every = Math.max(1, Math.ceil(n / learnCandidates));
+      const candidates = select(', p.margin, p.area', state, `p.id % ${every} = 0`, 'p.id', learnCandidates) as (QueueItem & {
+        margin: number;
+        area: number;
+      })[];
+      const facts = clusterFacts(reader);
+      const ranked = learnOrder(
+        candidates.map((candidate) => ({
+          ...candidate,
+          typicality: null,
+          ...(facts.get(candidate.clusterId) ?? { clusterSize: 1, clusterDecided: 0 }),
+        })),
+      );
+      items.push(...ranked.slice(0, limit - items.length).map((index) => plain(candidates[index])));
+      continue;
     }
+    // Each part follows an index, so its first rows cost the same among a hundred and among a million.
+    items.push(...select('', state, 'p.class_id IS NOT NULL', 'p.class_id, p.score DESC, p.id', limit - items.length).map(plain));
+    items.push(...select('', state, 'p.class_id IS NULL', 'p.score DESC, p.id', limit - items.length).map(plain));
   }
   return items;
+}
+
+const plain = ({ proposalId, imageId, classId, clusterId, score, state }: QueueItem): QueueItem => ({
+  proposalId,
+  imageId,
+  classId,
+  clusterId,
+  score,
+  state,
+});
+
+/** Size of each cluster, and how many of it have become annotations. */
+function clusterFacts(reader: Reader): Map<number | null, { clusterSize: number; clusterDecided: number }> {
+  const rows = reader.all<{ id: number; clusterSize: number; clusterDecided: number }>(
+    `SELECT cluster_id AS id, count(*) AS clusterSize, count(*) FILTER (WHERE state IN ('accepted', 'edited')) AS clusterDecided
+     FROM proposals INDEXED BY proposals_of_cluster WHERE cluster_id > 0 GROUP BY cluster_id`,
+  );
+  return new Map(rows.map(({ id, clusterSize, clusterDecided }) => [id, { clusterSize, clusterDecided }]));
 }

@@ -28,6 +28,7 @@ export class ReviewQueue {
   /** Paths of the queue's images, for show; filled in behind. */
   paths = $state.raw<ReadonlyMap<number, string>>(new Map());
   #naming = false;
+  #modeIsOurs = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   readonly images: readonly QueueImage[] = $derived.by(() => {
@@ -85,7 +86,16 @@ export class ReviewQueue {
     if (this.items.value) this.items.value = this.items.value.filter((item) => !proposalIds.has(item.proposalId));
   }
 
+  /** With nothing waiting the list is the folder, for drawing by hand; the queue comes back with the first proposals. */
+  chooseMode(): void {
+    if (this.images.length === 0 && this.filterName === null && this.mode === 'queue') {
+      this.setMode('all');
+      this.#modeIsOurs = true;
+    } else if (this.images.length > 0 && this.#modeIsOurs) this.setMode('queue');
+  }
+
   setMode(mode: 'queue' | 'all'): void {
+    this.#modeIsOurs = false;
     this.mode = mode;
     if (mode === 'all' && this.all.total === null) this.all.need(0, 1);
   }

@@ -91,8 +91,7 @@ class Review {
     this.clock.take(performance.now());
     if (this.queue.items.value === null) {
       await this.queue.reset();
-      // Nothing waits for a decision: the list is the folder, for drawing by hand.
-      if (this.queue.images.length === 0 && this.queue.filterName === null) this.queue.setMode('all');
+      this.queue.chooseMode();
     }
     const wanted =
       imageId ?? this.image?.id ?? this.#drafts().list()[0]?.imageId ?? this.queue.images.find((i) => i.left > 0)?.imageId ?? null;

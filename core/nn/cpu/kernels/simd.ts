@@ -60,31 +60,52 @@ export function maxLanes(v: v128): f32 {
   return max(f32x4.extract_lane(pairs, 0), f32x4.extract_lane(pairs, 1));
 }
 
-/** e^x to about 1e-7 relative (Cephes' expf polynomial); below -87 it ends at the smallest normal number, about 1e-38. */
+/**
+ * The numbers of exp4, gauss4 and normal4. In memory rather than in the code: V8 builds a four-lane constant anew each
+ * time it is met, at several instructions; a splatting load is one.
+ */
+const numbers: usize = memory.data<f32>([
+  88.3762626647949, -87.3365447504, // 0, 4: largest and smallest exponent
+  1.44269504088896341, // 8: 1 / ln 2
+  -0.693359375, 2.12194440e-4, // 12, 16: -ln 2, in two parts so that n times the first is exact
+  1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1, // 20 .. 40: Cephes' expf
+  1, -0.5, 0.5, // 44, 48, 52
+  0.70710678118654752, 0.43, // 56, 60: sqrt(1/2); t = 1 / (1 + 0.43 z)
+  0.0737055316567421, -0.31036296486854553, 0.38368645310401917, -0.08570615947246552, // 64 .. 76: erfc, see normal4
+  0.24683262407779694, 0.2049553096294403, 0.24437463283538818, 0.24251466989517212, // 80 .. 92
+]);
+
+/** Lanes that hold whole numbers as i32; a lane that is not a number gives 0 or -2^31, which exp4 shifts out: it stays none. */
+// @ts-ignore: decorator
+@inline
+function toInteger4(x: v128): v128 {
+  if (ASC_FEATURE_RELAXED_SIMD) return i32x4.relaxed_trunc_f32x4_s(x);
+  return i32x4.trunc_sat_f32x4_s(x);
+}
+
+/** e^x to about 1e-7 relative; below -87 it ends at the smallest normal number, about 1e-38. */
 // @ts-ignore: decorator
 @inline
 export function exp4(x: v128): v128 {
-  x = f32x4.max(f32x4.min(x, f32x4.splat(88.3762626647949)), f32x4.splat(-87.3365447504));
-  const n = f32x4.nearest(f32x4.mul(x, f32x4.splat(1.44269504088896341)));
-  // x - n ln 2, ln 2 split in two so that the product is exact
-  let r = madd(n, f32x4.splat(-0.693359375), x);
-  r = madd(n, f32x4.splat(2.12194440e-4), r);
-  let p = f32x4.splat(1.9875691500e-4);
-  p = madd(p, r, f32x4.splat(1.3981999507e-3));
-  p = madd(p, r, f32x4.splat(8.3334519073e-3));
-  p = madd(p, r, f32x4.splat(4.1665795894e-2));
-  p = madd(p, r, f32x4.splat(1.6666665459e-1));
-  p = madd(p, r, f32x4.splat(5.0000001201e-1));
-  p = f32x4.add(madd(p, f32x4.mul(r, r), r), f32x4.splat(1));
+  x = f32x4.max(f32x4.min(x, v128.load32_splat(numbers)), v128.load32_splat(numbers, 4));
+  const n = f32x4.nearest(f32x4.mul(x, v128.load32_splat(numbers, 8)));
+  let r = madd(n, v128.load32_splat(numbers, 12), x);
+  r = madd(n, v128.load32_splat(numbers, 16), r);
+  let p = madd(v128.load32_splat(numbers, 20), r, v128.load32_splat(numbers, 24));
+  p = madd(p, r, v128.load32_splat(numbers, 28));
+  p = madd(p, r, v128.load32_splat(numbers, 32));
+  p = madd(p, r, v128.load32_splat(numbers, 36));
+  p = madd(p, r, v128.load32_splat(numbers, 40));
+  p = f32x4.add(madd(p, f32x4.mul(r, r), r), v128.load32_splat(numbers, 44));
   // times 2^n by adding n to the exponent
-  return i32x4.add(p, i32x4.shl(i32x4.trunc_sat_f32x4_s(n), 23));
+  return i32x4.add(p, i32x4.shl(toInteger4(n), 23));
 }
 
 /** e^(-x^2/2). */
 // @ts-ignore: decorator
 @inline
 export function gauss4(x: v128): v128 {
-  return exp4(f32x4.mul(f32x4.mul(x, x), f32x4.splat(-0.5)));
+  return exp4(f32x4.mul(f32x4.mul(x, x), v128.load32_splat(numbers, 48)));
 }
 
 /**
@@ -95,18 +116,17 @@ export function gauss4(x: v128): v128 {
 // @ts-ignore: decorator
 @inline
 export function normal4(x: v128, gauss: v128): v128 {
-  const one = f32x4.splat(1);
-  const z = f32x4.mul(f32x4.abs(x), f32x4.splat(0.70710678118654752));
-  const t = f32x4.div(one, madd(z, f32x4.splat(0.43), one));
-  let q = f32x4.splat(0.0737055316567421);
-  q = madd(q, t, f32x4.splat(-0.31036296486854553));
-  q = madd(q, t, f32x4.splat(0.38368645310401917));
-  q = madd(q, t, f32x4.splat(-0.08570615947246552));
-  q = madd(q, t, f32x4.splat(0.24683262407779694));
-  q = madd(q, t, f32x4.splat(0.2049553096294403));
-  q = madd(q, t, f32x4.splat(0.24437463283538818));
-  q = madd(q, t, f32x4.splat(0.24251466989517212));
-  const half = f32x4.mul(f32x4.mul(f32x4.mul(q, t), gauss), f32x4.splat(0.5));
+  const one = v128.load32_splat(numbers, 44);
+  const z = f32x4.mul(f32x4.abs(x), v128.load32_splat(numbers, 56));
+  const t = f32x4.div(one, madd(z, v128.load32_splat(numbers, 60), one));
+  let q = madd(v128.load32_splat(numbers, 64), t, v128.load32_splat(numbers, 68));
+  q = madd(q, t, v128.load32_splat(numbers, 72));
+  q = madd(q, t, v128.load32_splat(numbers, 76));
+  q = madd(q, t, v128.load32_splat(numbers, 80));
+  q = madd(q, t, v128.load32_splat(numbers, 84));
+  q = madd(q, t, v128.load32_splat(numbers, 88));
+  q = madd(q, t, v128.load32_splat(numbers, 92));
+  const half = f32x4.mul(f32x4.mul(f32x4.mul(q, t), gauss), v128.load32_splat(numbers, 52));
   return v128.bitselect(half, f32x4.sub(one, half), f32x4.lt(x, f32x4.splat(0)));
 }
 
