@@ -291,7 +291,8 @@ function explain(config: RunConfig, facts: TrainFacts): { name: string; value: s
     {
       name: 'LayerScale',
       value: String(model.layerScale),
-      reason: model.layerScale >= 0.1 ? 'The published 1e-5 would hold back a short run for most of its steps.' : 'As published for long runs.',
+      reason:
+        model.layerScale >= 0.1 ? 'The published 1e-5 would hold back a short run for most of its steps.' : 'As published for long runs.',
     },
     {
       name: 'Batch',
@@ -318,7 +319,15 @@ function explain(config: RunConfig, facts: TrainFacts): { name: string; value: s
     {
       name: 'Learning rate',
       value: optimizer.learningRate.toExponential(1),
-      reason: `4e-3 x sqrt(batch / 1024) as published, reached after ${percent(optimizer.warmupSteps)} of the steps, then down a cosine.`,
+      reason: `${cpu ? 'Above the published rule, which few steps of a small network can bear' : 'The published rule, 4e-3 x sqrt(batch / 1024)'}; reached after ${percent(optimizer.warmupSteps)} of the steps, then down a cosine.`,
+    },
+    {
+      name: 'Layer decay',
+      value: `${optimizer.layerDecay}, patch embedding ${optimizer.patchEmbedMultiplier}`,
+      reason:
+        optimizer.layerDecay === 1
+          ? 'None: in few steps the first layers must learn as fast as the last.'
+          : 'Slows the first layers down, as published.',
     },
     {
       name: 'Weight decay',
@@ -333,12 +342,17 @@ function explain(config: RunConfig, facts: TrainFacts): { name: string; value: s
     {
       name: 'Teacher temperature',
       value: teacher.temperature.join(' to '),
-      reason: `Warms up over ${percent(teacher.temperatureWarmupSteps)} of the steps; small heads want it a little colder than the published 0.07.`,
+      reason:
+        teacher.temperature[0] === teacher.temperature[1]
+          ? 'Cold throughout: a short run needs clear targets from its first step.'
+          : `Warms up over ${percent(teacher.temperatureWarmupSteps)} of the steps; small heads want it a little colder than the published 0.07.`,
     },
     {
       name: 'Centring',
       value: teacher.centering === 'sinkhorn' ? 'Sinkhorn-Knopp' : 'softmax',
-      reason: `Sinkhorn-Knopp balances well from ${SINKHORN_BATCH} images a batch on; softmax centring is steadier below.`,
+      reason: cpu
+        ? 'What the measured short runs used; it keeps every prototype in use from the first step.'
+        : `Sinkhorn-Knopp balances well from ${SINKHORN_BATCH} images a batch on; softmax centring is steadier below.`,
     },
     {
       name: 'KoLeo',

@@ -64,18 +64,25 @@ export class UserConfig {
     );
   }
 
-  /** Null when absent, unreadable as JSON, or of a newer version. */
+  /** Null when absent, unreadable as JSON, or of another version. */
   #read<T>(name: string): T | null {
+    const parsed = this.#parsed<T>(name);
+    return parsed?.version === version ? parsed : null;
+  }
+
+  #parsed<T>(name: string): (T & { version?: unknown }) | null {
     try {
-      const parsed = JSON.parse(readFileSync(join(this.#dir, name), 'utf8')) as T & { version?: unknown };
-      return parsed.version === version ? parsed : null;
+      return JSON.parse(readFileSync(join(this.#dir, name), 'utf8')) as (T & { version?: unknown }) | null;
     } catch (error) {
       if (error instanceof SyntaxError || (error as NodeJS.ErrnoException).code === 'ENOENT') return null;
       throw error;
     }
   }
 
+  /** A file of a newer Patchwise is left to it. */
   #write(name: string, content: object): void {
+    const present = this.#parsed(name)?.version;
+    if (typeof present === 'number' && present > version) return;
     mkdirSync(this.#dir, { recursive: true });
     const file = join(this.#dir, name);
     const temporary = `${file}.${process.pid}.tmp`;

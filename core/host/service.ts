@@ -42,11 +42,14 @@ import { machinePlanner, type Planner } from './planner.ts';
 import { Project } from './project.ts';
 import type { UserConfig } from './recent.ts';
 import { Recorder } from './record.ts';
+import { reviewStats } from './store/figures.ts';
+import { redo, saveNote, undo } from './store/history.ts';
+import { reviewImage } from './store/objects.ts';
 import { classRow, classRows, createClass, removeClass, updateClass } from './store/classes.ts';
 import { imageFiles, imageRow, imagesPage, problems } from './store/images.ts';
 import { isScanned, learningExamples, presentModel, projectSummary, saveModel, setImageDone } from './store/overview.ts';
 import { clusterCard, clusterCards, discardCluster, nameCluster, queue } from './store/proposals.ts';
-import { decide, redo, reviewImage, reviewStats, saveNote, undo } from './store/review.ts';
+import { decide } from './store/review.ts';
 import { addRun, pcaSteps, runDir, runRow, runRows, setRunState, trainMetrics } from './store/runs.ts';
 
 export interface ServiceOptions {
@@ -488,7 +491,10 @@ export class Service implements HostService {
         if (runId !== null) project.write((w) => setRunState(w, runId, state, error));
         // An empty folder is a result too: what was there before is gone.
         if (state === 'finished' || error?.code === 'folder-empty') recorder.finish();
-        if (state === 'finished' && kind === 'prelabel') project.write((w) => saveModel(w, model!.modelKey, model!.checkpoint));
+        if (state === 'finished' && kind === 'prelabel') {
+          project.write((w) => saveModel(w, model!.modelKey, model!.checkpoint));
+          this.#learning.decided(); // earlier decisions count for the new features too
+        }
         this.#hub.changed('project', ...(runId === null ? [] : (['runs'] as const)));
         if (kind !== 'pretrain') setImmediate(() => this.#learning.laneFree());
       },

@@ -10,7 +10,7 @@ export interface SplitOptions {
   readonly depth: number;
   /** Every part has at least this area; 0.25 of the median accepted area of the class. */
   readonly minArea: number;
-  /** The parts' mean solidity (area over convex hull) exceeds that of the whole by at least this. */
+  /** The parts' mean solidity (area over convex hull) exceeds that of the whole by at least this; two disks sharing a seventh of their width gain 0.03. */
   readonly gain: number;
 }
 

@@ -287,7 +287,7 @@ export function proposeClasses(
         }
       }
       const component: BoxMask = { x, y, width, height, data, area: parts.areas[part - 1] };
-      const pieces = splitInstances(component, { depth: 0.15, minArea: Math.max(least, 0.25 * median), gain: 0.05 });
+      const pieces = splitInstances(component, { depth: 0.15, minArea: Math.max(least, 0.25 * median), gain: 0.02 });
       for (const piece of pieces) {
         const trimmed = trimBox(piece);
         if (trimmed === null || trimmed.area < least) continue;

@@ -53,6 +53,8 @@ export function pcaPictures(features: readonly PatchFeatures[], previous: PcaBas
     for (let j = 0; j < k; j++) covariance[j * dim + k] = covariance[k * dim + j];
   }
   const { values, vectors } = symmetricEigen(covariance, dim);
+  // Rounding of equal features is no variance.
+  const least = Math.max(1e-10 * variance, 1e-12 * mean.reduce((sum, v) => sum + v * v, 0));
   const axes = new Float64Array(3 * dim);
   for (let c = 0; c < Math.min(3, dim); c++) {
     const direction = vectors.subarray(c * dim, (c + 1) * dim);
@@ -60,7 +62,7 @@ export function pcaPictures(features: readonly PatchFeatures[], previous: PcaBas
     let largest = 0;
     for (let k = 1; k < dim; k++) if (Math.abs(direction[k]) > Math.abs(direction[largest])) largest = k;
     // Whitened: unit variance. A direction without variance stays at zero instead of blowing up noise.
-    const scale = values[c] > 1e-10 * Math.max(variance, 1e-30) ? Math.sign(direction[largest]) / Math.sqrt(values[c]) : 0;
+    const scale = values[c] > least ? Math.sign(direction[largest]) / Math.sqrt(values[c]) : 0;
     for (let k = 0; k < dim; k++) axes[c * dim + k] = direction[k] * scale;
   }
   let coordinates = project(features, mean, axes, dim, n);
@@ -80,7 +82,7 @@ export function pcaPictures(features: readonly PatchFeatures[], previous: PcaBas
   const share = (count: number): number => {
     let sum = 0;
     for (let c = 0; c < Math.min(count, dim); c++) sum += Math.max(0, values[c]);
-    return variance > 0 ? Math.min(1, sum / variance) : 1;
+    return variance > least ? Math.min(1, sum / variance) : 1;
   };
   return { pictures, basis: { dim, mean, axes, coordinates }, explained: share(3), explainedFirst: share(1) };
 }

@@ -25,7 +25,7 @@ export interface ClassPrototypes {
 }
 
 export interface PrototypeOptions {
-  /** Weight of the pool's mean in every class mean. */
+  /** Weight of the pool's mean in every class mean. Small: it also moves the border towards the pool, and one object has few patches. */
   readonly shrink: number;
   /** Ridge of the whitening as a share of the mean variance. */
   readonly ridge: number;
@@ -35,7 +35,7 @@ export interface PrototypeOptions {
   readonly minPrior: number;
 }
 
-export const prototypeDefaults: PrototypeOptions = { shrink: 10, ridge: 0.1, splitWeight: 60, subPrototypes: 4, minPrior: 0.02 };
+export const prototypeDefaults: PrototypeOptions = { shrink: 1, ridge: 0.1, splitWeight: 60, subPrototypes: 4, minPrior: 0.02 };
 
 const splitSample = 2000;
 

@@ -82,8 +82,9 @@ export class JointUpsampler {
   constructor(image: RgbImage, grids: readonly GridPlacement[], options: RefineOptions = refineDefaults) {
     this.width = image.width;
     this.height = image.height;
-    // Squared colour distance runs to 3; beyond 4 sigma the weight is nothing, so the table ends there.
-    const farthest = Math.min(3, 16 * options.sigmaRange * options.sigmaRange);
+    // Squared colour distance runs to 3; beyond 6 sigma only the floor is left, by which a pixel unlike all its patches
+    // still goes with the nearest.
+    const farthest = Math.min(3, 36 * options.sigmaRange * options.sigmaRange);
     const table = new Float32Array(rangeSteps + 1);
     for (let i = 0; i <= rangeSteps; i++) table[i] = Math.exp(-((i / rangeSteps) * farthest) / (2 * options.sigmaRange ** 2)) + 1e-6;
     const total = new Float32Array(image.width * image.height);

@@ -47,6 +47,18 @@ test('the table decides by number of images', () => {
   assert.equal(standard(500_000).model.layerScale, 1e-5);
 });
 
+test('without a GPU the network is small and the numbers are those of measured short runs', () => {
+  const quick = resolveConfig('quick', cpu);
+  assert.deepEqual(
+    [quick.model.name, quick.model.layerScale, quick.optimizer.layerDecay, quick.teacher.centering],
+    ['nano', 1, 1, 'sinkhorn'],
+  );
+  assert.deepEqual(quick.teacher.temperature, [0.04, 0.04]);
+  const { presets } = trainPresets(cpu);
+  const seconds = presets.find(({ id }) => id === 'quick')!.estimatedSeconds!;
+  assert.ok(seconds > 100 && seconds < 260, `quick should take 2 to 4 minutes on two cores, not ${seconds} s`);
+});
+
 test('overriding batch and steps moves what depends on them', () => {
   const base = resolveConfig('standard', cpu);
   const changed = resolveConfig('standard', cpu, { batch: base.batch * 4, steps: base.steps * 2, seed: 5 });

@@ -205,7 +205,7 @@ describe('the main job in the browser', { skip: chrome ? false : 'no Chromium fo
       categories: { id: number; name: string }[];
       annotations: { image_id: number; category_id: number; area: number; bbox: number[]; segmentation: { size: number[]; counts: string } }[];
     };
-    assert.equal(coco.images.length, 16);
+    assert.equal(coco.images.length, 1, 'only what was reviewed: an image nobody looked at is not an empty one');
     assert.deepEqual(coco.categories.map((category) => category.name), ['nucleus']);
     assert.equal(coco.annotations.length, 2);
     const shown = before.map((object) => independentDecode(object.rle));

@@ -10,7 +10,10 @@ import { classRows, createClass, removeClass } from '../../core/host/store/class
 import { saveImage } from '../../core/host/store/images.ts';
 import { learningExamples, projectSummary, setImageDone } from '../../core/host/store/overview.ts';
 import { discardCluster, nameCluster, queue, replaceClusters, replaceProposals } from '../../core/host/store/proposals.ts';
-import { decide, redo, reviewImage, reviewStats, undo } from '../../core/host/store/review.ts';
+import { reviewStats } from '../../core/host/store/figures.ts';
+import { redo, undo } from '../../core/host/store/history.ts';
+import { reviewImage } from '../../core/host/store/objects.ts';
+import { decide } from '../../core/host/store/review.ts';
 import { temporaryFolder } from '../fixtures/files.ts';
 import { imageSize, rectangle, scanned } from './shapes.ts';
 

@@ -180,6 +180,30 @@ describe('the CPU executor', () => {
     set.dispose();
   });
 
+  it('lets a value that is not a number show in what comes of it, in both SIMD kinds', async () => {
+    for (const simd of ['relaxed', 'plain'] as const) {
+      const e = await createCpuExecutor({ threads: 1, simd });
+      await e.scope(async () => {
+        const ones = (shape: readonly number[]): ReturnType<typeof e.tensor> =>
+          e.tensor(new Float32Array(shape.reduce((a, b) => a * b, 1)).fill(1), shape);
+        const values = new Float32Array(48).fill(0.5);
+        values[5] = NaN;
+        const x = e.tensor(values, [1, 4, 12]);
+        const rows = e.tensor(values, [4, 12]);
+        const hit = async (tensor: ReturnType<typeof e.tensor>): Promise<boolean> => (await e.read(tensor)).some(Number.isNaN);
+        assert.ok(await hit(e.linear(x, ones([5, 12]), ones([5]), 'gelu')), 'GELU');
+        assert.ok(await hit(e.attention(x, 2)), 'attention');
+        assert.ok(await hit(e.layerNorm(x, ones([12]), ones([12]), 1e-6)), 'layerNorm');
+        assert.ok(await hit(e.sinkhornKnopp(rows, 0.1, 3)), 'sinkhornKnopp');
+        const targetRows = Int32Array.of(0, 1, 2, 3);
+        const rowWeights = new Float32Array(4).fill(0.25);
+        const options = { targets: ones([4, 7]), targetRows, rowWeights, temperature: 0.1 };
+        assert.ok(await hit(e.prototypeLoss({ rows, weightV: ones([7, 12]), weightG: ones([7, 1]), ...options })), 'prototypeLoss');
+      });
+      await e.dispose();
+    }
+  });
+
   it('chooses relaxed SIMD where the runtime has it and says what runs', async () => {
     assert.match(two.description, /^2 threads, WebAssembly with relaxed SIMD$/);
     const executor = await createExecutor({ engine: 'cpu', threads: 1 });

@@ -53,7 +53,7 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
     served = await serve(new FakeHost({ images: 60, proposed: 8, pictureScale: 0.4, ...options }), 0, built);
     context = await browser.newContext({ viewport: { width: 1440, height: 900 } });
     page = await context.newPage();
-    page.setDefaultTimeout(8000);
+    page.setDefaultTimeout(15_000);
     complaints = [];
     page.on('console', (message) => {
       if (message.type() === 'error' || message.type() === 'warning') complaints.push(message.text());
@@ -83,7 +83,7 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
 
   /** Waits until the host's list of calls satisfies a condition. */
   async function until(condition: () => boolean, what: string): Promise<void> {
-    for (let i = 0; i < 200; i++) {
+    for (let i = 0; i < 600; i++) {
       if (condition()) return;
       await new Promise((done) => setTimeout(done, 25));
     }

@@ -22,7 +22,7 @@ function softmaxRows(rows: i32, columns: i32, s: usize, ld: usize, scale: f32, l
     const row = s + <usize>r * ld;
     let top = f32x4.splat(-Infinity);
     let j = 0;
-    for (; j + 4 <= columns; j += 4) top = f32x4.max(top, v128.load(row + (<usize>j << 2)));
+    for (; j + 4 <= columns; j += 4) top = f32x4.pmax(top, v128.load(row + (<usize>j << 2)));
     let highest = maxLanes(top);
     for (; j < columns; ++j) highest = max(highest, load<f32>(row + (<usize>j << 2)));
     const shift = f32x4.splat(-highest * scale);

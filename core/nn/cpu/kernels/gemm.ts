@@ -263,24 +263,27 @@ function epilogue(kind: i32, m: i32, n: i32, c: usize, ldc: usize, vector: usize
   for (let i = 0; i < m; ++i) {
     const row = c + <usize>i * ldc;
     const slopes = slope + <usize>i * ldc;
-    for (let j = 0; j < n; j += 4) {
-      const o = <usize>j << 2;
-      const left = n - j;
-      const v = loadUpTo4(vector + o, left);
-      let u = loadUpTo4(row + o, left);
-      if (kind == COLUMN_SCALE) {
-        storeUpTo4(row + o, f32x4.mul(u, v), left);
-        continue;
-      }
-      u = f32x4.add(u, v);
-      if (kind == BIAS_GELU) {
+    if (kind == BIAS_GELU) {
+      for (let j = 0; j < n; j += 4) {
+        const o = <usize>j << 2;
+        const left = n - j;
+        const u = f32x4.add(loadUpTo4(row + o, left), loadUpTo4(vector + o, left));
         const gauss = gauss4(u);
         const phi = normal4(u, gauss);
         // d/du u Phi(u) = Phi(u) + u e^(-u^2/2) / sqrt(2 pi)
         if (slope) storeUpTo4(slopes + o, madd(f32x4.mul(u, f32x4.splat(0.3989422804014327)), gauss, phi), left);
-        u = f32x4.mul(u, phi);
+        storeUpTo4(row + o, f32x4.mul(u, phi), left);
       }
-      storeUpTo4(row + o, u, left);
+    } else if (kind == COLUMN_SCALE) {
+      for (let j = 0; j < n; j += 4) {
+        const o = <usize>j << 2;
+        storeUpTo4(row + o, f32x4.mul(loadUpTo4(row + o, n - j), loadUpTo4(vector + o, n - j)), n - j);
+      }
+    } else {
+      for (let j = 0; j < n; j += 4) {
+        const o = <usize>j << 2;
+        storeUpTo4(row + o, f32x4.add(loadUpTo4(row + o, n - j), loadUpTo4(vector + o, n - j)), n - j);
+      }
     }
   }
 }

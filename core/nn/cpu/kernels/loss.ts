@@ -39,7 +39,7 @@ export function kCrossEntropy(p: usize, chunk: i32): void {
       const left = width - i;
       // A tail repeats the first logit: no effect on the maximum.
       const v = left >= 4 ? v128.load(l + (<usize>i << 2)) : v128.bitselect(loadUpTo4(l + (<usize>i << 2), left), v128.load32_splat(l), keepUpTo4(i32x4.splat(-1), left));
-      top = f32x4.max(top, v);
+      top = f32x4.pmax(top, v);
     }
     const highest = maxLanes(top);
     const shift = f32x4.splat(-highest);
@@ -160,7 +160,7 @@ export function kSinkhornExp(p: usize, chunk: i32): void {
     let highest: f32 = -Infinity;
     let top = f32x4.splat(highest);
     let i = 0;
-    for (; i + 4 <= K; i += 4) top = f32x4.max(top, v128.load(l + (<usize>i << 2)));
+    for (; i + 4 <= K; i += 4) top = f32x4.pmax(top, v128.load(l + (<usize>i << 2)));
     highest = maxLanes(top);
     for (; i < K; ++i) highest = max(highest, load<f32>(l + (<usize>i << 2)));
     const tops = f32x4.splat(highest);

@@ -87,7 +87,8 @@ function toInteger4(x: v128): v128 {
 // @ts-ignore: decorator
 @inline
 export function exp4(x: v128): v128 {
-  x = f32x4.max(f32x4.min(x, v128.load32_splat(numbers)), v128.load32_splat(numbers, 4));
+  // pmin and pmax are one instruction each, and leave an x that is not a number as it is.
+  x = f32x4.pmax(f32x4.pmin(x, v128.load32_splat(numbers)), v128.load32_splat(numbers, 4));
   const n = f32x4.nearest(f32x4.mul(x, v128.load32_splat(numbers, 8)));
   let r = madd(n, v128.load32_splat(numbers, 12), x);
   r = madd(n, v128.load32_splat(numbers, 16), r);
@@ -127,7 +128,9 @@ export function normal4(x: v128, gauss: v128): v128 {
   q = madd(q, t, v128.load32_splat(numbers, 88));
   q = madd(q, t, v128.load32_splat(numbers, 92));
   const half = f32x4.mul(f32x4.mul(f32x4.mul(q, t), gauss), v128.load32_splat(numbers, 52));
-  return v128.bitselect(half, f32x4.sub(one, half), f32x4.lt(x, f32x4.splat(0)));
+  const negative = f32x4.lt(x, f32x4.splat(0));
+  if (ASC_FEATURE_RELAXED_SIMD) return i32x4.relaxed_laneselect(half, f32x4.sub(one, half), negative);
+  return v128.bitselect(half, f32x4.sub(one, half), negative);
 }
 
 /** y += a x over n floats. */

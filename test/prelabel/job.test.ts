@@ -1,0 +1,332 @@
+// The two jobs on real files with a hand-made network (mean colour and spread of each patch), and the feature cache.
+import assert from 'node:assert/strict';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { test } from 'node:test';
+import type { TestContext } from 'node:test';
+import { AppError } from '../../core/contract/index.ts';
+import type { JobEvent, ProposalDraft } from '../../core/contract/index.ts';
+import { colourPositionBaseline, objectsFromInstances, scoreProposals } from '../../core/evaluate/index.ts';
+import type { ImageObjects } from '../../core/evaluate/index.ts';
+import { readLabels, readRgb, writePng } from '../../core/images/index.ts';
+import type { RgbImage } from '../../core/images/index.ts';
+import { encodeRle, rleArea, rleBox } from '../../core/labels/index.ts';
+import { roundToHalf, toHalf } from '../../core/prelabel/cachefile.ts';
+import { featureDefaults, FeatureStore, inputSize, repairOutliers } from '../../core/prelabel/features.ts';
+import { learn, prelabel } from '../../core/prelabel/index.ts';
+import type { FeatureBackbone, PrelabelImage } from '../../core/prelabel/index.ts';
+import { Random } from '../../core/random.ts';
+import { collect, temporaryFolder } from '../fixtures/files.ts';
+
+/** A network of no layers: mean and spread of each channel in the patch, lifted to 24 cosines; counts its passes. */
+function handMade(): FeatureBackbone & { passes: number } {
+  const dim = 24;
+  const random = new Random(77);
+  const lift = Float32Array.from({ length: dim * 6 }, () => random.normal());
+  const offset = Float32Array.from({ length: dim }, () => random.uniform(0, 2 * Math.PI));
+  return {
+    passes: 0,
+    config: { patchSize: 14, embedDim: dim },
+    features(images, n, height, width) {
+      this.passes++;
+      const gridHeight = height / 14;
+      const gridWidth = width / 14;
+      const patches = new Float32Array(n * gridHeight * gridWidth * dim);
+      for (let i = 0; i < n; i++) {
+        for (let gy = 0; gy < gridHeight; gy++) {
+          for (let gx = 0; gx < gridWidth; gx++) {
+            const simple = new Float32Array(6);
+            for (let c = 0; c < 3; c++) {
+              let sum = 0;
+              let square = 0;
+              for (let y = 0; y < 14; y++) {
+                for (let x = 0; x < 14; x++) {
+                  const v = images[((i * 3 + c) * height + gy * 14 + y) * width + gx * 14 + x];
+                  sum += v;
+                  square += v * v;
+                }
+              }
+              simple[c] = sum / 196;
+              simple[3 + c] = Math.sqrt(Math.max(0, square / 196 - (sum / 196) ** 2));
+            }
+            const to = ((i * gridHeight + gy) * gridWidth + gx) * dim;
+            for (let k = 0; k < dim; k++) patches[to + k] = Math.cos(simple.reduce((s, v, j) => s + 0.8 * v * lift[k * 6 + j], offset[k]));
+          }
+        }
+      }
+      return Promise.resolve({ patches, cls: new Float32Array(n * dim), gridHeight, gridWidth });
+    },
+  };
+}
+
+/** A picture of red disks and blue squares on textured gray, and its truth. */
+function scene(seed: number, width = 224, height = 168): { image: RgbImage; truth: Uint16Array; kinds: number[] } {
+  const random = new Random(seed);
+  const data = new Uint8Array(width * height * 3);
+  for (let i = 0; i < width * height; i++) data.fill(120 + random.int(25), i * 3, i * 3 + 3);
+  const truth = new Uint16Array(width * height);
+  const kinds: number[] = [];
+  for (let place = 0; place < 6; place++) {
+    if (place > 1 && random.chance(0.3)) continue;
+    const kind = place % 2;
+    const cx = 36 + (place % 3) * 74 + random.int(9);
+    const cy = 42 + Math.floor(place / 3) * 82 + random.int(9);
+    const r = 13 + random.int(10);
+    kinds.push(kind);
+    for (let y = cy - r; y <= cy + r; y++) {
+      for (let x = cx - r; x <= cx + r; x++) {
+        if (kind === 0 && Math.hypot(x - cx, y - cy) > r) continue;
+        const shade = random.int(20);
+        data.set(kind === 0 ? [205 + shade, 40 + shade, 45] : [35, 60 + shade, 200 + shade], (y * width + x) * 3);
+        truth[y * width + x] = kinds.length;
+      }
+    }
+  }
+  return { image: { width, height, data }, truth, kinds };
+}
+
+interface Set {
+  readonly root: string;
+  readonly cacheDir: string;
+  readonly images: PrelabelImage[];
+  readonly objects: ImageObjects[];
+  readonly scenes: ReturnType<typeof scene>[];
+}
+
+async function makeSet(t: TestContext, count: number): Promise<Set> {
+  const root = temporaryFolder(t);
+  const scenes = Array.from({ length: count }, (_, i) => scene(i + 1));
+  const images: PrelabelImage[] = [];
+  for (const [i, { image }] of scenes.entries()) {
+    await writePng(path.join(root, `${i}.png`), image);
+    images.push({ id: i + 10, path: `${i}.png`, page: 0, hash: `hash${i}`, width: image.width, height: image.height });
+  }
+  const objects = scenes.map(({ image, truth }) => objectsFromInstances({ width: image.width, height: image.height, data: truth }));
+  return { root, cacheDir: temporaryFolder(t), images, objects, scenes };
+}
+
+const features = { shortSide: 224, maxTokens: 400, batch: 3 };
+
+const proposalsOf = (events: readonly JobEvent[]): Map<number, readonly ProposalDraft[]> =>
+  new Map(events.flatMap((e) => (e.type === 'proposals' ? [[e.imageId, e.proposals] as const] : [])));
+
+test('prelabel finds the things in a set of pictures, clusters them by kind, and goes on past a file it cannot read', async (t) => {
+  const set = await makeSet(t, 6);
+  await writeFile(path.join(set.root, 'torn.png'), (await readFile(path.join(set.root, '0.png'))).subarray(0, 900));
+  const torn = { ...set.images[0], id: 99, path: 'torn.png', hash: 'torn' };
+  const backbone = handMade();
+  const input = { backbone, modelKey: 'hand-made', cacheDir: set.cacheDir, imageRoot: set.root, options: { features } };
+  const events = await collect(prelabel({ ...input, images: [...set.images.slice(0, 3), torn, ...set.images.slice(3)] }));
+
+  const problems = events.flatMap((e) => (e.type === 'problem' ? [e.problem] : []));
+  assert.deepEqual(problems.map((p) => p.path), ['torn.png']);
+  const proposals = proposalsOf(events);
+  assert.deepEqual([...proposals.keys()], set.images.map((i) => i.id));
+  const score = scoreProposals(set.objects, set.images.map((i) => proposals.get(i.id)!.map((p) => p.rle)), 20);
+  assert.ok(score.bestOverlap > 0.85 && score.recall50 === 1, `best overlap ${score.bestOverlap}, recall ${score.recall50}`);
+  const few = scoreProposals(set.objects, set.images.map((i) => proposals.get(i.id)!.map((p) => p.rle)), 8);
+  assert.ok(few.recall50 > 0.9, `recall ${few.recall50} with 8`);
+  for (const list of proposals.values()) {
+    assert.ok(list.length > 0 && list.length <= 20);
+    for (const p of list) {
+      assert.equal(p.area, rleArea(p.rle));
+      assert.deepEqual([...p.box], [...rleBox(p.rle)]);
+      assert.ok(p.score > 0 && p.score <= 1 && p.margin >= 0 && p.margin <= 1);
+      assert.deepEqual(p.rle.size, [168, 224]);
+    }
+  }
+
+  const clusters = events.find((e) => e.type === 'clusters')!;
+  const clusterOf = new Map(clusters.assignment.map((a) => [a.imageId, a.clusters]));
+  for (const [id, list] of proposals) assert.equal(clusterOf.get(id)!.length, list.length);
+  // The best proposal of each disk lies in another cluster than that of each square.
+  const seen = [new Map<number, number>(), new Map<number, number>()];
+  set.images.forEach((image, i) => {
+    set.scenes[i].kinds.forEach((kind, k) => {
+      const overlaps = proposals.get(image.id)!.map((p) => {
+        const single = { ...set.objects[i], labels: set.objects[i].labels.map((l) => (l === k + 1 ? 1 : 0)), areas: Int32Array.from([set.objects[i].areas[k]]) };
+        return scoreProposals([single], [[p.rle]], 1).bestOverlap;
+      });
+      const cluster = clusterOf.get(image.id)![overlaps.indexOf(Math.max(...overlaps))];
+      seen[kind].set(cluster, (seen[kind].get(cluster) ?? 0) + 1);
+    });
+  });
+  for (const cluster of seen[0].keys()) assert.ok(!seen[1].has(cluster), `cluster ${cluster} holds disks and squares`);
+  for (const { examples } of clusters.clusters) {
+    assert.ok(examples.length > 0 && examples.length <= 8);
+    for (const { imageId, index } of examples) assert.ok(index < proposals.get(imageId)!.length);
+  }
+  const progress = events.filter((e) => e.type === 'progress');
+  assert.deepEqual([...new Set(progress.map((p) => p.phase))], ['Features', 'Regions', 'Clusters']);
+  assert.equal(progress.filter((p) => p.phase === 'Features').at(-1)!.done, 7);
+  assert.equal(events.at(-1)!.type, 'done');
+
+  // A second run reads the cache: no pass of the network, the same proposals.
+  const passes = backbone.passes;
+  const again = await collect(prelabel({ ...input, images: set.images }));
+  assert.deepEqual(proposalsOf(again).size, 6);
+  const statisticsPasses = backbone.passes - passes;
+  assert.ok(statisticsPasses <= 3, `${statisticsPasses} passes`); // the set changed (one image less): only its statistics are new
+  const third = await collect(prelabel({ ...input, images: set.images }));
+  assert.equal(backbone.passes, passes + statisticsPasses);
+  assert.deepEqual([...proposalsOf(third)], [...proposalsOf(again)]);
+});
+
+test('a stop ends the job after the image at hand', async (t) => {
+  const set = await makeSet(t, 4);
+  const stop = new AbortController();
+  const seen: JobEvent[] = [];
+  for await (const event of prelabel({ backbone: handMade(), modelKey: 'm', cacheDir: set.cacheDir, imageRoot: set.root, images: set.images, options: { features }, signal: stop.signal })) {
+    seen.push(event);
+    if (event.type === 'proposals') stop.abort();
+  }
+  assert.equal(seen.filter((e) => e.type === 'proposals').length, 1);
+  assert.ok(!seen.some((e) => e.type === 'done' || e.type === 'clusters'));
+});
+
+test('three accepted masks name the rest of the set; decided objects stay decided', async (t) => {
+  const set = await makeSet(t, 6);
+  const input = { backbone: handMade(), modelKey: 'm', cacheDir: set.cacheDir, imageRoot: set.root, images: set.images, options: { features } };
+  await collect(prelabel(input));
+  const maskOf = (image: number, object: number) => {
+    const { width, height, labels } = set.objects[image];
+    return encodeRle({ width, height, data: Uint8Array.from(labels, (l) => (l === object + 1 ? 1 : 0)) });
+  };
+  const accepted = [
+    { imageId: set.images[0].id, classId: 1, rle: maskOf(0, 0) },
+    { imageId: set.images[0].id, classId: 2, rle: maskOf(0, 1) },
+    { imageId: set.images[1].id, classId: 1, rle: maskOf(1, 0) },
+  ];
+  assert.deepEqual(set.scenes[0].kinds.slice(0, 2), [0, 1]);
+  const { backbone: _network, ...withoutNetwork } = input;
+  const events = await collect(learn({ ...withoutNetwork, accepted, rejected: [{ imageId: set.images[1].id, rle: maskOf(1, 1) }], reviewed: [set.images[5].id] }));
+  const proposals = proposalsOf(events);
+  assert.deepEqual([...proposals.keys()], set.images.slice(0, 5).map((i) => i.id));
+  let found = 0;
+  let wanted = 0;
+  for (let i = 2; i < 5; i++) {
+    const list = proposals.get(set.images[i].id)!;
+    for (const kind of [0, 1]) {
+      const own = list.filter((p) => p.classId === kind + 1);
+      assert.ok(own.every((p) => p.source === 'prototype' && p.score > 0.5 && p.margin >= 0));
+      const objects = set.scenes[i].kinds.flatMap((k, n) => (k === kind ? [n] : []));
+      for (const n of objects) {
+        const single = { ...set.objects[i], labels: set.objects[i].labels.map((l) => (l === n + 1 ? 1 : 0)), areas: Int32Array.from([set.objects[i].areas[n]]) };
+        wanted++;
+        if (scoreProposals([single], [own.map((p) => p.rle)], 50).bestOverlap > 0.8) found++;
+      }
+      assert.ok(own.length <= objects.length + 1, `image ${i}: ${own.length} masks of class ${kind + 1} for ${objects.length} objects`);
+    }
+  }
+  assert.ok(found >= 0.9 * wanted, `${found} of ${wanted} objects have a mask of their class`);
+  // Nothing is proposed again over what was accepted or rejected.
+  for (const [image, object] of [[0, 0], [0, 1], [1, 0], [1, 1]]) {
+    const { areas, labels } = set.objects[image];
+    const single = { ...set.objects[image], labels: labels.map((l) => (l === object + 1 ? 1 : 0)), areas: Int32Array.from([areas[object]]) };
+    assert.ok(scoreProposals([single], [proposals.get(set.images[image].id)!.map((p) => p.rle)], 300).bestOverlap <= 0.5);
+  }
+});
+
+test('learning needs an accepted mask, and features or a network', async (t) => {
+  const set = await makeSet(t, 1);
+  const base = { modelKey: 'none', cacheDir: set.cacheDir, imageRoot: set.root, images: set.images, rejected: [] };
+  await assert.rejects(collect(learn({ ...base, accepted: [] })), (e: unknown) => e instanceof AppError && e.code === 'bad-input');
+  const rle = encodeRle({ width: 224, height: 168, data: Uint8Array.from(set.scenes[0].truth, (v) => (v === 1 ? 1 : 0)) });
+  await assert.rejects(
+    collect(learn({ ...base, accepted: [{ imageId: set.images[0].id, classId: 1, rle }] })),
+    (e: unknown) => e instanceof AppError && e.code === 'no-checkpoint',
+  );
+});
+
+test('a damaged, cut or foreign cache file is computed again, never trusted', async (t) => {
+  const set = await makeSet(t, 1);
+  const backbone = handMade();
+  const store = new FeatureStore({ backbone, modelKey: '../away/from here', cacheDir: set.cacheDir, imageRoot: set.root, options: features });
+  assert.ok(store.folder.startsWith(path.join(set.cacheDir, 'features') + path.sep));
+  const first = await store.get(set.images[0]);
+  assert.equal(backbone.passes, 1);
+  assert.deepEqual(await store.get(set.images[0]), first);
+  assert.equal(backbone.passes, 1);
+  const file = store.file(set.images[0]);
+  const good = await readFile(file);
+  const damaged = [
+    Buffer.alloc(0),
+    good.subarray(0, 5),
+    good.subarray(0, good.length - 1),
+    Buffer.concat([good, Buffer.from([0])]),
+    Buffer.from(good.map((b, i) => (i === good.length - 40 ? b ^ 1 : b))),
+    Buffer.from(good.map((b, i) => (i === 40 ? b ^ 1 : b))),
+    Buffer.from(good.map((b, i) => (i === 7 ? 50 : b))),
+  ];
+  for (const [i, bytes] of damaged.entries()) {
+    await writeFile(file, bytes);
+    assert.equal(await store.cached(set.images[0]), null, `damage ${i}`);
+    assert.deepEqual(await store.get(set.images[0]), first);
+    assert.deepEqual(await readFile(file), good);
+  }
+  assert.equal(backbone.passes, 1 + damaged.length);
+  assert.deepEqual((await readdir(store.folder)).filter((f) => f.endsWith('.tmp')), []);
+});
+
+test('half-precision numbers round as IEEE 754 says', () => {
+  const cases: [number, number][] = [
+    [0, 0], [-0, 0x8000], [1, 0x3c00], [-2, 0xc000], [65504, 0x7bff], [65520, 0x7c00], [Infinity, 0x7c00], [1e-8, 0], [2 ** -24, 1], [1.5 * 2 ** -24, 2],
+    [2 ** -14, 0x0400], [1 + 2 ** -11, 0x3c00], [1 + 3 * 2 ** -11, 0x3c02], [0.1, 0x2e66], [-(2 ** -25), 0x8000], [2 ** -14 - 2 ** -25, 0x0400],
+  ];
+  for (const [value, bits] of cases) assert.equal(toHalf(value), bits, String(value));
+  const random = new Random(1);
+  const values = Float32Array.from({ length: 2000 }, () => random.normal() * 10 ** random.uniform(-4, 3));
+  const rounded = roundToHalf(values);
+  values.forEach((v, i) => assert.ok(Math.abs(rounded[i] - v) <= Math.max(Math.abs(v) * 2 ** -11, 2 ** -25)));
+  assert.deepEqual(roundToHalf(rounded), rounded);
+});
+
+test('input sizes: multiples of the patch, aspect kept, never over the limit', () => {
+  assert.deepEqual(inputSize(256, 256, 14, featureDefaults), { width: 448, height: 448 });
+  assert.deepEqual(inputSize(1024, 512, 14, { shortSide: 448, maxTokens: 2048, batch: 1 }), { width: 896, height: 448 });
+  for (const [width, height] of [[1, 1], [30000, 20], [20, 30000], [640, 480], [4000, 3000], [333, 77]]) {
+    const size = inputSize(width, height, 14, featureDefaults);
+    const tokens = (size.width / 14) * (size.height / 14);
+    assert.ok(size.width % 14 === 0 && size.height % 14 === 0 && size.width >= 28 && size.height >= 28);
+    assert.ok(tokens <= featureDefaults.maxTokens * 1.06, `${width} x ${height}: ${tokens} tokens`);
+  }
+  const { width, height } = inputSize(640, 480, 14, featureDefaults);
+  assert.ok(Math.abs(width / height - 640 / 480) < 0.03);
+});
+
+test('tokens of abnormal length are replaced by the mean of their neighbours', () => {
+  const random = new Random(4);
+  const dim = 8;
+  const patches = Float32Array.from({ length: 25 * dim }, () => random.normal());
+  const before = patches.slice();
+  for (let k = 0; k < dim; k++) patches[12 * dim + k] = 100;
+  assert.equal(repairOutliers(patches, 5, 5, dim), 1);
+  for (let k = 0; k < dim; k++) {
+    const around = [6, 7, 8, 11, 13, 16, 17, 18].reduce((s, q) => s + before[q * dim + k], 0) / 8;
+    assert.ok(Math.abs(patches[12 * dim + k] - around) < 1e-6);
+  }
+  before.forEach((v, i) => Math.floor(i / dim) !== 12 && assert.equal(patches[i], v));
+  assert.equal(repairOutliers(new Float32Array(50).fill(1), 5, 5, 2), 0);
+});
+
+const real = path.resolve(import.meta.dirname, '../../../shared/data/nuclei');
+const names = await readdir(path.join(real, 'images')).catch(() => []);
+
+test('on real nuclei, hand-made features beat k-means on colour and position', { skip: names.length === 0 && '../shared/data/nuclei is not here' }, async (t) => {
+  const picked = names.sort().filter((_, i) => i % 32 === 5).slice(0, 8);
+  const images: PrelabelImage[] = [];
+  const objects: ImageObjects[] = [];
+  const baseline = [];
+  for (const [i, name] of picked.entries()) {
+    const image = await readRgb(path.join(real, 'images', name));
+    images.push({ id: i, path: name, page: 0, hash: name, width: image.width, height: image.height });
+    objects.push(objectsFromInstances(await readLabels(path.join(real, 'instances', name))));
+    baseline.push(colourPositionBaseline(image, 20));
+  }
+  const events = await collect(prelabel({ backbone: handMade(), modelKey: 'm', cacheDir: temporaryFolder(t), imageRoot: path.join(real, 'images'), images }));
+  const proposals = proposalsOf(events);
+  const own = scoreProposals(objects, images.map((i) => proposals.get(i.id)!.map((p) => p.rle)), 20);
+  const colour = scoreProposals(objects, baseline, 20);
+  t.diagnostic(`best overlap ${own.bestOverlap.toFixed(3)} and recall ${own.recall50.toFixed(3)}; k-means ${colour.bestOverlap.toFixed(3)} and ${colour.recall50.toFixed(3)}; ${own.objects} nuclei, 20 proposals`);
+  assert.ok(own.bestOverlap > colour.bestOverlap && own.recall50 > colour.recall50);
+});
