@@ -2,8 +2,8 @@
  * HostService over the open project: what each call of the page does. The work is in `store/` (database), `jobs.ts`
  * (workers), `folders.ts`, `recent.ts` and `exports.ts`; here they meet.
  */
-import { realpath } from 'node:fs/promises';
 import { mkdirSync } from 'node:fs';
+import { realpath } from 'node:fs/promises';
 import { join } from 'node:path';
 import {
   AppError,
@@ -42,11 +42,11 @@ import { machinePlanner, type Planner } from './planner.ts';
 import { Project } from './project.ts';
 import type { UserConfig } from './recent.ts';
 import { Recorder } from './record.ts';
+import { classRow, classRows, createClass, removeClass, updateClass } from './store/classes.ts';
 import { reviewStats } from './store/figures.ts';
 import { redo, saveNote, undo } from './store/history.ts';
-import { reviewImage } from './store/objects.ts';
-import { classRow, classRows, createClass, removeClass, updateClass } from './store/classes.ts';
 import { imageFiles, imageRow, imagesPage, problems } from './store/images.ts';
+import { reviewImage } from './store/objects.ts';
 import { isScanned, learningExamples, presentModel, projectSummary, saveModel, setImageDone } from './store/overview.ts';
 import { clusterCard, clusterCards, discardCluster, nameCluster, queue } from './store/proposals.ts';
 import { decide } from './store/review.ts';

@@ -46,7 +46,14 @@ const halves = new Float32Array(65536);
 for (let bits = 0; bits < 65536; bits++) {
   const exponent = (bits >>> 10) & 31;
   const fraction = bits & 1023;
-  const size = exponent === 0 ? fraction * 2 ** -24 : exponent === 31 ? (fraction === 0 ? Infinity : NaN) : (1 + fraction / 1024) * 2 ** (exponent - 15);
+  const size =
+    exponent === 0
+      ? fraction * 2 ** -24
+      : exponent === 31
+        ? fraction === 0
+          ? Infinity
+          : NaN
+        : (1 + fraction / 1024) * 2 ** (exponent - 15);
   halves[bits] = bits & 0x8000 ? -size : size;
 }
 

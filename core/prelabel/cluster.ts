@@ -38,7 +38,13 @@ const sampleSize = 20_000;
  * @param weights [n], for instance sqrt(area)
  * @param c0 zero of the calibrated cosine
  */
-export function clusterRegions(rows: Float32Array, weights: Float32Array, dim: number, c0: number, options: ClusterOptions = {}): Clustering {
+export function clusterRegions(
+  rows: Float32Array,
+  weights: Float32Array,
+  dim: number,
+  c0: number,
+  options: ClusterOptions = {},
+): Clustering {
   const n = weights.length;
   if (n === 0) {
     const none = new Float32Array(0);
@@ -148,7 +154,14 @@ function weightedPick(weights: Float32Array | Float64Array, random: Random): num
   return weights.length - 1;
 }
 
-function mergeAndAssign(rows: Float32Array, weights: Float32Array, dim: number, c0: number, start: Float32Array, options: ClusterOptions): Clustering {
+function mergeAndAssign(
+  rows: Float32Array,
+  weights: Float32Array,
+  dim: number,
+  c0: number,
+  start: Float32Array,
+  options: ClusterOptions,
+): Clustering {
   const n = weights.length;
   const k = start.length / dim;
   const everyone = Array.from({ length: k }, (_, i) => i);
@@ -181,7 +194,10 @@ function mergeAndAssign(rows: Float32Array, weights: Float32Array, dim: number, 
   }
   const members = new Int32Array(count);
   for (let i = 0; i < n; i++) members[labels[i]]++;
-  const order = everyone.slice(0, count).filter((c) => members[c] > 0).sort((a, b) => members[b] - members[a]);
+  const order = everyone
+    .slice(0, count)
+    .filter((c) => members[c] > 0)
+    .sort((a, b) => members[b] - members[a]);
   const ordered = new Float32Array(order.length * dim);
   order.forEach((from, to) => ordered.set(centres.subarray(from * dim, (from + 1) * dim), to * dim));
   normalizeRows(ordered, dim);
@@ -213,7 +229,13 @@ function normalizeRows(rows: Float32Array, dim: number): void {
   }
 }
 
-function nearestTwo(rows: Float32Array, i: number, centres: Float32Array, count: number, dim: number): { first: number; cosine: number; second: number } {
+function nearestTwo(
+  rows: Float32Array,
+  i: number,
+  centres: Float32Array,
+  count: number,
+  dim: number,
+): { first: number; cosine: number; second: number } {
   let first = 0;
   let cosine = -2;
   let second = -2;

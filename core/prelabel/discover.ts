@@ -118,7 +118,12 @@ function cellsKey(cells: readonly number[]): string {
 }
 
 /** Visits nodes of a tree that survive long enough: from the level they form to the level they dissolve in their parent. */
-function addTree(tree: RegionTree, calibrate: (c: number) => number, options: DiscoverOptions, visit: (node: number, stability: number) => void): void {
+function addTree(
+  tree: RegionTree,
+  calibrate: (c: number) => number,
+  options: DiscoverOptions,
+  visit: (node: number, stability: number) => void,
+): void {
   for (let node = 0; node < tree.parent.length; node++) {
     const up = tree.parent[node];
     if (up < 0) continue;

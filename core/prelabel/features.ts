@@ -35,7 +35,12 @@ export interface PrelabelImage {
 /** The part of a backbone that features need; `Backbone` of the dinov2 room fits. */
 export interface FeatureBackbone {
   readonly config: { readonly patchSize: number; readonly embedDim: number };
-  features(images: Float32Array, n: number, height: number, width: number): Promise<{
+  features(
+    images: Float32Array,
+    n: number,
+    height: number,
+    width: number,
+  ): Promise<{
     readonly patches: Float32Array;
     readonly cls: Float32Array;
     readonly gridHeight: number;
@@ -148,7 +153,9 @@ export class FeatureStore {
     this.#imageRoot = from.imageRoot;
     this.#patchSize = from.backbone?.config.patchSize ?? 14;
     // A key that is no plain file name is replaced by its hash: no key may lead out of the cache.
-    const key = /^[\w-][\w.-]{0,99}$/.test(from.modelKey) ? from.modelKey : createHash('sha256').update(from.modelKey).digest('hex').slice(0, 32);
+    const key = /^[\w-][\w.-]{0,99}$/.test(from.modelKey)
+      ? from.modelKey
+      : createHash('sha256').update(from.modelKey).digest('hex').slice(0, 32);
     this.folder = path.join(from.cacheDir, 'features', key);
   }
 
@@ -188,7 +195,10 @@ export class FeatureStore {
    * Makes sure every image has its features on disk, in batches of equal input size.
    * Yields each image once: with `error` when its file could not be read (the others go on).
    */
-  async *ensure(images: readonly PrelabelImage[], signal?: AbortSignal): AsyncGenerator<{ image: PrelabelImage; computed: boolean; error?: unknown }> {
+  async *ensure(
+    images: readonly PrelabelImage[],
+    signal?: AbortSignal,
+  ): AsyncGenerator<{ image: PrelabelImage; computed: boolean; error?: unknown }> {
     const waiting = new Map<string, { image: PrelabelImage; input: Float32Array }[]>();
     for (const image of images) {
       signal?.throwIfAborted();
@@ -247,7 +257,11 @@ export class FeatureStore {
   /** Features of ready inputs ([3, height, width] each), outliers repaired, rounded as the cache rounds. */
   async forward(inputs: readonly Float32Array[], height: number, width: number): Promise<PatchFeatures[]> {
     if (this.backbone === null) {
-      throw new AppError('no-checkpoint', 'The features of these images are not stored, and no network was given to compute them.', 'Run the proposals again with a checkpoint.');
+      throw new AppError(
+        'no-checkpoint',
+        'The features of these images are not stored, and no network was given to compute them.',
+        'Run the proposals again with a checkpoint.',
+      );
     }
     const dim = this.backbone.config.embedDim;
     const stacked = new Float32Array(inputs.length * 3 * height * width);
@@ -257,7 +271,11 @@ export class FeatureStore {
     return inputs.map((_, i) => {
       const own = patches.slice(i * size, (i + 1) * size);
       if (!own.every(Number.isFinite)) {
-        throw new AppError('not-finite', 'The network gave features that are not numbers.', 'Choose an earlier checkpoint, or train again with a lower learning rate.');
+        throw new AppError(
+          'not-finite',
+          'The network gave features that are not numbers.',
+          'Choose an earlier checkpoint, or train again with a lower learning rate.',
+        );
       }
       repairOutliers(own, gridWidth, gridHeight, dim);
       return { gridHeight, gridWidth, dim, patches: roundToHalf(own), cls: roundToHalf(cls.slice(i * dim, (i + 1) * dim)) };

@@ -55,7 +55,11 @@ export async function* learn(input: LearnInput): AsyncGenerator<JobEvent> {
   const { imageRoot, images, accepted, rejected, options = {}, signal } = input;
   const stopped = (): boolean => signal?.aborted === true;
   if (accepted.length === 0) {
-    throw new AppError('bad-input', 'There is no accepted mask with a class to learn from.', 'Accept at least one proposal and give it a class.');
+    throw new AppError(
+      'bad-input',
+      'There is no accepted mask with a class to learn from.',
+      'Accept at least one proposal and give it a class.',
+    );
   }
   const store = new FeatureStore({ ...input, backbone: input.backbone ?? null, options: options.features });
   const reviewed = new Set(input.reviewed ?? []);
@@ -127,7 +131,10 @@ export async function* learn(input: LearnInput): AsyncGenerator<JobEvent> {
 
 /** Not one image's trouble: no network, broken network, full disk. */
 function isFatal(error: unknown): boolean {
-  return (error instanceof AppError && (error.code === 'no-checkpoint' || error.code === 'not-finite')) || (error as NodeJS.ErrnoException).code === 'ENOSPC';
+  return (
+    (error instanceof AppError && (error.code === 'no-checkpoint' || error.code === 'not-finite')) ||
+    (error as NodeJS.ErrnoException).code === 'ENOSPC'
+  );
 }
 
 /** Share of each patch that a mask covers. @returns [gridHeight * gridWidth], 0..1 */
@@ -198,14 +205,18 @@ export function labelledPatches(
     cells.forEach((q, i) => rows.set(patches.subarray(q * dim, (q + 1) * dim), i * dim));
     return { classId, rows, weights: Float32Array.from(cells, (q) => weights[q] * scale) };
   };
-  return [...shares].map(([classId, share]) => pick(classId, share, worth.accepted)).concat(pick(null, background, 1)).filter((l) => l !== null);
+  return [...shares]
+    .map(([classId, share]) => pick(classId, share, worth.accepted))
+    .concat(pick(null, background, 1))
+    .filter((l) => l !== null);
 }
 
 function nearCovered(covered: Float32Array, q: number, gridWidth: number, gridHeight: number, reach: number): boolean {
   const x = q % gridWidth;
   const y = (q / gridWidth) | 0;
   for (let ny = Math.max(0, y - reach); ny <= Math.min(gridHeight - 1, y + reach); ny++) {
-    for (let nx = Math.max(0, x - reach); nx <= Math.min(gridWidth - 1, x + reach); nx++) if (covered[ny * gridWidth + nx] > 0.5) return true;
+    for (let nx = Math.max(0, x - reach); nx <= Math.min(gridWidth - 1, x + reach); nx++)
+      if (covered[ny * gridWidth + nx] > 0.5) return true;
   }
   return false;
 }
@@ -287,7 +298,7 @@ export function proposeClasses(
         }
       }
       const component: BoxMask = { x, y, width, height, data, area: parts.areas[part - 1] };
-      const pieces = splitInstances(component, { depth: 0.15, minArea: Math.max(least, 0.25 * median), gain: 0.02 });
+      const pieces = splitInstances(component, { depth: 0.15, minArea: Math.max(least, 0.25 * median), gain: 0.05 });
       for (const piece of pieces) {
         const trimmed = trimBox(piece);
         if (trimmed === null || trimmed.area < least) continue;

@@ -69,7 +69,8 @@ export function pcaPictures(features: readonly PatchFeatures[], previous: PcaBas
   if (previous !== null && previous.coordinates.length === coordinates.length) {
     const rotation = procrustes(coordinates, previous.coordinates);
     const turned = new Float64Array(3 * dim);
-    for (let c = 0; c < 3; c++) for (let b = 0; b < 3; b++) for (let k = 0; k < dim; k++) turned[c * dim + k] += rotation[b * 3 + c] * axes[b * dim + k];
+    for (let c = 0; c < 3; c++)
+      for (let b = 0; b < 3; b++) for (let k = 0; k < dim; k++) turned[c * dim + k] += rotation[b * 3 + c] * axes[b * dim + k];
     axes.set(turned);
     coordinates = project(features, mean, axes, dim, n);
   }
@@ -130,6 +131,7 @@ export function procrustes(from: Float64Array, to: Float64Array): Float64Array {
     }
   }
   const rotation = new Float64Array(9);
-  for (let k = 0; k < 3; k++) for (let a = 0; a < 3; a++) for (let b = 0; b < 3; b++) rotation[a * 3 + b] += left[k * 3 + a] * vectors[k * 3 + b];
+  for (let k = 0; k < 3; k++)
+    for (let a = 0; a < 3; a++) for (let b = 0; b < 3; b++) rotation[a * 3 + b] += left[k * 3 + a] * vectors[k * 3 + b];
   return rotation;
 }

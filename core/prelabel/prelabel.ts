@@ -80,7 +80,11 @@ export async function* prelabel(input: PrelabelInput): AsyncGenerator<JobEvent> 
   }
   if (statistics.c0 > 0.99) {
     const cosine = statistics.c0.toFixed(3);
-    yield { type: 'log', level: 'warn', text: `Patches of different images are nearly alike (mean cosine ${cosine}): the network is untrained or has collapsed.` };
+    yield {
+      type: 'log',
+      level: 'warn',
+      text: `Patches of different images are nearly alike (mean cosine ${cosine}): the network is untrained or has collapsed.`,
+    };
   }
 
   const regionPhase = new Phase('Regions', readable.length);
@@ -97,7 +101,12 @@ export async function* prelabel(input: PrelabelInput): AsyncGenerator<JobEvent> 
       }
       const rows = new Float32Array(kept.length * descriptorSize);
       kept.forEach(({ cells }, i) => rows.set(describeRegion(features, cells, statistics), i * descriptorSize));
-      described.push({ imageId: image.id, count: kept.length, rows, weights: kept.map((k) => Math.sqrt(k.draft.area / (image.width * image.height))) });
+      described.push({
+        imageId: image.id,
+        count: kept.length,
+        rows,
+        weights: kept.map((k) => Math.sqrt(k.draft.area / (image.width * image.height))),
+      });
       const proposals = kept.map((k) => k.draft);
       await storeRegions(store, image, proposals);
       yield { type: 'proposals', imageId: image.id, proposals };
@@ -124,7 +133,8 @@ export function describeRegion(features: PatchFeatures, cells: readonly number[]
   const centred = withoutPosition(sum, dim, position);
   for (let k = 0; k < dim; k++) centred[k] -= mean[k];
   const out = new Float32Array(descriptorSize);
-  for (let a = 0; a < Math.min(descriptorSize, variances.length); a++) for (let k = 0; k < dim; k++) out[a] += centred[k] * axes[a * dim + k];
+  for (let a = 0; a < Math.min(descriptorSize, variances.length); a++)
+    for (let k = 0; k < dim; k++) out[a] += centred[k] * axes[a * dim + k];
   return unitRows(out, descriptorSize);
 }
 

@@ -181,7 +181,8 @@ function ringOf(candidate: Candidate, inside: Uint8Array, gridWidth: number, gri
       if (inside[gy * gridWidth + gx] === 1) continue;
       let near = false;
       for (let ny = Math.max(0, gy - reach); ny <= Math.min(gridHeight - 1, gy + reach) && !near; ny++) {
-        for (let nx = Math.max(0, gx - reach); nx <= Math.min(gridWidth - 1, gx + reach) && !near; nx++) near = inside[ny * gridWidth + nx] === 1;
+        for (let nx = Math.max(0, gx - reach); nx <= Math.min(gridWidth - 1, gx + reach) && !near; nx++)
+          near = inside[ny * gridWidth + nx] === 1;
       }
       if (near) ring.push(gy * gridWidth + gx);
     }
@@ -278,7 +279,13 @@ export function describe(grid: PatchGrid, c0: number, candidate: Candidate, insi
 }
 
 /** Pixels of a described candidate: upsampled, cut at 0.5, small parts and holes gone. Null when nothing is left. */
-export function refineCandidate(upsampler: JointUpsampler, grid: PatchGrid, described: Described, scratch: Float32Array, minPixels: number): BoxMask | null {
+export function refineCandidate(
+  upsampler: JointUpsampler,
+  grid: PatchGrid,
+  described: Described,
+  scratch: Float32Array,
+  minPixels: number,
+): BoxMask | null {
   const { box } = described.candidate;
   for (let i = 0; i < described.cells.length; i++) scratch[described.cells[i]] = described.coverage[i];
   const pixels = upsampler.pixelBox(
@@ -340,7 +347,8 @@ export function pixelCues(image: RgbImage, mask: BoxMask, described: Described, 
         const iy = mask.y + y - dy * (reach - 1);
         const ox = mask.x + x + dx * reach;
         const oy = mask.y + y + dy * reach;
-        if (ix < 0 || iy < 0 || ox < 0 || oy < 0 || ix >= imageWidth || ox >= imageWidth || iy >= imageHeight || oy >= imageHeight) continue;
+        if (ix < 0 || iy < 0 || ox < 0 || oy < 0 || ix >= imageWidth || ox >= imageWidth || iy >= imageHeight || oy >= imageHeight)
+          continue;
         const a = (iy * imageWidth + ix) * 3;
         const b = (oy * imageWidth + ox) * 3;
         const dr = rgb[a] - rgb[b];

@@ -19,7 +19,10 @@ export interface LabelledPatches {
 /** score(x) = max over sub-prototypes of weight . x + bias; linear in the features as the network gave them. */
 export interface ClassPrototypes {
   /** Background is null and always first. */
-  readonly classes: readonly { readonly classId: number | null; readonly planes: readonly { readonly weight: Float32Array; readonly bias: number }[] }[];
+  readonly classes: readonly {
+    readonly classId: number | null;
+    readonly planes: readonly { readonly weight: Float32Array; readonly bias: number }[];
+  }[];
   readonly temperature: number;
   readonly dim: number;
 }
@@ -71,7 +74,11 @@ function whiteningScale({ dim, variances }: SetStatistics, ridge: number): Float
  * Fits prototypes (prelabel methods 2.3, head A). Background exists without a sample: its mean is then the pool's.
  * @param labelled any number of groups per class
  */
-export function fitPrototypes(labelled: readonly LabelledPatches[], statistics: SetStatistics, options: PrototypeOptions = prototypeDefaults): ClassPrototypes {
+export function fitPrototypes(
+  labelled: readonly LabelledPatches[],
+  statistics: SetStatistics,
+  options: PrototypeOptions = prototypeDefaults,
+): ClassPrototypes {
   const k = statistics.variances.length;
   const ids: (number | null)[] = [null];
   for (const { classId } of labelled) if (!ids.includes(classId)) ids.push(classId);
@@ -120,7 +127,14 @@ function subCentres(rows: Float32Array, weights: Float32Array, k: number, total:
       for (let j = 0; j < k; j++) unit[to * k + j] = rows[from * k + j] * inverse;
     });
     parts = options.subPrototypes;
-    const { centres } = sphericalKMeans(unit, Float32Array.from(picked, (i) => weights[i]), k, parts, random, 15);
+    const { centres } = sphericalKMeans(
+      unit,
+      Float32Array.from(picked, (i) => weights[i]),
+      k,
+      parts,
+      random,
+      15,
+    );
     for (let i = 0; i < n; i++) {
       let most = -Infinity;
       for (let c = 0; c < parts; c++) {
@@ -147,7 +161,12 @@ function subCentres(rows: Float32Array, weights: Float32Array, k: number, total:
 }
 
 /** The plane m . phi(x) - |m|^2 / 2 + log prior, as weight . x + bias. */
-function plane(mean: Float64Array, logPrior: number, statistics: SetStatistics, scale: Float64Array): { weight: Float32Array; bias: number } {
+function plane(
+  mean: Float64Array,
+  logPrior: number,
+  statistics: SetStatistics,
+  scale: Float64Array,
+): { weight: Float32Array; bias: number } {
   const { dim, axes, position } = statistics;
   const weight = new Float32Array(dim);
   let bias = logPrior;
@@ -200,7 +219,11 @@ export function classProbabilities(prototypes: ClassPrototypes, rows: Float32Arr
 function fitTemperature(prototypes: ClassPrototypes, labelled: readonly LabelledPatches[]): number {
   if (labelled.length === 0) return 1;
   const totals = new Map<number | null, number>();
-  for (const { classId, weights } of labelled) totals.set(classId, weights.reduce((a, b) => a + b, totals.get(classId) ?? 0));
+  for (const { classId, weights } of labelled)
+    totals.set(
+      classId,
+      weights.reduce((a, b) => a + b, totals.get(classId) ?? 0),
+    );
   let best = 1;
   let most = -Infinity;
   // Not below 1/2: the same patches made the prototypes, and they would always like to be surer.

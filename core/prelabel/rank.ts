@@ -34,7 +34,9 @@ export function reviewOrder(proposals: readonly RankedProposal[]): number[] {
     group.count++;
     groups.set(key(p), group);
   }
-  const order = [...groups].sort((a, b) => b[1].classed - a[1].classed || b[1].sum / b[1].count - a[1].sum / a[1].count || a[0].localeCompare(b[0]));
+  const order = [...groups].sort(
+    (a, b) => b[1].classed - a[1].classed || b[1].sum / b[1].count - a[1].sum / a[1].count || a[0].localeCompare(b[0]),
+  );
   const place = new Map(order.map(([k], i) => [k, i]));
   return proposals
     .map((_, i) => i)

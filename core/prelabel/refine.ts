@@ -213,11 +213,11 @@ function addWeighted(map: Float32Array, placed: PlacedGrid, width: number, box: 
   const value = new Float32Array(9);
   const right = box.x + box.width;
   const bottom = box.y + box.height;
-  for (let y0 = box.y; y0 < bottom; ) {
+  for (let y0 = box.y; y0 < bottom;) {
     const top = rows[y0];
     let y1 = y0 + 1;
     while (y1 < bottom && rows[y1] === top) y1++;
-    for (let x0 = box.x; x0 < right; ) {
+    for (let x0 = box.x; x0 < right;) {
       const left = columns[x0];
       let x1 = x0 + 1;
       while (x1 < right && columns[x1] === left) x1++;

@@ -115,7 +115,7 @@ export function contentlessInputs(height: number, width: number, count: number):
     const random = new Random(11, index);
     const out = new Float32Array(3 * height * width);
     if (index < 4) return out.fill([0, -1.5, 1.5, 0.7][index]);
-    const grain = 1 << index % 4; // side of equal squares, pixels
+    const grain = 1 << (index % 4); // side of equal squares, pixels
     const across = Math.ceil(width / grain);
     const down = Math.ceil(height / grain);
     for (let c = 0; c < 3; c++) {
@@ -170,7 +170,11 @@ export function covarianceAxes(rows: Float32Array, dim: number, energyKept = 0.9
   let kept = 0;
   let sum = 0;
   while (kept < Math.min(dim, 256) && values[kept] > 0 && sum < energyKept * energy) sum += values[kept++];
-  return { mean: Float32Array.from(mean), axes: Float32Array.from(vectors.subarray(0, kept * dim)), variances: Float32Array.from(values.subarray(0, kept)) };
+  return {
+    mean: Float32Array.from(mean),
+    axes: Float32Array.from(vectors.subarray(0, kept * dim)),
+    variances: Float32Array.from(values.subarray(0, kept)),
+  };
 }
 
 /** Axes of the whitened view: the strongest few; weak ones are mostly noise in a small network. */
@@ -199,13 +203,21 @@ export function featureViewRows(rows: Float32Array, statistics: SetStatistics): 
       whitened[i * k + a] = dot * scale;
     }
   }
-  return k < 2 ? [{ unit: centred, dim }] : [{ unit: centred, dim }, { unit: unitRows(whitened, k), dim: k }];
+  return k < 2
+    ? [{ unit: centred, dim }]
+    : [
+        { unit: centred, dim },
+        { unit: unitRows(whitened, k), dim: k },
+      ];
 }
 
 /** The views of one image, ready for `propose`. */
 export function featureViews(features: PatchFeatures, statistics: SetStatistics): FeatureView[] {
   const { gridWidth, gridHeight, patches } = features;
-  return featureViewRows(patches, statistics).map(({ unit, dim }, v) => ({ grid: { gridWidth, gridHeight, dim, unit }, c0: statistics.viewZeros[v] }));
+  return featureViewRows(patches, statistics).map(({ unit, dim }, v) => ({
+    grid: { gridWidth, gridHeight, dim, unit },
+    c0: statistics.viewZeros[v],
+  }));
 }
 
 function meanRow(rows: Float32Array, dim: number): Float64Array {
@@ -256,7 +268,8 @@ export async function setStatistics(store: FeatureStore, images: readonly Prelab
   const position = store.backbone === null ? new Float32Array(0) : await learnPosition(store, common);
 
   const random = new Random(3, images.length);
-  const sample = images.length <= sampledImages ? images : Array.from(random.permutation(images.length).subarray(0, sampledImages), (i) => images[i]);
+  const sample =
+    images.length <= sampledImages ? images : Array.from(random.permutation(images.length).subarray(0, sampledImages), (i) => images[i]);
   const perImage = Math.max(1, Math.floor(sampledPatches / sample.length));
   const means: Float64Array[] = [];
   const rows: Float32Array[] = [];
@@ -284,11 +297,17 @@ export async function setStatistics(store: FeatureStore, images: readonly Prelab
   const viewMeans: Float64Array[][] = [[], []];
   for (const own of picks) featureViewRows(own, partial).forEach((view, v) => viewMeans[v].push(meanRow(view.unit, view.dim)));
   const result: SetStatistics = { ...partial, viewZeros: viewMeans.map(meanCosine) };
-  await writeCache(statisticsFile(store), 'statistics', version, { dim, c0: result.c0, viewZeros: result.viewZeros, digest: digestOf(images) }, [
-    { name: 'position', type: 'f32', values: result.position },
-    { name: 'mean', type: 'f32', values: result.mean },
-    { name: 'axes', type: 'f32', values: result.axes },
-    { name: 'variances', type: 'f32', values: result.variances },
-  ]);
+  await writeCache(
+    statisticsFile(store),
+    'statistics',
+    version,
+    { dim, c0: result.c0, viewZeros: result.viewZeros, digest: digestOf(images) },
+    [
+      { name: 'position', type: 'f32', values: result.position },
+      { name: 'mean', type: 'f32', values: result.mean },
+      { name: 'axes', type: 'f32', values: result.axes },
+      { name: 'variances', type: 'f32', values: result.variances },
+    ],
+  );
   return result;
 }

@@ -71,13 +71,14 @@ async function measure(setting: StepSettings): Promise<number> {
   const losses: number[] = [];
   for (let i = 0; i < 3; ++i) losses.push(await bench.run());
   const times: number[] = [];
-  const before = processorMs();
+  const processor: number[] = [];
   for (let i = 0; i < steps; ++i) {
     const start = performance.now();
+    const before = processorMs();
     losses.push(await bench.run());
     times.push(performance.now() - start);
+    processor.push(processorMs() - before);
   }
-  const processor = (processorMs() - before) / steps;
   const ms = median(times);
   const imagesPerSecond = (setting.batch * 1000) / ms;
   const fastest = (setting.batch * 1000) / Math.min(...times);
@@ -85,7 +86,7 @@ async function measure(setting: StepSettings): Promise<number> {
     `${imagesPerSecond.toFixed(1)} images/s (median of ${steps}, ${ms.toFixed(1)} ms; fastest ${fastest.toFixed(1)}), loss ${losses[0]!.toFixed(4)} -> ${losses.at(-1)!.toFixed(4)}`,
   );
   // On a busy machine this says more than the time that passed.
-  console.log(`processor time: ${processor.toFixed(1)} ms a step over all threads`);
+  console.log(`processor time: ${median(processor).toFixed(1)} ms a step over all threads`);
   console.log(
     `memory: ${(executor.engine.heap.reserved / 2 ** 20).toFixed(0)} MiB reserved, ${(executor.memoryBytes() / 2 ** 20).toFixed(0)} MiB between steps`,
   );

@@ -2,7 +2,14 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { AppError } from '../../core/contract/index.ts';
-import { bestOverlaps, colourPositionBaseline, objectsFromClasses, objectsFromInstances, rgbToLab, scoreProposals } from '../../core/evaluate/index.ts';
+import {
+  bestOverlaps,
+  colourPositionBaseline,
+  objectsFromClasses,
+  objectsFromInstances,
+  rgbToLab,
+  scoreProposals,
+} from '../../core/evaluate/index.ts';
 import { encodeRle } from '../../core/labels/index.ts';
 import type { Mask } from '../../core/labels/index.ts';
 
@@ -49,7 +56,10 @@ test('best overlap and recall, by hand', () => {
   const objects = objectsFromInstances({ width, height, data });
   const proposals = [
     rectangles(width, height, [[0, 0, 5, 2]]), // 10 in A: 10/20
-    rectangles(width, height, [[4, 6, 4, 4], [0, 0, 1, 1]]), // 16 in B of 17: 16/25, and 1 in A: 1/36
+    rectangles(width, height, [
+      [4, 6, 4, 4],
+      [0, 0, 1, 1],
+    ]), // 16 in B of 17: 16/25, and 1 in A: 1/36
     rectangles(width, height, [[0, 0, 5, 4]]), // A exactly
   ];
   assert.deepEqual([...bestOverlaps(objects, proposals, 2)], [0.5, 16 / 25]);
@@ -79,7 +89,8 @@ test('a proposal of another size is refused with both sizes', () => {
   const objects = objectsFromInstances({ width: 2, height: 2, data: Uint16Array.from([1, 1, 0, 0]) });
   assert.throws(
     () => scoreProposals([objects], [[rectangles(3, 2, [[0, 0, 1, 1]])]], 1),
-    (error: unknown) => error instanceof AppError && error.code === 'masks-mismatch' && /3 x 2/.test(error.message) && /2 x 2/.test(error.message),
+    (error: unknown) =>
+      error instanceof AppError && error.code === 'masks-mismatch' && /3 x 2/.test(error.message) && /2 x 2/.test(error.message),
   );
 });
 

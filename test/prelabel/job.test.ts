@@ -101,7 +101,11 @@ async function makeSet(t: TestContext, count: number): Promise<Set> {
     await writePng(path.join(root, `${i}.png`), image);
     images.push({ id: i + 10, path: `${i}.png`, page: 0, hash: `hash${i}`, width: image.width, height: image.height });
   }
-  const objects = scenes.map(({ image, truth }) => objectsFromInstances({ width: image.width, height: image.height, data: truth }));
+  const objects = scenes.map(({ image: { width, height }, truth, kinds }) => {
+    const areas = new Int32Array(kinds.length);
+    for (const v of truth) if (v > 0) areas[v - 1]++;
+    return { width, height, labels: Int32Array.from(truth), areas };
+  });
   return { root, cacheDir: temporaryFolder(t), images, objects, scenes };
 }
 
@@ -119,12 +123,26 @@ test('prelabel finds the things in a set of pictures, clusters them by kind, and
   const events = await collect(prelabel({ ...input, images: [...set.images.slice(0, 3), torn, ...set.images.slice(3)] }));
 
   const problems = events.flatMap((e) => (e.type === 'problem' ? [e.problem] : []));
-  assert.deepEqual(problems.map((p) => p.path), ['torn.png']);
+  assert.deepEqual(
+    problems.map((p) => p.path),
+    ['torn.png'],
+  );
   const proposals = proposalsOf(events);
-  assert.deepEqual([...proposals.keys()], set.images.map((i) => i.id));
-  const score = scoreProposals(set.objects, set.images.map((i) => proposals.get(i.id)!.map((p) => p.rle)), 20);
+  assert.deepEqual(
+    [...proposals.keys()],
+    set.images.map((i) => i.id),
+  );
+  const score = scoreProposals(
+    set.objects,
+    set.images.map((i) => proposals.get(i.id)!.map((p) => p.rle)),
+    20,
+  );
   assert.ok(score.bestOverlap > 0.85 && score.recall50 === 1, `best overlap ${score.bestOverlap}, recall ${score.recall50}`);
-  const few = scoreProposals(set.objects, set.images.map((i) => proposals.get(i.id)!.map((p) => p.rle)), 8);
+  const few = scoreProposals(
+    set.objects,
+    set.images.map((i) => proposals.get(i.id)!.map((p) => p.rle)),
+    8,
+  );
   assert.ok(few.recall50 > 0.9, `recall ${few.recall50} with 8`);
   for (const list of proposals.values()) {
     assert.ok(list.length > 0 && list.length <= 20);
@@ -144,7 +162,11 @@ test('prelabel finds the things in a set of pictures, clusters them by kind, and
   set.images.forEach((image, i) => {
     set.scenes[i].kinds.forEach((kind, k) => {
       const overlaps = proposals.get(image.id)!.map((p) => {
-        const single = { ...set.objects[i], labels: set.objects[i].labels.map((l) => (l === k + 1 ? 1 : 0)), areas: Int32Array.from([set.objects[i].areas[k]]) };
+        const single = {
+          ...set.objects[i],
+          labels: set.objects[i].labels.map((l) => (l === k + 1 ? 1 : 0)),
+          areas: Int32Array.from([set.objects[i].areas[k]]),
+        };
         return scoreProposals([single], [[p.rle]], 1).bestOverlap;
       });
       const cluster = clusterOf.get(image.id)![overlaps.indexOf(Math.max(...overlaps))];
@@ -176,7 +198,15 @@ test('a stop ends the job after the image at hand', async (t) => {
   const set = await makeSet(t, 4);
   const stop = new AbortController();
   const seen: JobEvent[] = [];
-  for await (const event of prelabel({ backbone: handMade(), modelKey: 'm', cacheDir: set.cacheDir, imageRoot: set.root, images: set.images, options: { features }, signal: stop.signal })) {
+  for await (const event of prelabel({
+    backbone: handMade(),
+    modelKey: 'm',
+    cacheDir: set.cacheDir,
+    imageRoot: set.root,
+    images: set.images,
+    options: { features },
+    signal: stop.signal,
+  })) {
     seen.push(event);
     if (event.type === 'proposals') stop.abort();
   }
@@ -186,7 +216,14 @@ test('a stop ends the job after the image at hand', async (t) => {
 
 test('three accepted masks name the rest of the set; decided objects stay decided', async (t) => {
   const set = await makeSet(t, 6);
-  const input = { backbone: handMade(), modelKey: 'm', cacheDir: set.cacheDir, imageRoot: set.root, images: set.images, options: { features } };
+  const input = {
+    backbone: handMade(),
+    modelKey: 'm',
+    cacheDir: set.cacheDir,
+    imageRoot: set.root,
+    images: set.images,
+    options: { features },
+  };
   await collect(prelabel(input));
   const maskOf = (image: number, object: number) => {
     const { width, height, labels } = set.objects[image];
@@ -198,10 +235,21 @@ test('three accepted masks name the rest of the set; decided objects stay decide
     { imageId: set.images[1].id, classId: 1, rle: maskOf(1, 0) },
   ];
   assert.deepEqual(set.scenes[0].kinds.slice(0, 2), [0, 1]);
+  // A person refused a piece of the ground.
+  const ground = encodeRle({
+    width: 224,
+    height: 168,
+    data: Uint8Array.from(set.scenes[1].truth, (v, i) => (v === 0 && i % 224 > 150 && i > 224 * 130 ? 1 : 0)),
+  });
   const { backbone: _network, ...withoutNetwork } = input;
-  const events = await collect(learn({ ...withoutNetwork, accepted, rejected: [{ imageId: set.images[1].id, rle: maskOf(1, 1) }], reviewed: [set.images[5].id] }));
+  const events = await collect(
+    learn({ ...withoutNetwork, accepted, rejected: [{ imageId: set.images[1].id, rle: ground }], reviewed: [set.images[5].id] }),
+  );
   const proposals = proposalsOf(events);
-  assert.deepEqual([...proposals.keys()], set.images.slice(0, 5).map((i) => i.id));
+  assert.deepEqual(
+    [...proposals.keys()],
+    set.images.slice(0, 5).map((i) => i.id),
+  );
   let found = 0;
   let wanted = 0;
   for (let i = 2; i < 5; i++) {
@@ -211,7 +259,11 @@ test('three accepted masks name the rest of the set; decided objects stay decide
       assert.ok(own.every((p) => p.source === 'prototype' && p.score > 0.5 && p.margin >= 0));
       const objects = set.scenes[i].kinds.flatMap((k, n) => (k === kind ? [n] : []));
       for (const n of objects) {
-        const single = { ...set.objects[i], labels: set.objects[i].labels.map((l) => (l === n + 1 ? 1 : 0)), areas: Int32Array.from([set.objects[i].areas[n]]) };
+        const single = {
+          ...set.objects[i],
+          labels: set.objects[i].labels.map((l) => (l === n + 1 ? 1 : 0)),
+          areas: Int32Array.from([set.objects[i].areas[n]]),
+        };
         wanted++;
         if (scoreProposals([single], [own.map((p) => p.rle)], 50).bestOverlap > 0.8) found++;
       }
@@ -219,10 +271,18 @@ test('three accepted masks name the rest of the set; decided objects stay decide
     }
   }
   assert.ok(found >= 0.9 * wanted, `${found} of ${wanted} objects have a mask of their class`);
-  // Nothing is proposed again over what was accepted or rejected.
-  for (const [image, object] of [[0, 0], [0, 1], [1, 0], [1, 1]]) {
+  // Nothing is proposed again over what was accepted.
+  for (const [image, object] of [
+    [0, 0],
+    [0, 1],
+    [1, 0],
+  ]) {
     const { areas, labels } = set.objects[image];
-    const single = { ...set.objects[image], labels: labels.map((l) => (l === object + 1 ? 1 : 0)), areas: Int32Array.from([areas[object]]) };
+    const single = {
+      ...set.objects[image],
+      labels: labels.map((l) => (l === object + 1 ? 1 : 0)),
+      areas: Int32Array.from([areas[object]]),
+    };
     assert.ok(scoreProposals([single], [proposals.get(set.images[image].id)!.map((p) => p.rle)], 300).bestOverlap <= 0.5);
   }
 });
@@ -241,7 +301,13 @@ test('learning needs an accepted mask, and features or a network', async (t) => 
 test('a damaged, cut or foreign cache file is computed again, never trusted', async (t) => {
   const set = await makeSet(t, 1);
   const backbone = handMade();
-  const store = new FeatureStore({ backbone, modelKey: '../away/from here', cacheDir: set.cacheDir, imageRoot: set.root, options: features });
+  const store = new FeatureStore({
+    backbone,
+    modelKey: '../away/from here',
+    cacheDir: set.cacheDir,
+    imageRoot: set.root,
+    options: features,
+  });
   assert.ok(store.folder.startsWith(path.join(set.cacheDir, 'features') + path.sep));
   const first = await store.get(set.images[0]);
   assert.equal(backbone.passes, 1);
@@ -265,13 +331,30 @@ test('a damaged, cut or foreign cache file is computed again, never trusted', as
     assert.deepEqual(await readFile(file), good);
   }
   assert.equal(backbone.passes, 1 + damaged.length);
-  assert.deepEqual((await readdir(store.folder)).filter((f) => f.endsWith('.tmp')), []);
+  assert.deepEqual(
+    (await readdir(store.folder)).filter((f) => f.endsWith('.tmp')),
+    [],
+  );
 });
 
 test('half-precision numbers round as IEEE 754 says', () => {
   const cases: [number, number][] = [
-    [0, 0], [-0, 0x8000], [1, 0x3c00], [-2, 0xc000], [65504, 0x7bff], [65520, 0x7c00], [Infinity, 0x7c00], [1e-8, 0], [2 ** -24, 1], [1.5 * 2 ** -24, 2],
-    [2 ** -14, 0x0400], [1 + 2 ** -11, 0x3c00], [1 + 3 * 2 ** -11, 0x3c02], [0.1, 0x2e66], [-(2 ** -25), 0x8000], [2 ** -14 - 2 ** -25, 0x0400],
+    [0, 0],
+    [-0, 0x8000],
+    [1, 0x3c00],
+    [-2, 0xc000],
+    [65504, 0x7bff],
+    [65520, 0x7c00],
+    [Infinity, 0x7c00],
+    [1e-8, 0],
+    [2 ** -24, 1],
+    [1.5 * 2 ** -24, 2],
+    [2 ** -14, 0x0400],
+    [1 + 2 ** -11, 0x3c00],
+    [1 + 3 * 2 ** -11, 0x3c02],
+    [0.1, 0x2e66],
+    [-(2 ** -25), 0x8000],
+    [2 ** -14 - 2 ** -25, 0x0400],
   ];
   for (const [value, bits] of cases) assert.equal(toHalf(value), bits, String(value));
   const random = new Random(1);
@@ -284,7 +367,14 @@ test('half-precision numbers round as IEEE 754 says', () => {
 test('input sizes: multiples of the patch, aspect kept, never over the limit', () => {
   assert.deepEqual(inputSize(256, 256, 14, featureDefaults), { width: 448, height: 448 });
   assert.deepEqual(inputSize(1024, 512, 14, { shortSide: 448, maxTokens: 2048, batch: 1 }), { width: 896, height: 448 });
-  for (const [width, height] of [[1, 1], [30000, 20], [20, 30000], [640, 480], [4000, 3000], [333, 77]]) {
+  for (const [width, height] of [
+    [1, 1],
+    [30000, 20],
+    [20, 30000],
+    [640, 480],
+    [4000, 3000],
+    [333, 77],
+  ]) {
     const size = inputSize(width, height, 14, featureDefaults);
     const tokens = (size.width / 14) * (size.height / 14);
     assert.ok(size.width % 14 === 0 && size.height % 14 === 0 && size.width >= 28 && size.height >= 28);
@@ -312,21 +402,36 @@ test('tokens of abnormal length are replaced by the mean of their neighbours', (
 const real = path.resolve(import.meta.dirname, '../../../shared/data/nuclei');
 const names = await readdir(path.join(real, 'images')).catch(() => []);
 
-test('on real nuclei, hand-made features beat k-means on colour and position', { skip: names.length === 0 && '../shared/data/nuclei is not here' }, async (t) => {
-  const picked = names.sort().filter((_, i) => i % 32 === 5).slice(0, 8);
-  const images: PrelabelImage[] = [];
-  const objects: ImageObjects[] = [];
-  const baseline = [];
-  for (const [i, name] of picked.entries()) {
-    const image = await readRgb(path.join(real, 'images', name));
-    images.push({ id: i, path: name, page: 0, hash: name, width: image.width, height: image.height });
-    objects.push(objectsFromInstances(await readLabels(path.join(real, 'instances', name))));
-    baseline.push(colourPositionBaseline(image, 20));
-  }
-  const events = await collect(prelabel({ backbone: handMade(), modelKey: 'm', cacheDir: temporaryFolder(t), imageRoot: path.join(real, 'images'), images }));
-  const proposals = proposalsOf(events);
-  const own = scoreProposals(objects, images.map((i) => proposals.get(i.id)!.map((p) => p.rle)), 20);
-  const colour = scoreProposals(objects, baseline, 20);
-  t.diagnostic(`best overlap ${own.bestOverlap.toFixed(3)} and recall ${own.recall50.toFixed(3)}; k-means ${colour.bestOverlap.toFixed(3)} and ${colour.recall50.toFixed(3)}; ${own.objects} nuclei, 20 proposals`);
-  assert.ok(own.bestOverlap > colour.bestOverlap && own.recall50 > colour.recall50);
-});
+test(
+  'on real nuclei, hand-made features beat k-means on colour and position',
+  { skip: names.length === 0 && '../shared/data/nuclei is not here' },
+  async (t) => {
+    const picked = names
+      .sort()
+      .filter((_, i) => i % 32 === 5)
+      .slice(0, 8);
+    const images: PrelabelImage[] = [];
+    const objects: ImageObjects[] = [];
+    const baseline = [];
+    for (const [i, name] of picked.entries()) {
+      const image = await readRgb(path.join(real, 'images', name));
+      images.push({ id: i, path: name, page: 0, hash: name, width: image.width, height: image.height });
+      objects.push(objectsFromInstances(await readLabels(path.join(real, 'instances', name))));
+      baseline.push(colourPositionBaseline(image, 20));
+    }
+    const events = await collect(
+      prelabel({ backbone: handMade(), modelKey: 'm', cacheDir: temporaryFolder(t), imageRoot: path.join(real, 'images'), images }),
+    );
+    const proposals = proposalsOf(events);
+    const own = scoreProposals(
+      objects,
+      images.map((i) => proposals.get(i.id)!.map((p) => p.rle)),
+      20,
+    );
+    const colour = scoreProposals(objects, baseline, 20);
+    t.diagnostic(
+      `best overlap ${own.bestOverlap.toFixed(3)} and recall ${own.recall50.toFixed(3)}; k-means ${colour.bestOverlap.toFixed(3)} and ${colour.recall50.toFixed(3)}; ${own.objects} nuclei, 20 proposals`,
+    );
+    assert.ok(own.bestOverlap > colour.bestOverlap && own.recall50 > colour.recall50);
+  },
+);

@@ -19,7 +19,13 @@ function normalRows(seed: number, n: number, dim: number, scales: (k: number) =>
 }
 
 test('the zero of the calibrated cosine is the mean over all pairs of patches of different images', () => {
-  const images = [3, 5, 4].map((n, seed) => ({ gridWidth: n, gridHeight: 1, dim: 6, patches: normalRows(seed, n, 6, () => 1), cls: new Float32Array(6) }));
+  const images = [3, 5, 4].map((n, seed) => ({
+    gridWidth: n,
+    gridHeight: 1,
+    dim: 6,
+    patches: normalRows(seed, n, 6, () => 1),
+    cls: new Float32Array(6),
+  }));
   let sum = 0;
   let pairs = 0;
   images.forEach((a, i) =>
@@ -72,9 +78,14 @@ test('prototype scores are linear discriminant analysis with the pool’s covari
   const scores = classScores(prototypes, test);
 
   // Written out: S + eps I inverted on the space without place, through Jacobi's eigenvectors.
-  const mean = Array.from({ length: dim }, (_, k) => Array.from({ length: 600 }, (_, i) => clean[i * dim + k]).reduce((a, b) => a + b) / 600);
+  const mean = Array.from(
+    { length: dim },
+    (_, k) => Array.from({ length: 600 }, (_, i) => clean[i * dim + k]).reduce((a, b) => a + b) / 600,
+  );
   const S = new Float64Array(dim * dim);
-  for (let i = 0; i < 600; i++) for (let a = 0; a < dim; a++) for (let b = 0; b < dim; b++) S[a * dim + b] += ((clean[i * dim + a] - mean[a]) * (clean[i * dim + b] - mean[b])) / 600;
+  for (let i = 0; i < 600; i++)
+    for (let a = 0; a < dim; a++)
+      for (let b = 0; b < dim; b++) S[a * dim + b] += ((clean[i * dim + a] - mean[a]) * (clean[i * dim + b] - mean[b])) / 600;
   const { values, vectors } = jacobi(S, dim);
   const epsilon = (0.1 * values.reduce((a, b) => a + b)) / dim;
   const kept = statistics.variances.length;
@@ -87,7 +98,9 @@ test('prototype scores are linear discriminant analysis with the pool’s covari
   for (const { classId } of prototypes.classes) {
     const own = labelled.findIndex((l) => l.classId === classId);
     const m = new Array<number>(kept).fill(0);
-    labelled[own].weights.forEach((w, i) => phi(labelled[own].rows.subarray(i * dim, (i + 1) * dim)).forEach((v, k) => (m[k] += (w * v) / (totals[own] + 1))));
+    labelled[own].weights.forEach((w, i) =>
+      phi(labelled[own].rows.subarray(i * dim, (i + 1) * dim)).forEach((v, k) => (m[k] += (w * v) / (totals[own] + 1))),
+    );
     const share = classId === null ? Math.max(totals[own], all / 2) / all : totals[own] / all;
     for (let i = 0; i < 8; i++) {
       const x = phi(test.subarray(i * dim, (i + 1) * dim));
@@ -125,7 +138,11 @@ test('one accepted region is enough to find its like', () => {
   const rows = unitField(12, labels, 20, 0.3);
   const statistics = { dim: 20, c0: 0, viewZeros: [0, 0], position: new Float32Array(0), ...covarianceAxes(rows, 20) };
   const shown = [0, 1, 2, 10, 11, 12];
-  const group = { classId: 4, rows: Float32Array.from(shown.flatMap((i) => [...rows.subarray(i * 20, i * 20 + 20)])), weights: new Float32Array(6).fill(1) };
+  const group = {
+    classId: 4,
+    rows: Float32Array.from(shown.flatMap((i) => [...rows.subarray(i * 20, i * 20 + 20)])),
+    weights: new Float32Array(6).fill(1),
+  };
   const p = classProbabilities(fitPrototypes([group], statistics), rows)[1];
   const right = [0, 1, 2].map((kind) => {
     const own = labels.flatMap((label, i) => (label === kind ? [p[i]] : []));
@@ -191,7 +208,9 @@ test('principal components agree with Jacobi, and keep their colours when the ne
   const first = pcaPictures(features(rows), null);
   const mean = Array.from({ length: dim }, (_, k) => Array.from({ length: 49 }, (_, i) => rows[i * dim + k]).reduce((a, b) => a + b) / 49);
   const S = new Float64Array(dim * dim);
-  for (let i = 0; i < 49; i++) for (let a = 0; a < dim; a++) for (let b = 0; b < dim; b++) S[a * dim + b] += ((rows[i * dim + a] - mean[a]) * (rows[i * dim + b] - mean[b])) / 49;
+  for (let i = 0; i < 49; i++)
+    for (let a = 0; a < dim; a++)
+      for (let b = 0; b < dim; b++) S[a * dim + b] += ((rows[i * dim + a] - mean[a]) * (rows[i * dim + b] - mean[b])) / 49;
   const { values, vectors } = jacobi(S, dim);
   close(first.explained, (values[0] + values[1] + values[2]) / values.reduce((a, b) => a + b), 1e-9, 'explained');
   close(first.explainedFirst, values[0] / values.reduce((a, b) => a + b), 1e-9, 'explained by the first');
@@ -205,7 +224,10 @@ test('principal components agree with Jacobi, and keep their colours when the ne
       close(picture.data[(i < 24 ? i : i - 24) * 3 + c], 255 / (1 + Math.exp(-2 * y)), 0.51, `patch ${i}, channel ${c}`);
     }
   }
-  assert.deepEqual(first.pictures.map((p) => [p.width, p.height]), shapes);
+  assert.deepEqual(
+    first.pictures.map((p) => [p.width, p.height]),
+    shapes,
+  );
 
   // The same features in a turned and mirrored space: alone the colours may differ, aligned they are the same.
   const turned = new Float32Array(rows.length);
@@ -233,7 +255,9 @@ test('Procrustes recovers a rotation, and stays orthogonal on flat data', () => 
   procrustes(from, to).forEach((v, i) => close(v, R[i], 1e-9, `entry ${i}`));
   const line = from.map((v, i) => (i % 3 === 0 ? v : 0));
   const Q = procrustes(line, line);
-  for (let a = 0; a < 3; a++) for (let b = 0; b < 3; b++) close(Q[a * 3] * Q[b * 3] + Q[a * 3 + 1] * Q[b * 3 + 1] + Q[a * 3 + 2] * Q[b * 3 + 2], a === b ? 1 : 0, 1e-9, 'orthogonal');
+  for (let a = 0; a < 3; a++)
+    for (let b = 0; b < 3; b++)
+      close(Q[a * 3] * Q[b * 3] + Q[a * 3 + 1] * Q[b * 3 + 1] + Q[a * 3 + 2] * Q[b * 3 + 2], a === b ? 1 : 0, 1e-9, 'orthogonal');
 });
 
 const facts = (changes: Partial<LearnFacts>): LearnFacts => ({
@@ -265,8 +289,13 @@ test('review order: groups together, classes before clusters, the best first', (
 test('learn order: typical before odd while nothing is decided, uncertain after, clusters and images in turn', () => {
   assert.deepEqual(learnOrder([facts({ typicality: 0.2 }), facts({ typicality: 0.9, imageId: 2 })]), [1, 0]);
   const decided = { clusterDecided: 30 };
-  assert.deepEqual(learnOrder([facts({ ...decided, margin: 0.9, typicality: 0.9 }), facts({ ...decided, margin: 0.1, typicality: 0.4 })]), [1, 0]);
-  const many = [0, 1, 2, 3].map((i) => facts({ typicality: 0.9 - i / 100, imageId: i })).concat(facts({ clusterId: 2, typicality: 0.6, imageId: 9 }));
+  assert.deepEqual(
+    learnOrder([facts({ ...decided, margin: 0.9, typicality: 0.9 }), facts({ ...decided, margin: 0.1, typicality: 0.4 })]),
+    [1, 0],
+  );
+  const many = [0, 1, 2, 3]
+    .map((i) => facts({ typicality: 0.9 - i / 100, imageId: i }))
+    .concat(facts({ clusterId: 2, typicality: 0.6, imageId: 9 }));
   const order = learnOrder(many);
   assert.equal(order[0], 0);
   assert.equal(order[1], 4, 'the other cluster comes second');

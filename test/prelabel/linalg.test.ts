@@ -25,7 +25,7 @@ test('symmetric eigenpairs agree with Jacobi rotations', () => {
 test('eigenpairs of matrices with repeated and zero values are orthonormal and exact', () => {
   const n = 12;
   const matrix = new Float64Array(n * n);
-  for (let i = 0; i < n; i++) for (let j = 0; j < n; j++) matrix[i * n + j] = (i < 6) === (j < 6) ? 1 : 0; // two blocks of ones
+  for (let i = 0; i < n; i++) for (let j = 0; j < n; j++) matrix[i * n + j] = i < 6 === j < 6 ? 1 : 0; // two blocks of ones
   const { values, vectors } = symmetricEigen(matrix, n);
   [6, 6, ...Array<number>(10).fill(0)].forEach((expected, k) => close(values[k], expected, 1e-12, `value ${k}`));
   for (let a = 0; a < n; a++) {
@@ -62,7 +62,8 @@ test('the normalised cut is the second generalised eigenvector of the dense prob
   const labels = Array.from({ length: n }, (_, i) => (i % 6 < 2 ? 1 : 0));
   const unit = unitField(4, labels, 8, 0.45);
   const similarity = new Float32Array(n * n);
-  for (let i = 0; i < n; i++) for (let j = 0; j < n; j++) for (let k = 0; k < 8; k++) similarity[i * n + j] += unit[i * 8 + k] * unit[j * 8 + k];
+  for (let i = 0; i < n; i++)
+    for (let j = 0; j < n; j++) for (let k = 0; k < 8; k++) similarity[i * n + j] += unit[i * 8 + k] * unit[j * 8 + k];
   const active = new Uint8Array(n).fill(1);
   active[3] = 0; // taken by an object before
   const found = secondEigenvector(similarity, n, 0.3, active)!;
@@ -92,10 +93,14 @@ test('repeated cuts take two objects out of a scene, exactly', () => {
   const n = labels.length;
   const unit = unitField(2, labels, 16, 0.15);
   const similarity = new Float32Array(n * n);
-  for (let i = 0; i < n; i++) for (let j = 0; j < n; j++) for (let k = 0; k < 16; k++) similarity[i * n + j] += unit[i * 16 + k] * unit[j * 16 + k];
+  for (let i = 0; i < n; i++)
+    for (let j = 0; j < n; j++) for (let k = 0; k < 16; k++) similarity[i * n + j] += unit[i * 16 + k] * unit[j * 16 + k];
   const objects = maskCut(similarity, width, height, { threshold: 0.5, maxObjects: 6, maxCut: 0.9, minShare: 0.01 });
   for (const group of [1, 2]) {
     const expected = Uint8Array.from(labels, (l) => (l === group ? 1 : 0));
-    assert.ok(objects.some((o) => o.mask.every((v, i) => v === expected[i])), `object ${group} is not among ${objects.length}`);
+    assert.ok(
+      objects.some((o) => o.mask.every((v, i) => v === expected[i])),
+      `object ${group} is not among ${objects.length}`,
+    );
   }
 });

@@ -4,7 +4,7 @@ import { Random } from '../../core/random.ts';
 /** All eigenpairs of a symmetric matrix by Jacobi rotations, values descending, vectors in rows. */
 export function jacobi(matrix: Float64Array, n: number): { values: number[]; vectors: number[][] } {
   const a = Array.from({ length: n }, (_, i) => Array.from(matrix.subarray(i * n, (i + 1) * n)));
-  const v = Array.from({ length: n }, (_, i) => Array.from({ length: n }, (_, j) => (i === j ? 1 : 0)));
+  const v = Array.from({ length: n }, (_, i) => Array.from({ length: n }, (_, j): number => (i === j ? 1 : 0)));
   for (let sweep = 0; sweep < 60; sweep++) {
     let off = 0;
     for (let p = 0; p < n; p++) for (let q = p + 1; q < n; q++) off += a[p][q] ** 2;

@@ -73,7 +73,8 @@ test('a box of the map equals that part of the whole, and equal neighbours give 
   const whole = upsampler.upsample([map]);
   const box = upsampler.pixelBox(4, 3, 7, 6);
   const part = upsampler.upsample([map], box);
-  for (let y = 0; y < box.height; y++) for (let x = 0; x < box.width; x++) assert.equal(part[y * box.width + x], whole[(box.y + y) * 50 + box.x + x]);
+  for (let y = 0; y < box.height; y++)
+    for (let x = 0; x < box.width; x++) assert.equal(part[y * box.width + x], whole[(box.y + y) * 50 + box.x + x]);
   assert.equal(whole[39 * 50 + 49], 0.75);
   assert.equal(whole[0], 0);
 });
@@ -171,15 +172,27 @@ test('two touching disks are split where they touch; one disk and a bar are not'
     for (let i = 0; i < data.length; i++) if (inside(i % width, Math.floor(i / width))) data[i] = 1;
     return trimBox({ x: 0, y: 0, width, height: 30, data, area: 0 })!;
   };
-  const options = { depth: 0.15, minArea: 40, gain: 0.02 };
+  const options = { depth: 0.15, minArea: 40, gain: 0.05 };
   const pair = draw((x, y) => Math.hypot(x - 16, y - 14) <= 11 || Math.hypot(x - 35, y - 14) <= 11);
   const parts = splitInstances(pair, options);
   assert.equal(parts.length, 2);
   assert.equal(parts[0].area + parts[1].area, pair.area);
   const [left, right] = [...parts].sort((a, b) => a.x - b.x);
   assert.ok(left.x + left.width <= 27 && right.x >= 25 && boxIou(left, right) === 0);
-  assert.equal(splitInstances(draw((x, y) => Math.hypot(x - 16, y - 14) <= 11), options).length, 1);
-  assert.equal(splitInstances(draw((x, y) => x > 4 && x < 55 && y > 8 && y < 15), options).length, 1);
-  assert.equal(splitInstances(pair, { ...options, minArea: 300 }).length, 1);
+  assert.equal(
+    splitInstances(
+      draw((x, y) => Math.hypot(x - 16, y - 14) <= 11),
+      options,
+    ).length,
+    1,
+  );
+  assert.equal(
+    splitInstances(
+      draw((x, y) => x > 4 && x < 55 && y > 8 && y < 15),
+      options,
+    ).length,
+    1,
+  );
+  assert.equal(splitInstances(pair, { ...options, minArea: 400 }).length, 1);
   assert.equal(solidity(draw((x, y) => x >= 3 && x < 13 && y >= 4 && y < 9)), 1);
 });

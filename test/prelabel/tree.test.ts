@@ -49,7 +49,11 @@ test('connected average linkage merges the same sets at the same levels', () => 
     let lowest = Infinity;
     peer.forEach((merge, k) => {
       const node = tree.leaves + k;
-      assert.deepEqual(leavesOf(tree, node).sort((a, b) => a - b), merge.members, `merge ${k}`);
+      assert.deepEqual(
+        leavesOf(tree, node).sort((a, b) => a - b),
+        merge.members,
+        `merge ${k}`,
+      );
       assert.equal(tree.size[node], merge.members.length);
       // Levels are reported non-increasing along each path; here along the whole sequence's paths.
       const below = [tree.left[k], tree.right[k]].map((c) => (c < tree.leaves ? Infinity : tree.level[c - tree.leaves]));

@@ -1,16 +1,8 @@
 /**
- * A host made of memory, for tests of the page and for working on it: implements HostService with made-up data and
- * serves dist/renderer, /trpc and pictures. Not the product's host: nothing is kept, nothing is computed.
- *
- *   node test/renderer/fake-host.ts [port]     then open the printed address
+ * A host made of memory, for tests of the page and for working on it: implements HostService with made-up data. Not the
+ * product's host: nothing is kept, nothing is computed. fake-server.ts serves it.
  */
-import { readFile } from 'node:fs/promises';
-import { createServer, type Server } from 'node:http';
-import { extname, join, normalize } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { createHTTPHandler } from '@trpc/server/adapters/standalone';
-import sharp from 'sharp';
-import { AppError, createRouter } from '../../core/contract/index.ts';
+import { AppError } from '../../core/contract/index.ts';
 import type {
   AppEvent,
   ClassRow,
@@ -18,9 +10,7 @@ import type {
   Decision,
   ErrorFacts,
   ExportRow,
-  FolderEntry,
   HostService,
-  ImageProblem,
   ImageRow,
   JobState,
   ProjectSummary,
@@ -30,12 +20,10 @@ import type {
   RunRow,
   Settings,
   TrainMetrics,
-  TrainPresets,
 } from '../../core/contract/index.ts';
 import { decodeRle } from '../../renderer/src/logic/rle.ts';
-import { kinds, pcaPicture, random, sceneHeight, scenePicture, sceneParts, sceneWidth } from './fake-pictures.ts';
-
-const variants = 24;
+import { folder, metricsAt, presets, problems } from './fake-data.ts';
+import { kinds, random, sceneHeight, sceneParts, sceneWidth, variants } from './fake-pictures.ts';
 
 export interface FakeOptions {
   /** Images of the project; all show one of 24 scenes. */
@@ -701,204 +689,4 @@ export class FakeHost {
       this.#listeners.delete(tell);
     }
   }
-}
-
-const problems: ImageProblem[] = [
-  {
-    code: 'image-truncated',
-    path: 'line-a/cam-02/part_000777.jpg',
-    message: 'part_000777.jpg ends after 81,920 of 402,113 bytes.',
-    action: 'Copy the file again from its source.',
-  },
-  {
-    code: 'image-empty-file',
-    path: 'line-a/cam-05/part_001204.jpg',
-    message: 'part_001204.jpg is empty (0 bytes).',
-    action: 'Copy the file again from its source, or remove it.',
-  },
-  {
-    code: 'image-not-an-image',
-    path: 'line-a/notes.png',
-    message: 'notes.png is not an image: it starts like a PDF.',
-    action: 'Remove it, or give it its true ending.',
-  },
-  {
-    code: 'image-unsupported',
-    path: 'line-a/cam-01/raw/IMG_0001.cr3',
-    message: 'IMG_0001.cr3 is a camera raw file.',
-    action: 'Convert it to TIFF or PNG.',
-  },
-];
-
-const presets: TrainPresets = {
-  recommendedId: 'small-cpu',
-  reason: '3,200 images and no GPU',
-  engine: 'cpu: 2 threads, relaxed SIMD (no GPU executor installed)',
-  presets: [
-    {
-      id: 'quick',
-      title: 'Quick look',
-      summary: 'See within minutes whether features separate your parts.',
-      model: 'nano',
-      steps: 400,
-      batch: 16,
-      estimatedSeconds: 300,
-      numbers: numbersOf('nano: 6 blocks, width 192', 400, 16, 'Enough to see the pictures change; expect coarse masks.'),
-    },
-    {
-      id: 'small-cpu',
-      title: 'Small set, no GPU',
-      summary: 'The best that two cores can do in about an hour.',
-      model: 'tiny',
-      steps: 2000,
-      batch: 24,
-      estimatedSeconds: 3900,
-      numbers: numbersOf('tiny: 12 blocks, width 192', 2000, 24, 'Under 20,000 images the scores stop rising near this length.'),
-    },
-    {
-      id: 'full',
-      title: 'Full length',
-      summary: 'For a machine left alone overnight.',
-      model: 'small',
-      steps: 12000,
-      batch: 32,
-      estimatedSeconds: 61000,
-      numbers: numbersOf('small: 12 blocks, width 384', 12000, 32, 'Four passes more than the short preset; watch the newest checkpoint.'),
-    },
-  ],
-};
-
-function numbersOf(model: string, steps: number, batch: number, why: string): { name: string; value: string; reason: string }[] {
-  return [
-    { name: 'Model', value: model, reason: 'Larger models need more images than a folder this size has.' },
-    { name: 'Steps', value: steps.toLocaleString('en'), reason: why },
-    { name: 'Batch', value: String(batch), reason: 'Fits into 4 GB of memory with two global and four local crops.' },
-    { name: 'Crops', value: '2 × 112 + 4 × 56', reason: 'Parts are about a tenth of the image; smaller crops see half a part.' },
-    { name: 'Learning rate', value: '6.1e-4', reason: '4e-3 × √(batch / 1024), the rule for training from scratch.' },
-    { name: 'Prototypes', value: '2,048', reason: 'Two for every three images; more stay empty.' },
-  ];
-}
-
-function folder(id: string, imageFiles: number, hasFolders: boolean, isProject = false): FolderEntry {
-  return { id, name: id.slice(id.lastIndexOf('/') + 1), label: `/${id}`, hasFolders, imageFiles, isProject };
-}
-
-function metricsAt(step: number, totalSteps: number): TrainMetrics {
-  const next = random(step + 1);
-  const fall = (from: number, to: number, speed: number): number =>
-    to + (from - to) * Math.exp((-step / totalSteps) * speed) + (next() - 0.5) * 0.22;
-  const dinoGlobal = fall(1.52, 0.92, 4);
-  const dinoLocal = fall(6.1, 4.1, 4);
-  const ibot = fall(7.6, 4.9, 3);
-  const koleo = 0.1 * fall(1.4, 0.6, 5);
-  const warm = Math.min(1, step / (0.08 * totalSteps));
-  return {
-    step,
-    totalSteps,
-    total: dinoGlobal + dinoLocal + ibot + koleo,
-    dinoGlobal,
-    dinoLocal,
-    ibot,
-    koleo,
-    learningRate: 6.1e-4 * warm * (0.5 + 0.5 * Math.cos((Math.PI * step) / totalSteps)) + 1e-6,
-    weightDecay: 0.04 + (0.16 * step) / totalSteps,
-    teacherMomentum: 0.992,
-    teacherTemperature: 0.05,
-    gradNorm: { backbone: 1.2, dino_head: 0.8 },
-    imagesPerSecond: 11.8 + next(),
-    secondsLeft: ((totalSteps - step) * 24) / 12,
-  };
-}
-
-const types: Readonly<Record<string, string>> = {
-  '.html': 'text/html; charset=utf-8',
-  '.js': 'text/javascript',
-  '.css': 'text/css',
-  '.svg': 'image/svg+xml',
-};
-/** As strict as the page is meant to bear: no inline script or style, nothing from elsewhere. */
-export const contentSecurityPolicy =
-  "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-
-export interface Served {
-  readonly url: string;
-  readonly host: FakeHost;
-  close(): Promise<void>;
-}
-
-/** Serves the page built at `root` and the fake host on a loopback port (0: any free one). */
-export async function serve(
-  host: FakeHost,
-  port = 0,
-  root = fileURLToPath(new URL('../../dist/renderer/', import.meta.url)),
-): Promise<Served> {
-  const trpc = createHTTPHandler({ router: createRouter(host.service), basePath: '/trpc/' });
-  const pictures = new Map<number, Promise<Buffer>>();
-  const picture = (id: number): Promise<Buffer> => {
-    const variant = (id - 1) % variants;
-    if (!pictures.has(variant)) pictures.set(variant, scenePicture(variant, host.pictureScale));
-    return pictures.get(variant)!;
-  };
-  const server: Server = createServer((request, response) => {
-    const url = new URL(request.url ?? '/', 'http://127.0.0.1');
-    response.setHeader('Content-Security-Policy', contentSecurityPolicy);
-    if (url.pathname.startsWith('/trpc/')) return void trpc(request, response);
-    void answer(url).then(
-      ({ type, body }) => {
-        response.writeHead(200, { 'Content-Type': type, 'Cache-Control': type.startsWith('image/') ? 'max-age=600' : 'no-store' });
-        response.end(body);
-      },
-      () => {
-        response.writeHead(404);
-        response.end();
-      },
-    );
-  });
-  const answer = async (url: URL): Promise<{ type: string; body: Buffer }> => {
-    const [, files, what, first, second, third] = url.pathname.split('/');
-    if (files === 'files') {
-      if (what === 'thumb')
-        return {
-          type: 'image/jpeg',
-          body: await sharp(await picture(Number(first)))
-            .resize(256, 256, { fit: 'inside' })
-            .jpeg()
-            .toBuffer(),
-        };
-      if (what === 'image') {
-        const max = Number(url.searchParams.get('max') ?? 0);
-        const whole = await picture(Number(first));
-        return {
-          type: 'image/jpeg',
-          body:
-            max > 0 && max < sceneWidth * host.pictureScale
-              ? await sharp(whole).resize(max, max, { fit: 'inside' }).jpeg().toBuffer()
-              : whole,
-        };
-      }
-      if (what === 'pca')
-        return { type: 'image/png', body: await pcaPicture((Number.parseInt(third!) - 1) % variants, Math.min(1, Number(second) / 1200)) };
-      if (what === 'export') return { type: 'application/json', body: Buffer.from('{"images":[],"annotations":[],"categories":[]}') };
-    }
-    const path = normalize(join(root, url.pathname === '/' ? 'index.html' : url.pathname));
-    if (!path.startsWith(normalize(root))) throw new Error('outside');
-    return { type: types[extname(path)] ?? 'application/octet-stream', body: await readFile(path) };
-  };
-  await new Promise<void>((done) => server.listen(port, '127.0.0.1', done));
-  const address = server.address();
-  return {
-    url: `http://127.0.0.1:${typeof address === 'object' && address ? address.port : port}/`,
-    host,
-    close: () =>
-      new Promise((done) => {
-        host.close();
-        server.closeAllConnections();
-        server.close(() => done());
-      }),
-  };
-}
-
-if (import.meta.main) {
-  const served = await serve(new FakeHost({ open: !process.argv.includes('--closed') }), Number(process.argv[2] ?? 5199));
-  console.log(`The page with made-up data: ${served.url}`);
 }

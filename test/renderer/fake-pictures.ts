@@ -4,6 +4,8 @@ import type { Box, Rle } from '../../core/contract/index.ts';
 import { encodeRle } from '../../renderer/src/logic/rle.ts';
 
 export const kinds = ['washer', 'nut', 'bolt', 'gear', 'chip'] as const;
+/** Different scenes; image ids take turns through them. */
+export const variants = 24;
 export const sceneWidth = 1600;
 export const sceneHeight = 1200;
 

@@ -13,7 +13,8 @@ import { chromium, type Browser, type BrowserContext, type Page } from 'playwrig
 import { build } from 'vite';
 import type { Decision, ReviewObject } from '../../core/contract/index.ts';
 import { decodeRle } from '../../renderer/src/logic/rle.ts';
-import { FakeHost, serve, type FakeOptions, type Served } from './fake-host.ts';
+import { FakeHost, type FakeOptions } from './fake-host.ts';
+import { serve, type Served } from './fake-server.ts';
 
 const chrome = [process.env['CHROMIUM'], '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find(
   (path) => path && existsSync(path),

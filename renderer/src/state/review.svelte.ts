@@ -369,8 +369,7 @@ class Review {
       toasts.note(change.label, { key: 'decision', button: { label: 'Undo', run: () => void this.undo() } });
     } catch (error) {
       this.outstanding--;
-      toasts.fail(error);
-      await this.#takeBack(imageId, before);
+      await this.#takeBack(imageId, before, () => toasts.fail(error));
       this.queue.refreshSoon();
     } finally {
       if (draft) {
@@ -380,15 +379,16 @@ class Review {
     }
   }
 
-  /** After a refusal: what the host has, else what was shown before. */
-  async #takeBack(imageId: number, before: readonly ReviewObject[]): Promise<void> {
-    let truth = before;
+  /** After a refusal: what was shown before, at once; then what the host has. */
+  async #takeBack(imageId: number, before: readonly ReviewObject[], tell: () => void): Promise<void> {
+    if (this.image?.id === imageId && this.outstanding === 0) this.#adopt(before);
+    tell();
     try {
-      truth = (await api.reviewImage.query({ imageId })).objects;
+      const answer = await api.reviewImage.query({ imageId });
+      if (this.image?.id === imageId && this.outstanding === 0) this.#adopt(answer.objects);
     } catch {
-      // The host is gone; the state before is the best guess, and the stream brings the truth when it is back.
+      // The host is gone; the stream brings the truth when it is back.
     }
-    if (this.image?.id === imageId) this.#adopt(truth);
   }
 
   /** Takes the host's objects; the selection follows its object. */

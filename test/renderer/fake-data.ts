@@ -1,0 +1,110 @@
+/** Made-up rows that the fake host hands out: problems, presets, folders, the curves of a run. */
+import type { FolderEntry, ImageProblem, TrainMetrics, TrainPresets } from '../../core/contract/index.ts';
+import { random } from './fake-pictures.ts';
+
+export const problems: ImageProblem[] = [
+  {
+    code: 'image-truncated',
+    path: 'line-a/cam-02/part_000777.jpg',
+    message: 'part_000777.jpg ends after 81,920 of 402,113 bytes.',
+    action: 'Copy the file again from its source.',
+  },
+  {
+    code: 'image-empty-file',
+    path: 'line-a/cam-05/part_001204.jpg',
+    message: 'part_001204.jpg is empty (0 bytes).',
+    action: 'Copy the file again from its source, or remove it.',
+  },
+  {
+    code: 'image-not-an-image',
+    path: 'line-a/notes.png',
+    message: 'notes.png is not an image: it starts like a PDF.',
+    action: 'Remove it, or give it its true ending.',
+  },
+  {
+    code: 'image-unsupported',
+    path: 'line-a/cam-01/raw/IMG_0001.cr3',
+    message: 'IMG_0001.cr3 is a camera raw file.',
+    action: 'Convert it to TIFF or PNG.',
+  },
+];
+
+export const presets: TrainPresets = {
+  recommendedId: 'small-cpu',
+  reason: '3,200 images and no GPU',
+  engine: 'cpu: 2 threads, relaxed SIMD (no GPU executor installed)',
+  presets: [
+    {
+      id: 'quick',
+      title: 'Quick look',
+      summary: 'See within minutes whether features separate your parts.',
+      model: 'nano',
+      steps: 400,
+      batch: 16,
+      estimatedSeconds: 300,
+      numbers: numbersOf('nano: 6 blocks, width 192', 400, 16, 'Enough to see the pictures change; expect coarse masks.'),
+    },
+    {
+      id: 'small-cpu',
+      title: 'Small set, no GPU',
+      summary: 'The best that two cores can do in about an hour.',
+      model: 'tiny',
+      steps: 2000,
+      batch: 24,
+      estimatedSeconds: 3900,
+      numbers: numbersOf('tiny: 12 blocks, width 192', 2000, 24, 'Under 20,000 images the scores stop rising near this length.'),
+    },
+    {
+      id: 'full',
+      title: 'Full length',
+      summary: 'For a machine left alone overnight.',
+      model: 'small',
+      steps: 12000,
+      batch: 32,
+      estimatedSeconds: 61000,
+      numbers: numbersOf('small: 12 blocks, width 384', 12000, 32, 'Four passes more than the short preset; watch the newest checkpoint.'),
+    },
+  ],
+};
+
+function numbersOf(model: string, steps: number, batch: number, why: string): { name: string; value: string; reason: string }[] {
+  return [
+    { name: 'Model', value: model, reason: 'Larger models need more images than a folder this size has.' },
+    { name: 'Steps', value: steps.toLocaleString('en'), reason: why },
+    { name: 'Batch', value: String(batch), reason: 'Fits into 4 GB of memory with two global and four local crops.' },
+    { name: 'Crops', value: '2 × 112 + 4 × 56', reason: 'Parts are about a tenth of the image; smaller crops see half a part.' },
+    { name: 'Learning rate', value: '6.1e-4', reason: '4e-3 × √(batch / 1024), the rule for training from scratch.' },
+    { name: 'Prototypes', value: '2,048', reason: 'Two for every three images; more stay empty.' },
+  ];
+}
+
+export function folder(id: string, imageFiles: number, hasFolders: boolean, isProject = false): FolderEntry {
+  return { id, name: id.slice(id.lastIndexOf('/') + 1), label: `/${id}`, hasFolders, imageFiles, isProject };
+}
+
+export function metricsAt(step: number, totalSteps: number): TrainMetrics {
+  const next = random(step + 1);
+  const fall = (from: number, to: number, speed: number): number =>
+    to + (from - to) * Math.exp((-step / totalSteps) * speed) + (next() - 0.5) * 0.22;
+  const dinoGlobal = fall(1.52, 0.92, 4);
+  const dinoLocal = fall(6.1, 4.1, 4);
+  const ibot = fall(7.6, 4.9, 3);
+  const koleo = 0.1 * fall(1.4, 0.6, 5);
+  const warm = Math.min(1, step / (0.08 * totalSteps));
+  return {
+    step,
+    totalSteps,
+    total: dinoGlobal + dinoLocal + ibot + koleo,
+    dinoGlobal,
+    dinoLocal,
+    ibot,
+    koleo,
+    learningRate: 6.1e-4 * warm * (0.5 + 0.5 * Math.cos((Math.PI * step) / totalSteps)) + 1e-6,
+    weightDecay: 0.04 + (0.16 * step) / totalSteps,
+    teacherMomentum: 0.992,
+    teacherTemperature: 0.05,
+    gradNorm: { backbone: 1.2, dino_head: 0.8 },
+    imagesPerSecond: 11.8 + next(),
+    secondsLeft: ((totalSteps - step) * 24) / 12,
+  };
+}
