@@ -160,9 +160,16 @@ function clustersEvent(
   const clusters = members.map((own, c) => {
     own.sort((a, b) => typicality[b] - typicality[a]);
     // Examples of different images first: eight views of one picture show little.
-    const seen = new Set<number>();
-    const fresh = own.filter((i) => !seen.has(owners[i].imageId) && seen.add(owners[i].imageId));
-    const examples = [...fresh, ...own.filter((i) => !fresh.includes(i))].slice(0, exampleCount);
+    const images = new Set<number>();
+    const fresh: number[] = [];
+    const more: number[] = [];
+    for (const i of own) {
+      if (fresh.length === exampleCount) break;
+      const list = images.has(owners[i].imageId) ? more : fresh;
+      list.push(i);
+      images.add(owners[i].imageId);
+    }
+    const examples = [...fresh, ...more].slice(0, exampleCount);
     return { compactness: compactness[c], examples: examples.map((i) => owners[i]) };
   });
   let from = 0;
