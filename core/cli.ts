@@ -55,7 +55,8 @@ async function scan({ local, terminal, stop, folder, values }: Call): Promise<vo
   if (values['project'] === undefined) throw new UsageError('scan needs --project DIR: where the project is, or shall be.');
   await openOrCreate(local, values['project'], folder, terminal, stop);
   // A project that was there already has not been scanned by opening it.
-  if ((await local.service.jobs()).every((job) => job.kind !== 'scan')) await runJob(local.service, 'scan', () => local.service.rescan(), terminal, stop);
+  if ((await local.service.jobs()).every((job) => job.kind !== 'scan'))
+    await runJob(local.service, 'scan', () => local.service.rescan(), terminal, stop);
   const project = (await local.service.currentProject())!;
   const problems = await local.service.problems();
   for (const problem of problems) terminal.say(`${problem.path}: ${problem.message} ${problem.action}`);
@@ -87,7 +88,10 @@ async function endOfRun(local: LocalService, terminal: Terminal, stop: Stop, run
   const run = (await local.service.runs()).find((one) => one.id === runId)!;
   const last = (await local.service.trainMetrics({ runId, afterStep: -1 })).at(-1);
   const loss = last ? `, loss ${last.total.toFixed(3)}` : '';
-  terminal.result(`Run ${run.id}: step ${run.step} of ${run.totalSteps}${loss}, ${run.checkpoints.length} checkpoints (${run.state})`, { run, last });
+  terminal.result(`Run ${run.id}: step ${run.step} of ${run.totalSteps}${loss}, ${run.checkpoints.length} checkpoints (${run.state})`, {
+    run,
+    last,
+  });
   if (stop.signal.aborted) process.exitCode = 130;
 }
 
@@ -97,7 +101,10 @@ async function prelabel({ local, terminal, stop, folder, values }: Call): Promis
   await runJob(local.service, 'prelabel', () => local.service.startPrelabel(request), terminal, stop);
   const project = (await local.service.currentProject())!;
   const clusters = await local.service.clusters();
-  terminal.result(`${project.counts.proposed} proposals on ${project.images} images, ${clusters.length} clusters to name`, { proposed: project.counts.proposed, clusters: clusters.length });
+  terminal.result(`${project.counts.proposed} proposals on ${project.images} images, ${clusters.length} clusters to name`, {
+    proposed: project.counts.proposed,
+    clusters: clusters.length,
+  });
   if (stop.signal.aborted) process.exitCode = 130;
 }
 
@@ -113,7 +120,12 @@ async function evaluate({ local, terminal, folder, values }: Call): Promise<void
     objects.push(await truth.objects(image.path, image));
     proposals.push((await proposalsOf(local.service, image.id)).map((proposal) => proposal.rle));
   }
-  if (objects.length === 0) throw new AppError('bad-input', `No image of the project has a mask in ${values['masks']}.`, 'Masks carry the name of their image, with .png.');
+  if (objects.length === 0)
+    throw new AppError(
+      'bad-input',
+      `No image of the project has a mask in ${values['masks']}.`,
+      'Masks carry the name of their image, with .png.',
+    );
   const score = scoreProposals(objects, proposals, max);
   terminal.result(scoreTable([{ method: `proposals (at most ${max})`, score }]), { max, images: objects.length, ...score });
 }
@@ -162,7 +174,9 @@ function choice<T extends string>(values: Call['values'], name: string, allowed:
 }
 
 /** @returns null when help was asked for */
-function readCall(args: readonly string[]): { command: Command; folder: string; values: Record<string, string | undefined>; json: boolean } | null {
+function readCall(
+  args: readonly string[],
+): { command: Command; folder: string; values: Record<string, string | undefined>; json: boolean } | null {
   if (args.length === 0 || args.includes('--help') || args.includes('-h')) return null;
   const command = COMMANDS[args[0]];
   if (!command) throw new UsageError(`There is no command "${args[0]}".`);

@@ -25,7 +25,13 @@ export async function withService<T>(body: (local: LocalService) => Promise<T>):
  * @param imageFolder null: the project must exist
  * @throws AppError project-not-found
  */
-export async function openOrCreate(local: LocalService, dir: string, imageFolder: string | null, terminal: Terminal, stop: Stop): Promise<void> {
+export async function openOrCreate(
+  local: LocalService,
+  dir: string,
+  imageFolder: string | null,
+  terminal: Terminal,
+  stop: Stop,
+): Promise<void> {
   const target = path.resolve(dir);
   if (imageFolder === null || (await isProject(target))) {
     await local.service.openAt(target);
@@ -35,7 +41,13 @@ export async function openOrCreate(local: LocalService, dir: string, imageFolder
   const images = await local.folders.chosen(path.resolve(imageFolder));
   const location = await local.folders.chosen(await realpath(path.dirname(target)));
   // Creating starts the first scan.
-  await runJob(local.service, 'scan', () => local.service.createProject({ name: path.basename(target), imagesId: images.id, locationId: location.id }), terminal, stop);
+  await runJob(
+    local.service,
+    'scan',
+    () => local.service.createProject({ name: path.basename(target), imagesId: images.id, locationId: location.id }),
+    terminal,
+    stop,
+  );
 }
 
 async function isProject(dir: string): Promise<boolean> {
@@ -53,7 +65,13 @@ async function isProject(dir: string): Promise<boolean> {
  * @returns the job's last state: finished or stopped
  * @throws AppError the reason the job failed
  */
-export async function runJob(service: HostService, kind: JobKind, start: () => Promise<unknown>, terminal: Terminal, stop: Stop): Promise<JobState> {
+export async function runJob(
+  service: HostService,
+  kind: JobKind,
+  start: () => Promise<unknown>,
+  terminal: Terminal,
+  stop: Stop,
+): Promise<JobState> {
   const listening = new AbortController();
   const events = service.events(listening.signal);
   const stopJob = () => void (kind === 'pretrain' ? service.stopTraining() : service.stopProposing());
@@ -78,7 +96,11 @@ export async function runJob(service: HostService, kind: JobKind, start: () => P
       return job;
     }
     await starting;
-    throw new AppError('internal', `The ${kind} job ended without a word.`, 'Try again; if it comes back, please report it with this text.');
+    throw new AppError(
+      'internal',
+      `The ${kind} job ended without a word.`,
+      'Try again; if it comes back, please report it with this text.',
+    );
   } finally {
     stop.signal.removeEventListener('abort', stopJob);
     listening.abort();
@@ -89,5 +111,7 @@ export async function runJob(service: HostService, kind: JobKind, start: () => P
 /** Undecided proposals of an image, best score first. */
 export async function proposalsOf(service: HostService, imageId: number): Promise<ReviewObject[]> {
   const { objects } = await service.reviewImage({ imageId });
-  return objects.filter((o) => o.kind === 'proposal' && (o.state === 'proposed' || o.state === 'unsure')).sort((a, b) => (b.score ?? 0) - (a.score ?? 0));
+  return objects
+    .filter((o) => o.kind === 'proposal' && (o.state === 'proposed' || o.state === 'unsure'))
+    .sort((a, b) => (b.score ?? 0) - (a.score ?? 0));
 }

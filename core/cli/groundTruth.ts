@@ -52,7 +52,8 @@ export class GroundTruth {
 
   async #read(folder: string, imagePath: string, size: { width: number; height: number }): Promise<LabelImage> {
     const file = find(folder, imagePath);
-    if (file === null) throw new AppError('bad-input', `No mask for ${imagePath} in ${folder}.`, 'Masks carry the name of their image, with .png.');
+    if (file === null)
+      throw new AppError('bad-input', `No mask for ${imagePath} in ${folder}.`, 'Masks carry the name of their image, with .png.');
     const labels = await readLabels(file);
     if (labels.width !== size.width || labels.height !== size.height) {
       throw new AppError(
@@ -82,11 +83,19 @@ function readClassNames(file: string): Map<number, string> {
   try {
     parsed = JSON.parse(readFileSync(file, 'utf8'));
   } catch (error) {
-    throw new AppError('bad-input', `${file} is not JSON: ${(error as Error).message}.`, 'It should look like {"0": "background", "1": "leaf"}.');
+    throw new AppError(
+      'bad-input',
+      `${file} is not JSON: ${(error as Error).message}.`,
+      'It should look like {"0": "background", "1": "leaf"}.',
+    );
   }
   for (const [key, name] of Object.entries(parsed as Record<string, unknown>)) {
     if (!/^\d+$/.test(key) || typeof name !== 'string') {
-      throw new AppError('bad-input', `${file} has the entry ${JSON.stringify(key)}: ${JSON.stringify(name)}.`, 'It should look like {"0": "background", "1": "leaf"}.');
+      throw new AppError(
+        'bad-input',
+        `${file} has the entry ${JSON.stringify(key)}: ${JSON.stringify(name)}.`,
+        'It should look like {"0": "background", "1": "leaf"}.',
+      );
     }
     names.set(Number(key), name);
   }

@@ -76,7 +76,9 @@ export class Terminal {
 export function progressLine({ phase, done, total, imagesPerSecond, secondsLeft }: JobProgress): string {
   const share = total > 0 ? Math.min(1, done / total) : 0;
   const filled = Math.round(share * barWidth);
-  const parts = [`${phase.padEnd(16)} [${'#'.repeat(filled)}${'.'.repeat(barWidth - filled)}] ${String(Math.floor(100 * share)).padStart(3)} %`];
+  const parts = [
+    `${phase.padEnd(16)} [${'#'.repeat(filled)}${'.'.repeat(barWidth - filled)}] ${String(Math.floor(100 * share)).padStart(3)} %`,
+  ];
   if (imagesPerSecond !== null) parts.push(`${imagesPerSecond.toFixed(1)} images/s`);
   if (secondsLeft !== null) parts.push(`${clock(secondsLeft)} left`);
   return parts.join('  ');

@@ -79,10 +79,18 @@ export function errorFacts(error: unknown): ErrorFacts {
   const code = (error as NodeJS.ErrnoException | null)?.code;
   const message = error instanceof Error ? error.message : String(error);
   if (code === 'ENOSPC') {
-    return { code: 'disk-full', message: `The disk is full: ${message}.`, action: 'Free some space, then go on; nothing decided so far is lost.' };
+    return {
+      code: 'disk-full',
+      message: `The disk is full: ${message}.`,
+      action: 'Free some space, then go on; nothing decided so far is lost.',
+    };
   }
   if (code === 'EROFS' || code === 'EACCES' || code === 'EPERM') {
-    return { code: 'project-read-only', message: `No permission to write: ${message}.`, action: 'Choose a folder you may write to, or change its permissions.' };
+    return {
+      code: 'project-read-only',
+      message: `No permission to write: ${message}.`,
+      action: 'Choose a folder you may write to, or change its permissions.',
+    };
   }
   return { code: 'internal', message, action: 'Try again; if it comes back, please report it with this text.' };
 }

@@ -63,7 +63,10 @@ export type JobEvent =
   /** Replaces all unnamed clusters; `examples` name (imageId, index of the proposal in that image's list). */
   | {
       readonly type: 'clusters';
-      readonly clusters: readonly { readonly compactness: number; readonly examples: readonly { readonly imageId: number; readonly index: number }[] }[];
+      readonly clusters: readonly {
+        readonly compactness: number;
+        readonly examples: readonly { readonly imageId: number; readonly index: number }[];
+      }[];
       /** Cluster of every proposal: (imageId -> cluster index per proposal, -1 none). */
       readonly assignment: readonly { readonly imageId: number; readonly clusters: readonly number[] }[];
     }
@@ -72,9 +75,16 @@ export type JobEvent =
 /** What the host tells the page. */
 export type AppEvent =
   | { readonly type: 'job'; readonly job: JobState }
-  | { readonly type: 'jobEvent'; readonly kind: JobKind; readonly event: Extract<JobEvent, { type: 'progress' | 'log' | 'metrics' | 'checkpoint' | 'pca' | 'problem' }> }
+  | {
+      readonly type: 'jobEvent';
+      readonly kind: JobKind;
+      readonly event: Extract<JobEvent, { type: 'progress' | 'log' | 'metrics' | 'checkpoint' | 'pca' | 'problem' }>;
+    }
   /** Something in the open project changed; the page re-reads what it shows. */
-  | { readonly type: 'changed'; readonly what: 'project' | 'images' | 'classes' | 'proposals' | 'clusters' | 'runs' | 'exports' | 'settings' };
+  | {
+      readonly type: 'changed';
+      readonly what: 'project' | 'images' | 'classes' | 'proposals' | 'clusters' | 'runs' | 'exports' | 'settings';
+    };
 
 export interface JobState {
   readonly kind: JobKind;

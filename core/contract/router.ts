@@ -8,7 +8,11 @@ const t = initTRPC.create({
   errorFormatter({ shape, error }) {
     const facts: ErrorFacts =
       error.code === 'BAD_REQUEST' && !(error.cause instanceof AppError)
-        ? { code: 'bad-input', message: `The call was not understood: ${error.message}`, action: 'Reload the page; if it comes back, please report it.' }
+        ? {
+            code: 'bad-input',
+            message: `The call was not understood: ${error.message}`,
+            action: 'Reload the page; if it comes back, please report it.',
+          }
         : errorFacts(error.cause ?? error);
     return { ...shape, message: facts.message, data: { code: shape.data.code, httpStatus: shape.data.httpStatus, facts } };
   },

@@ -39,11 +39,27 @@ export const inputs = {
   createProject: z.object({ name: z.string().trim().min(1).max(120), imagesId: z.string(), locationId: z.string().nullable() }),
   openProject: z.object({ folderId: z.string() }),
   openRecent: z.object({ recentId: z.string() }),
-  imagesPage: z.object({ offset: z.int().min(0), limit: z.int().min(1).max(500), filter: z.enum(['all', 'todo', 'done']), search: z.string().max(200) }),
-  createClass: z.object({ name: z.string().trim().min(1).max(120), color: z.string().regex(/^#[0-9a-f]{6}$/).nullable() }),
+  imagesPage: z.object({
+    offset: z.int().min(0),
+    limit: z.int().min(1).max(500),
+    filter: z.enum(['all', 'todo', 'done']),
+    search: z.string().max(200),
+  }),
+  createClass: z.object({
+    name: z.string().trim().min(1).max(120),
+    color: z
+      .string()
+      .regex(/^#[0-9a-f]{6}$/)
+      .nullable(),
+  }),
   updateClass: z.object({ classId: id, name: z.string().trim().min(1).max(120), color: z.string().regex(/^#[0-9a-f]{6}$/) }),
   removeClass: z.object({ classId: id }),
-  startTraining: z.object({ presetId: z.string(), steps: z.int().min(1).max(10_000_000).nullable(), batch: z.int().min(2).max(4096).nullable(), seed: z.int().nullable() }),
+  startTraining: z.object({
+    presetId: z.string(),
+    steps: z.int().min(1).max(10_000_000).nullable(),
+    batch: z.int().min(2).max(4096).nullable(),
+    seed: z.int().nullable(),
+  }),
   runId: z.object({ runId: z.string() }),
   trainMetrics: z.object({ runId: z.string(), afterStep: z.int().min(-1) }),
   /** runId null: the latest run; step null: its newest checkpoint. No run at all: the untrained network. */
@@ -62,7 +78,13 @@ export const inputs = {
     /** Accepts with other pixels. */
     z.object({ action: z.literal('edit'), proposalId: id, classId: id.nullable(), rle, seconds: z.number().min(0) }),
     z.object({ action: z.literal('draw'), imageId: id, classId: id.nullable(), rle, seconds: z.number().min(0) }),
-    z.object({ action: z.literal('editAnnotation'), annotationId: id, classId: id.nullable(), rle: rle.nullable(), seconds: z.number().min(0) }),
+    z.object({
+      action: z.literal('editAnnotation'),
+      annotationId: id,
+      classId: id.nullable(),
+      rle: rle.nullable(),
+      seconds: z.number().min(0),
+    }),
     z.object({ action: z.literal('removeAnnotation'), annotationId: id, seconds: z.number().min(0) }),
     /** Every undecided proposal of the image, as it is. */
     z.object({ action: z.literal('acceptAll'), imageId: id, seconds: z.number().min(0) }),

@@ -46,12 +46,28 @@ async function drawPictures(folder: string, count: number, seed: number, termina
     const name = `part-${String(index).padStart(4, '0')}`;
     await writeFile(path.join(folder, 'images', `${name}.jpg`), await encodeJpeg(image, 88));
     const raw = { width, height, channels: 1 as const };
-    await sharp(classes, { raw }).toColourspace('b-w').png().toFile(path.join(folder, 'masks', `${name}.png`));
-    await sharp(instances, { raw }).toColourspace('grey16').png().toFile(path.join(folder, 'instances', `${name}.png`));
+    await sharp(classes, { raw })
+      .toColourspace('b-w')
+      .png()
+      .toFile(path.join(folder, 'masks', `${name}.png`));
+    await sharp(instances, { raw })
+      .toColourspace('grey16')
+      .png()
+      .toFile(path.join(folder, 'instances', `${name}.png`));
     const imagesPerSecond = (1000 * (index + 1)) / (Date.now() - started);
-    terminal.progress({ type: 'progress', phase: 'Drawing', done: index + 1, total: count, imagesPerSecond, secondsLeft: (count - index - 1) / imagesPerSecond });
+    terminal.progress({
+      type: 'progress',
+      phase: 'Drawing',
+      done: index + 1,
+      total: count,
+      imagesPerSecond,
+      secondsLeft: (count - index - 1) / imagesPerSecond,
+    });
   }
-  await writeFile(path.join(folder, 'classes.json'), `${JSON.stringify(Object.fromEntries(CONVEYOR_CLASSES.map((name, i) => [i, name])), null, 1)}\n`);
+  await writeFile(
+    path.join(folder, 'classes.json'),
+    `${JSON.stringify(Object.fromEntries(CONVEYOR_CLASSES.map((name, i) => [i, name])), null, 1)}\n`,
+  );
 }
 
 /** demo/NAME, or demo/NAME-2, ...: nothing that is there is touched. */
@@ -63,7 +79,8 @@ function freshFolder(base: string): string {
 }
 
 function wholeNumber(text: string, name: string): number {
-  if (!/^\d+$/.test(text)) throw new AppError('bad-input', `--${name} takes a whole number, not "${text}".`, 'npm run demo -- --help tells how to call it.');
+  if (!/^\d+$/.test(text))
+    throw new AppError('bad-input', `--${name} takes a whole number, not "${text}".`, 'npm run demo -- --help tells how to call it.');
   return Number(text);
 }
 
@@ -78,7 +95,9 @@ async function main(): Promise<void> {
   process.once('SIGINT', () => stop.abort());
   const seed = wholeNumber(values.seed, 'seed');
   const given = values.images !== undefined;
-  const name = given ? path.basename(path.resolve(values.images!)).replace(/^images$/, path.basename(path.dirname(path.resolve(values.images!)))) : 'conveyor';
+  const name = given
+    ? path.basename(path.resolve(values.images!)).replace(/^images$/, path.basename(path.dirname(path.resolve(values.images!))))
+    : 'conveyor';
   const out = path.resolve(values.out ?? freshFolder(path.join('demo', name)));
   await mkdir(out, { recursive: true });
 

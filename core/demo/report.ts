@@ -47,7 +47,10 @@ export function maskColour(index: number): readonly [number, number, number] {
 }
 
 /** The image with each mask as a translucent fill and a solid one-pixel outline. Masks have the image's size. */
-export function drawOverlay(image: RgbImage, masks: readonly { readonly mask: Mask; readonly colour: readonly [number, number, number] }[]): RgbImage {
+export function drawOverlay(
+  image: RgbImage,
+  masks: readonly { readonly mask: Mask; readonly colour: readonly [number, number, number] }[],
+): RgbImage {
   const { width, height } = image;
   const data = Uint8Array.from(image.data);
   for (const { mask, colour } of masks) {
@@ -59,7 +62,14 @@ export function drawOverlay(image: RgbImage, masks: readonly { readonly mask: Ma
         const i = y * width + x;
         if (!mask.data[i]) continue;
         const inner =
-          x > 0 && y > 0 && x < width - 1 && y < height - 1 && mask.data[i - 1] && mask.data[i + 1] && mask.data[i - width] && mask.data[i + width];
+          x > 0 &&
+          y > 0 &&
+          x < width - 1 &&
+          y < height - 1 &&
+          mask.data[i - 1] &&
+          mask.data[i + 1] &&
+          mask.data[i - width] &&
+          mask.data[i + width];
         const weight = inner ? 0.32 : 0.95;
         for (let c = 0; c < 3; c++) data[i * 3 + c] = data[i * 3 + c]! * (1 - weight) + colour[c]! * weight;
       }
@@ -90,12 +100,20 @@ export function lossCurve(metrics: readonly TrainMetrics[]): string {
   const py = (value: number) => 10 + (height - bottom - 10) * (1 - (value - low) / (top - low));
   const ticks = [0, 0.25, 0.5, 0.75, 1].map((t) => low + (top - low) * t);
   const grid = ticks
-    .map((t) => `<line x1="${left}" x2="${width - 10}" y1="${py(t)}" y2="${py(t)}" class="grid"/><text x="${left - 6}" y="${py(t) + 4}" text-anchor="end">${t.toFixed(2)}</text>`)
+    .map(
+      (t) =>
+        `<line x1="${left}" x2="${width - 10}" y1="${py(t)}" y2="${py(t)}" class="grid"/><text x="${left - 6}" y="${py(t) + 4}" text-anchor="end">${t.toFixed(2)}</text>`,
+    )
     .join('');
   const lines = series
-    .map(({ colour }, k) => `<polyline fill="none" stroke="${colour}" stroke-width="2" points="${steps.map((s, i) => `${px(s).toFixed(1)},${py(smooth[k]![i]!).toFixed(1)}`).join(' ')}"/>`)
+    .map(
+      ({ colour }, k) =>
+        `<polyline fill="none" stroke="${colour}" stroke-width="2" points="${steps.map((s, i) => `${px(s).toFixed(1)},${py(smooth[k]![i]!).toFixed(1)}`).join(' ')}"/>`,
+    )
     .join('');
-  const legend = series.map(({ label, colour }, k) => `<text x="${width - 20}" y="${26 + 18 * k}" text-anchor="end" style="fill:${colour}">${label}</text>`).join('');
+  const legend = series
+    .map(({ label, colour }, k) => `<text x="${width - 20}" y="${26 + 18 * k}" text-anchor="end" style="fill:${colour}">${label}</text>`)
+    .join('');
   return `<svg viewBox="0 0 ${width} ${height}" role="img" aria-label="Loss terms over training steps">${grid}${lines}${legend}<text x="${(width + left) / 2}" y="${height - 6}" text-anchor="middle">step (of ${lastStep})</text></svg>`;
 }
 
@@ -140,7 +158,10 @@ export async function writeReport(folder: string, report: Report): Promise<strin
     .map(
       (s) =>
         `<h2>${escapeHtml(s.title)}</h2><p class="soft">${escapeHtml(s.text)}</p><div class="pictures">${s.pictures
-          .map((p) => `<figure><img src="${encodeURI(p.file)}" alt="${escapeHtml(p.caption)}"><figcaption>${escapeHtml(p.caption)}</figcaption></figure>`)
+          .map(
+            (p) =>
+              `<figure><img src="${encodeURI(p.file)}" alt="${escapeHtml(p.caption)}"><figcaption>${escapeHtml(p.caption)}</figcaption></figure>`,
+          )
           .join('')}</div>`,
     )
     .join('');

@@ -78,19 +78,43 @@ export async function runDemo(options: DemoOptions): Promise<void> {
   const reviewRows: ScoreRow[] = [];
   let overlaysReviewed: Picture[] = [];
   if (truth && measured.length >= 4) {
-    review = await reviewBySimulation({ ...options, truth, candidates: measured.map((m) => m.image), count: Math.min(REVIEWED_IMAGES, measured.length >> 1) });
+    review = await reviewBySimulation({
+      ...options,
+      truth,
+      candidates: measured.map((m) => m.image),
+      count: Math.min(REVIEWED_IMAGES, measured.length >> 1),
+    });
     const unseen = measured.filter((m) => !review!.imageIds.has(m.image.id));
     reviewRows.push({ method: 'before the review', score: await score(service, unseen, options.proposals) });
     await review.learn();
     reviewRows.push({ method: `after ${review.imageIds.size} reviewed images`, score: await score(service, unseen, options.proposals) });
-    overlaysReviewed = await drawProposals(options, spread(unseen.map((m) => m.image), SHOWN_IMAGES), 'reviewed');
+    overlaysReviewed = await drawProposals(
+      options,
+      spread(
+        unseen.map((m) => m.image),
+        SHOWN_IMAGES,
+      ),
+      'reviewed',
+    );
   }
 
   const scope = review ? 'reviewed' : 'everything';
   const exported = await service.runExport({ format: 'coco-rle', scope });
   const pca = await pcaPictures(options, await service.pcaSteps({ runId }), images);
   const openCommand = `npm start -- ${shellPath(projectDir)}`;
-  const report = buildReport({ options, run, metrics, rows, reviewRows, measured, review, exported, pca, overlays: { before: overlaysBefore, after: overlaysAfter, reviewed: overlaysReviewed }, openCommand });
+  const report = buildReport({
+    options,
+    run,
+    metrics,
+    rows,
+    reviewRows,
+    measured,
+    review,
+    exported,
+    pca,
+    overlays: { before: overlaysBefore, after: overlaysAfter, reviewed: overlaysReviewed },
+    openCommand,
+  });
   const page = await writeReport(resultsDir, report);
 
   terminal.say('');
@@ -125,7 +149,10 @@ function spread<T>(items: readonly T[], count: number): T[] {
 }
 
 async function measuredImages(images: readonly ImageRow[], truth: GroundTruth): Promise<Measured[]> {
-  const withMasks = spread(images.filter((image) => image.page === 0 && truth.has(image.path)), MEASURED_IMAGES);
+  const withMasks = spread(
+    images.filter((image) => image.page === 0 && truth.has(image.path)),
+    MEASURED_IMAGES,
+  );
   const measured: Measured[] = [];
   for (const image of withMasks) measured.push({ image, objects: await truth.objects(image.path, image) });
   return measured;
@@ -134,7 +161,11 @@ async function measuredImages(images: readonly ImageRow[], truth: GroundTruth): 
 async function score(service: HostService, measured: readonly Measured[], most: number) {
   const proposals = [];
   for (const { image } of measured) proposals.push((await proposalsOf(service, image.id)).map((proposal) => proposal.rle));
-  return scoreProposals(measured.map((m) => m.objects), proposals, most);
+  return scoreProposals(
+    measured.map((m) => m.objects),
+    proposals,
+    most,
+  );
 }
 
 async function baselineScore({ terminal, imageFolder, proposals: most }: DemoOptions, measured: readonly Measured[]) {
@@ -143,9 +174,20 @@ async function baselineScore({ terminal, imageFolder, proposals: most }: DemoOpt
   for (const [i, { image }] of measured.entries()) {
     proposals.push(colourPositionBaseline(await readRgb(path.join(imageFolder, image.path)), most));
     const imagesPerSecond = (1000 * (i + 1)) / (Date.now() - started);
-    terminal.progress({ type: 'progress', phase: 'Colour baseline', done: i + 1, total: measured.length, imagesPerSecond, secondsLeft: (measured.length - i - 1) / imagesPerSecond });
+    terminal.progress({
+      type: 'progress',
+      phase: 'Colour baseline',
+      done: i + 1,
+      total: measured.length,
+      imagesPerSecond,
+      secondsLeft: (measured.length - i - 1) / imagesPerSecond,
+    });
   }
-  return scoreProposals(measured.map((m) => m.objects), proposals, most);
+  return scoreProposals(
+    measured.map((m) => m.objects),
+    proposals,
+    most,
+  );
 }
 
 interface Picture {
@@ -154,7 +196,11 @@ interface Picture {
 }
 
 /** The first ten proposals of each image, drawn over it; one colour a proposal, or a class where it has one. */
-async function drawProposals({ local, imageFolder, resultsDir }: DemoOptions, images: readonly ImageRow[], folder: string): Promise<Picture[]> {
+async function drawProposals(
+  { local, imageFolder, resultsDir }: DemoOptions,
+  images: readonly ImageRow[],
+  folder: string,
+): Promise<Picture[]> {
   await mkdir(path.join(resultsDir, folder), { recursive: true });
   const pictures: Picture[] = [];
   for (const [i, image] of images.entries()) {
@@ -178,17 +224,34 @@ async function reduce(image: RgbImage, longest: number): Promise<RgbImage> {
 }
 
 /** The run's six pictures at its first and last checkpoint, enlarged so that each patch shows. */
-async function pcaPictures({ projectDir, resultsDir }: DemoOptions, steps: readonly PcaStep[], images: readonly ImageRow[]): Promise<Picture[]> {
+async function pcaPictures(
+  { projectDir, resultsDir }: DemoOptions,
+  steps: readonly PcaStep[],
+  images: readonly ImageRow[],
+): Promise<Picture[]> {
   const pictures: Picture[] = [];
   const wanted = [steps[0], steps.at(-1)].filter((step) => step !== undefined);
   await mkdir(path.join(resultsDir, 'pca'), { recursive: true });
   for (const { step, pictures: drawn } of new Set(wanted)) {
     for (const [index, { imageId, url }] of drawn.entries()) {
-      const source = path.join(projectDir, 'runs', ...url.replace(/^\/files\/pca\//, '').split('/').slice(0, 1), 'pca', String(step), `${index}.png`);
+      const source = path.join(
+        projectDir,
+        'runs',
+        ...url
+          .replace(/^\/files\/pca\//, '')
+          .split('/')
+          .slice(0, 1),
+        'pca',
+        String(step),
+        `${index}.png`,
+      );
       const picture = await readRgb(source);
       const file = `pca/${step}-${index}.png`;
       await writePng(path.join(resultsDir, file), enlarge(picture, Math.max(1, Math.round(512 / Math.max(picture.width, picture.height)))));
-      pictures.push({ file, caption: `${images.find((image) => image.id === imageId)?.path ?? ''}, ${step === 0 ? 'before training' : `step ${step}`}` });
+      pictures.push({
+        file,
+        caption: `${images.find((image) => image.id === imageId)?.path ?? ''}, ${step === 0 ? 'before training' : `step ${step}`}`,
+      });
     }
   }
   return pictures;
@@ -227,17 +290,35 @@ interface ReportFacts {
   readonly openCommand: string;
 }
 
-function buildReport({ options, run, metrics, rows, reviewRows, measured, review, exported, pca, overlays, openCommand }: ReportFacts): Report {
+function buildReport({
+  options,
+  run,
+  metrics,
+  rows,
+  reviewRows,
+  measured,
+  review,
+  exported,
+  pca,
+  overlays,
+  openCommand,
+}: ReportFacts): Report {
   const { name, proposals, truth } = options;
   const objects = rows[0]?.score.objects ?? 0;
   return {
     title: `${name}: from unlabeled images to proposals`,
     summary: `${run.presetTitle}, ${run.model}, ${run.step} steps. ${exported.objects} objects exported (${exported.scope}) to ${exported.files.map((f) => f.name).join(', ')}.`,
     scores: rows.length
-      ? { caption: `${objects} objects on ${measured.length} images, at most ${proposals} proposals an image for every method, measured in this run.`, rows }
+      ? {
+          caption: `${objects} objects on ${measured.length} images, at most ${proposals} proposals an image for every method, measured in this run.`,
+          rows,
+        }
       : null,
     reviewScores: reviewRows.length
-      ? { caption: `The ${measured.length - review!.imageIds.size} measured images that were not reviewed. ${review!.summary}`, rows: reviewRows }
+      ? {
+          caption: `The ${measured.length - review!.imageIds.size} measured images that were not reviewed. ${review!.summary}`,
+          rows: reviewRows,
+        }
       : null,
     metrics,
     sections: [
@@ -248,7 +329,15 @@ function buildReport({ options, run, metrics, rows, reviewRows, measured, review
       },
       { title: 'Proposals, untrained network', text: 'The ten best-scored proposals of each image.', pictures: overlays.before },
       { title: 'Proposals, trained network', text: 'The same images after training; no label was used.', pictures: overlays.after },
-      ...(review ? [{ title: 'Proposals after the simulated review', text: 'Images that were not reviewed; one colour a class.', pictures: overlays.reviewed }] : []),
+      ...(review
+        ? [
+            {
+              title: 'Proposals after the simulated review',
+              text: 'Images that were not reviewed; one colour a class.',
+              pictures: overlays.reviewed,
+            },
+          ]
+        : []),
     ],
     notes: [
       'Best overlap: for each object the largest intersection over union with any proposal of its image, averaged over objects.',

@@ -38,7 +38,9 @@ export async function reviewBySimulation({ local, terminal, stop, truth, candida
   const { service } = local;
   const classIds = new Map<number, number>();
   const tally = { accepted: 0, edited: 0, rejected: 0, drawn: 0 };
-  const reviewed = candidates.filter((_, i) => Math.floor((i * count) / candidates.length) !== Math.floor(((i - 1) * count) / candidates.length)).slice(0, count);
+  const reviewed = candidates
+    .filter((_, i) => Math.floor((i * count) / candidates.length) !== Math.floor(((i - 1) * count) / candidates.length))
+    .slice(0, count);
   for (const [i, image] of reviewed.entries()) {
     if (stop.signal.aborted) break;
     const objects = await trueObjects(truth, image);
@@ -46,7 +48,14 @@ export async function reviewBySimulation({ local, terminal, stop, truth, candida
       if (!classIds.has(classNumber)) classIds.set(classNumber, await classFor(service, truth.className(classNumber)));
     }
     await reviewImage(service, image, objects, classIds, tally);
-    terminal.progress({ type: 'progress', phase: 'Simulated review', done: i + 1, total: reviewed.length, imagesPerSecond: null, secondsLeft: null });
+    terminal.progress({
+      type: 'progress',
+      phase: 'Simulated review',
+      done: i + 1,
+      total: reviewed.length,
+      imagesPerSecond: null,
+      secondsLeft: null,
+    });
   }
   return {
     imageIds: new Set(reviewed.map((image) => image.id)),
@@ -55,7 +64,13 @@ export async function reviewBySimulation({ local, terminal, stop, truth, candida
   };
 }
 
-async function reviewImage(service: HostService, image: ImageRow, objects: readonly TrueObject[], classIds: ReadonlyMap<number, number>, tally: Record<'accepted' | 'edited' | 'rejected' | 'drawn', number>): Promise<void> {
+async function reviewImage(
+  service: HostService,
+  image: ImageRow,
+  objects: readonly TrueObject[],
+  classIds: ReadonlyMap<number, number>,
+  tally: Record<'accepted' | 'edited' | 'rejected' | 'drawn', number>,
+): Promise<void> {
   const proposals = await proposalsOf(service, image.id);
   const pairs = proposals
     .flatMap((proposal) => {
@@ -90,7 +105,13 @@ async function reviewImage(service: HostService, image: ImageRow, objects: reado
   }
   for (const object of objects) {
     if (found.has(object)) continue;
-    await service.decide({ action: 'draw', imageId: image.id, classId: classIds.get(object.classNumber)!, rle: encodeRle(object.mask), seconds: 0 });
+    await service.decide({
+      action: 'draw',
+      imageId: image.id,
+      classId: classIds.get(object.classNumber)!,
+      rle: encodeRle(object.mask),
+      seconds: 0,
+    });
     tally.drawn++;
   }
   await service.setImageDone({ imageId: image.id, done: true });

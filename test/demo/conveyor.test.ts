@@ -33,7 +33,11 @@ test('masks are exact: one class per instance, and a part differs from the belt 
       kinds.add(kind);
       areas.push(area.get(instance)!);
     }
-    assert.deepEqual([...area.keys()].sort((p, q) => p - q), Array.from({ length: area.size }, (_, k) => k + 1), 'numbers without gaps');
+    assert.deepEqual(
+      [...area.keys()].sort((p, q) => p - q),
+      Array.from({ length: area.size }, (_, k) => k + 1),
+      'numbers without gaps',
+    );
     assert.equal(image.data.length, 160 * 120 * 3);
   }
   assert.equal(kinds.size, CONVEYOR_CLASSES.length - 1, 'every kind of part turns up');

@@ -7,7 +7,13 @@ import { fileURLToPath } from 'node:url';
 export const chrome = [process.env['CHROMIUM'], '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find(
   (path) => path && existsSync(path),
 );
-export const chromeFlags = ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
+export const chromeFlags = [
+  '--no-sandbox',
+  '--disable-gpu',
+  '--disable-background-networking',
+  '--disable-component-update',
+  '--disable-sync',
+];
 
 /** A host process as `npm start` starts it. */
 export interface RunningHost {
@@ -20,7 +26,11 @@ export interface RunningHost {
 const hostFile = fileURLToPath(new URL('../../core/host/main.ts', import.meta.url));
 
 /** @param execArgv arguments of Node; @param env added to this process's */
-export async function startHostProcess(args: readonly string[], env: NodeJS.ProcessEnv = {}, execArgv: readonly string[] = []): Promise<RunningHost> {
+export async function startHostProcess(
+  args: readonly string[],
+  env: NodeJS.ProcessEnv = {},
+  execArgv: readonly string[] = [],
+): Promise<RunningHost> {
   const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', ...execArgv, hostFile, ...args], {
     env: { ...process.env, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -46,7 +56,7 @@ export async function startHostProcess(args: readonly string[], env: NodeJS.Proc
 export function independentDecode(rle: { readonly size: readonly number[]; readonly counts: string }): Uint8Array {
   const [height, width] = rle.size as [number, number];
   const runs: number[] = [];
-  for (let i = 0; i < rle.counts.length; ) {
+  for (let i = 0; i < rle.counts.length;) {
     let value = 0;
     let shift = 0;
     let byte: number;

@@ -34,7 +34,8 @@ describe('the main job in the browser', { skip: chrome ? false : 'no Chromium fo
     if (existsSync(realImages)) {
       for (const name of (await readdir(realImages)).slice(0, 16)) await copyFile(path.join(realImages, name), path.join(images, name));
     } else {
-      for (let i = 0; i < 16; i++) await writeFile(path.join(images, `part-${i}.jpg`), await encodeJpeg(drawConveyor(5, i, 256, 192).image, 90));
+      for (let i = 0; i < 16; i++)
+        await writeFile(path.join(images, `part-${i}.jpg`), await encodeJpeg(drawConveyor(5, i, 256, 192).image, 90));
     }
     await writeFile(path.join(images, 'broken.jpg'), 'not a picture');
     browser = await chromium.launch({ executablePath: chrome!, args: chromeFlags });
@@ -47,10 +48,11 @@ describe('the main job in the browser', { skip: chrome ? false : 'no Chromium fo
   });
 
   const startHost = async (): Promise<void> => {
-    host = await startHostProcess(
-      ['--root', path.join(place, 'pictures'), '--projects', path.join(place, 'projects')],
-      { PATCHWISE_CONFIG_DIR: path.join(place, 'config'), PATCHWISE_TEST_CONNECTIONS: path.join(place, 'connections.txt'), NODE_OPTIONS: `--import=${watcher}` },
-    );
+    host = await startHostProcess(['--root', path.join(place, 'pictures'), '--projects', path.join(place, 'projects')], {
+      PATCHWISE_CONFIG_DIR: path.join(place, 'config'),
+      PATCHWISE_TEST_CONNECTIONS: path.join(place, 'connections.txt'),
+      NODE_OPTIONS: `--import=${watcher}`,
+    });
   };
 
   const visit = async (): Promise<void> => {
@@ -85,7 +87,8 @@ describe('the main job in the browser', { skip: chrome ? false : 'no Chromium fo
 
   const canvas = () => page.getByRole('application');
   const currentImage = (): number => Number(/image\/(\d+)/.exec(page.url())![1]);
-  const objectsOf = async (imageId: number): Promise<readonly ReviewObject[]> => (await ask<ReviewImage>('reviewImage', { imageId })).objects;
+  const objectsOf = async (imageId: number): Promise<readonly ReviewObject[]> =>
+    (await ask<ReviewImage>('reviewImage', { imageId })).objects;
   const selectedId = async (): Promise<number> => {
     const facts = await page.getByRole('list', { name: 'Objects' }).locator('[aria-pressed=true]').getAttribute('data-id');
     return Number(facts);
@@ -107,7 +110,10 @@ describe('the main job in the browser', { skip: chrome ? false : 'no Chromium fo
     await page.getByRole('heading', { name: 'Cells' }).waitFor();
     await until(async () => (await ask<{ images: number }>('currentProject')).images === 16, 'the scan of 16 images');
     const problems = await ask<{ path: string; code: string }[]>('problems');
-    assert.deepEqual(problems.map((problem) => [problem.path, problem.code]), [['broken.jpg', 'image-not-an-image']]);
+    assert.deepEqual(
+      problems.map((problem) => [problem.path, problem.code]),
+      [['broken.jpg', 'image-not-an-image']],
+    );
 
     // Train to the first checkpoint, stop, resume to the end.
     await page.goto(`${new URL(host.url).origin}/#/train`);
@@ -127,14 +133,21 @@ describe('the main job in the browser', { skip: chrome ? false : 'no Chromium fo
     const run = (await ask<Run[]>('runs'))[0]!;
     assert.equal(run.step, 12);
     const metrics = await ask<{ step: number; total: number }[]>('trainMetrics', { runId: run.id, afterStep: -1 });
-    assert.deepEqual(metrics.map((line) => line.step), Array.from({ length: 12 }, (_, i) => i + 1), 'every step once, stop or not');
+    assert.deepEqual(
+      metrics.map((line) => line.step),
+      Array.from({ length: 12 }, (_, i) => i + 1),
+      'every step once, stop or not',
+    );
 
     // Propose.
     await page.goto(`${new URL(host.url).origin}/#/review`);
     await page.getByRole('button', { name: 'Propose masks' }).first().click();
     await page.getByRole('dialog').getByRole('button', { name: 'Propose masks' }).click();
     await until(async () => (await ask<{ counts: { proposed: number } }>('currentProject')).counts.proposed > 20, 'proposals');
-    await until(async () => (await ask<{ kind: string; state: string }[]>('jobs')).some((job) => job.kind === 'prelabel' && job.state === 'finished'), 'the end of proposing');
+    await until(
+      async () => (await ask<{ kind: string; state: string }[]>('jobs')).some((job) => job.kind === 'prelabel' && job.state === 'finished'),
+      'the end of proposing',
+    );
 
     // Name a class by its cluster.
     await page.goto(`${new URL(host.url).origin}/#/review/clusters`);
@@ -160,7 +173,9 @@ describe('the main job in the browser', { skip: chrome ? false : 'no Chromium fo
     await page.keyboard.press('KeyE');
     await page.getByRole('button', { name: 'Brush', pressed: true }).waitFor();
     const box = (await canvas().boundingBox())!;
-    const [scale, left, top] = await Promise.all(['data-scale', 'data-x', 'data-y'].map(async (key) => Number(await canvas().getAttribute(key))));
+    const [scale, left, top] = await Promise.all(
+      ['data-scale', 'data-x', 'data-y'].map(async (key) => Number(await canvas().getAttribute(key))),
+    );
     const at = { x: box.x + left! + 40.5 * scale!, y: box.y + top! + 30.5 * scale! };
     await page.mouse.move(at.x, at.y);
     await page.mouse.down();
@@ -173,7 +188,10 @@ describe('the main job in the browser', { skip: chrome ? false : 'no Chromium fo
     await page.keyboard.press('Delete');
     await until(async () => (await decided()) === 3, 'the rejection');
     await page.keyboard.press('Control+KeyZ');
-    await page.getByText(/^Undone/).first().waitFor();
+    await page
+      .getByText(/^Undone/)
+      .first()
+      .waitFor();
     await until(async () => (await ask<{ counts: { rejected: number } }>('currentProject')).counts.rejected === 0, 'the undo');
     await page.keyboard.press('Control+Shift+KeyZ');
     await until(async () => (await ask<{ counts: { rejected: number } }>('currentProject')).counts.rejected === 1, 'the redo');
@@ -203,29 +221,56 @@ describe('the main job in the browser', { skip: chrome ? false : 'no Chromium fo
     const coco = JSON.parse(await readFile(path.join(exported, folder!, file!), 'utf8')) as {
       images: { id: number; file_name: string; width: number; height: number }[];
       categories: { id: number; name: string }[];
-      annotations: { image_id: number; category_id: number; area: number; bbox: number[]; segmentation: { size: number[]; counts: string } }[];
+      annotations: {
+        image_id: number;
+        category_id: number;
+        area: number;
+        bbox: number[];
+        segmentation: { size: number[]; counts: string };
+      }[];
     };
     assert.equal(coco.images.length, 1, 'only what was reviewed: an image nobody looked at is not an empty one');
-    assert.deepEqual(coco.categories.map((category) => category.name), ['nucleus']);
+    assert.deepEqual(
+      coco.categories.map((category) => category.name),
+      ['nucleus'],
+    );
     assert.equal(coco.annotations.length, 2);
     const shown = before.map((object) => independentDecode(object.rle));
     for (const annotation of coco.annotations) {
       const pixels = independentDecode(annotation.segmentation);
-      assert.equal(annotation.area, pixels.reduce((sum, value) => sum + value, 0));
-      assert.ok(shown.some((other) => Buffer.compare(other, pixels) === 0), 'the pixels that were decided');
+      assert.equal(
+        annotation.area,
+        pixels.reduce((sum, value) => sum + value, 0),
+      );
+      assert.ok(
+        shown.some((other) => Buffer.compare(other, pixels) === 0),
+        'the pixels that were decided',
+      );
     }
     assert.ok(
       coco.annotations.some((annotation) => Buffer.compare(independentDecode(annotation.segmentation), independentDecode(first.rle)) === 0),
       'the accepted proposal, as it was proposed',
     );
     const width = coco.images[0]!.width;
-    assert.ok(coco.annotations.some((annotation) => independentDecode(annotation.segmentation)[30 * width + 40] === 1), 'the brush stroke');
+    assert.ok(
+      coco.annotations.some((annotation) => independentDecode(annotation.segmentation)[30 * width + 40] === 1),
+      'the brush stroke',
+    );
 
     // Nothing left the machine.
     assert.deepEqual(outside, []);
-    const connections = existsSync(path.join(place, 'connections.txt')) ? (await readFile(path.join(place, 'connections.txt'), 'utf8')).split('\n').filter(Boolean) : [];
-    assert.ok(connections.some((line) => line.startsWith('watching')), 'host and worker were watched');
-    assert.deepEqual(connections.filter((line) => !line.startsWith('watching')), [], 'host and worker opened no connection');
+    const connections = existsSync(path.join(place, 'connections.txt'))
+      ? (await readFile(path.join(place, 'connections.txt'), 'utf8')).split('\n').filter(Boolean)
+      : [];
+    assert.ok(
+      connections.some((line) => line.startsWith('watching')),
+      'host and worker were watched',
+    );
+    assert.deepEqual(
+      connections.filter((line) => !line.startsWith('watching')),
+      [],
+      'host and worker opened no connection',
+    );
   });
 
   async function annotations(imageId: number): Promise<ReviewObject[]> {
