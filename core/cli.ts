@@ -1,7 +1,7 @@
 /** The command line: scan, pretrain, resume, prelabel, eval, export on the same projects as the app. Exit codes: 0 done, 1 failed, 2 wrong call, 130 stopped. */
 import { parseArgs, type ParseArgsOptionsConfig } from 'node:util';
 import { AppError, errorFacts, type ExportFormat, type ExportScope } from './contract/index.ts';
-import { GroundTruth, openOrCreate, proposalsOf, runJob, Terminal, withService, type LocalService, type Stop } from './cli/index.ts';
+import { GroundTruth, openOrCreate, proposalsOf, runJob, Stopped, Terminal, withService, type LocalService, type Stop } from './cli/index.ts';
 import { scoreProposals, scoreTable } from './evaluate/index.ts';
 
 const HELP = `Patchwise: self-supervised training on your own images, and masks to review before anyone has drawn one.
@@ -57,6 +57,7 @@ async function scan({ local, terminal, stop, folder, values }: Call): Promise<vo
   // A project that was there already has not been scanned by opening it.
   if ((await local.service.jobs()).every((job) => job.kind !== 'scan'))
     await runJob(local.service, 'scan', () => local.service.rescan(), terminal, stop);
+  if (stop.signal.aborted) throw new Stopped();
   const project = (await local.service.currentProject())!;
   const problems = await local.service.problems();
   for (const problem of problems) terminal.say(`${problem.path}: ${problem.message} ${problem.action}`);
@@ -64,6 +65,7 @@ async function scan({ local, terminal, stop, folder, values }: Call): Promise<vo
 }
 
 async function pretrain({ local, terminal, stop, folder, values }: Call): Promise<void> {
+  const numbers = { steps: count(values, 'steps', 1), batch: count(values, 'batch', 2), seed: count(values, 'seed', 0) };
   await openOrCreate(local, folder, values['images'] ?? null, terminal, stop);
   const offered = await local.service.trainPresets();
   const presetId = values['preset'] ?? offered.recommendedId;
@@ -71,13 +73,12 @@ async function pretrain({ local, terminal, stop, folder, values }: Call): Promis
     throw new UsageError(`There is no preset "${presetId}"; choose from: ${offered.presets.map((preset) => preset.id).join(', ')}.`);
   }
   terminal.say(`${offered.engine}\nPreset ${presetId}: ${offered.reason}`);
-  const request = { presetId, steps: count(values, 'steps'), batch: count(values, 'batch'), seed: count(values, 'seed') };
-  const job = await runJob(local.service, 'pretrain', () => local.service.startTraining(request), terminal, stop);
+  const job = await runJob(local.service, 'pretrain', () => local.service.startTraining({ presetId, ...numbers }), terminal, stop);
   await endOfRun(local, terminal, stop, job.runId!);
 }
 
 async function resume({ local, terminal, stop, folder, values }: Call): Promise<void> {
-  await local.service.openAt(folder);
+  await openOrCreate(local, folder, null, terminal, stop);
   const run = values['run'] ?? (await local.service.runs())[0]?.id;
   if (run === undefined) throw new AppError('run-not-found', 'This project has no training run.', 'Start one with: patchwise pretrain DIR');
   const job = await runJob(local.service, 'pretrain', () => local.service.resumeTraining({ runId: run }), terminal, stop);
@@ -96,8 +97,8 @@ async function endOfRun(local: LocalService, terminal: Terminal, stop: Stop, run
 }
 
 async function prelabel({ local, terminal, stop, folder, values }: Call): Promise<void> {
-  await local.service.openAt(folder);
-  const request = { runId: values['run'] ?? null, step: count(values, 'step') };
+  const request = { runId: values['run'] ?? null, step: count(values, 'step', 0) };
+  await openOrCreate(local, folder, null, terminal, stop);
   await runJob(local.service, 'prelabel', () => local.service.startPrelabel(request), terminal, stop);
   const project = (await local.service.currentProject())!;
   const clusters = await local.service.clusters();
@@ -108,11 +109,11 @@ async function prelabel({ local, terminal, stop, folder, values }: Call): Promis
   if (stop.signal.aborted) process.exitCode = 130;
 }
 
-async function evaluate({ local, terminal, folder, values }: Call): Promise<void> {
+async function evaluate({ local, terminal, stop, folder, values }: Call): Promise<void> {
   if (values['masks'] === undefined) throw new UsageError('eval needs --masks MASKS.');
+  const max = count(values, 'max', 1) ?? 20;
   const truth = new GroundTruth({ masks: values['masks'], instances: values['instances'] ?? null });
-  await local.service.openAt(folder);
-  const max = count(values, 'max') ?? 20;
+  await openOrCreate(local, folder, null, terminal, stop);
   const objects = [];
   const proposals = [];
   for await (const image of imagesOf(local)) {
@@ -140,18 +141,18 @@ async function* imagesOf(local: LocalService) {
   }
 }
 
-async function exportProject({ local, terminal, folder, values }: Call): Promise<void> {
+async function exportProject({ local, terminal, stop, folder, values }: Call): Promise<void> {
   const format = choice(values, 'format', ['coco-rle', 'coco-polygons'] satisfies ExportFormat[], 'coco-rle');
   const scope = choice(values, 'scope', ['accepted', 'reviewed', 'everything'] satisfies ExportScope[], 'reviewed');
-  await local.service.openAt(folder);
+  await openOrCreate(local, folder, null, terminal, stop);
   const preflight = await local.service.exportPreflight({ format, scope });
   for (const warning of preflight.warnings) terminal.say(`Note: ${warning}`);
   const row = await local.service.runExport({ format, scope });
   terminal.result(`${row.objects} objects on ${row.images} images: ${row.location}`, row);
 }
 
-async function presets({ local, terminal, folder }: Call): Promise<void> {
-  await local.service.openAt(folder);
+async function presets({ local, terminal, stop, folder }: Call): Promise<void> {
+  await openOrCreate(local, folder, null, terminal, stop);
   const offered = await local.service.trainPresets();
   const lines = offered.presets.flatMap((preset) => [
     `${preset.id === offered.recommendedId ? '*' : ' '} ${preset.id}: ${preset.title}. ${preset.summary}`,
@@ -160,11 +161,13 @@ async function presets({ local, terminal, folder }: Call): Promise<void> {
   terminal.result([offered.engine, offered.reason, ...lines].join('\n'), offered);
 }
 
-function count(values: Call['values'], name: string): number | null {
+function count(values: Call['values'], name: string, least: number): number | null {
   const text = values[name];
   if (text === undefined) return null;
-  if (!/^\d+$/.test(text)) throw new UsageError(`--${name} takes a whole number, not "${text}".`);
-  return Number(text);
+  const value = Number(text);
+  if (!/^\d+$/.test(text) || value < least || !Number.isSafeInteger(value))
+    throw new UsageError(`--${name} takes a whole number from ${least} on, not "${text}".`);
+  return value;
 }
 
 function choice<T extends string>(values: Call['values'], name: string, allowed: readonly T[], otherwise: T): T {
@@ -207,7 +210,10 @@ async function main(args: readonly string[]): Promise<void> {
     process.once('SIGTERM', () => stopping.abort());
     await withService((local) => call.command.run({ local, terminal, stop: stopping, folder: call.folder, values: call.values }));
   } catch (error) {
-    if (error instanceof UsageError) {
+    if (error instanceof Stopped) {
+      terminal.say('Stopped.');
+      process.exitCode = 130;
+    } else if (error instanceof UsageError) {
       terminal.error({ code: 'bad-input', message: error.message, action: 'patchwise --help tells how to call it.' });
       process.exitCode = 2;
     } else {

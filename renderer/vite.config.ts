@@ -17,5 +17,7 @@ export default defineConfig({
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
     sourcemap: false,
+    // Svelte's compiler is most of a build; that it takes its time is no warning.
+    rolldownOptions: { checks: { bundlerTimings: false } },
   },
 });

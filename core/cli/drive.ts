@@ -10,6 +10,9 @@ export interface Stop {
   readonly signal: AbortSignal;
 }
 
+/** Stopped by hand where going on makes no sense: half a scan is no project to train on. */
+export class Stopped extends Error {}
+
 /** Opens a service, runs the body, and closes project and jobs whatever happens. */
 export async function withService<T>(body: (local: LocalService) => Promise<T>): Promise<T> {
   const local = await createService();
@@ -21,9 +24,9 @@ export async function withService<T>(body: (local: LocalService) => Promise<T>):
 }
 
 /**
- * Opens the project in `dir`, or makes it there for the images in `imageFolder` and scans them.
+ * Opens the project in `dir`, or makes it there for the images in `imageFolder`. Its first scan has gone through then.
  * @param imageFolder null: the project must exist
- * @throws AppError project-not-found
+ * @throws AppError project-not-found, project-exists when it is of another image folder; Stopped
  */
 export async function openOrCreate(
   local: LocalService,
@@ -34,7 +37,12 @@ export async function openOrCreate(
 ): Promise<void> {
   const target = path.resolve(dir);
   if (imageFolder === null || (await isProject(target))) {
-    await local.service.openAt(target);
+    const project = await local.service.openAt(target);
+    if (imageFolder !== null) await sameFolder(project.imageFolder, imageFolder, dir);
+    // Opening begins a first scan anew that was broken off.
+    const scanning = (await local.service.jobs()).some((job) => job.kind === 'scan' && job.state === 'running');
+    if (scanning) await runJob(local.service, 'scan', async () => {}, terminal, stop);
+    if (stop.signal.aborted) throw new Stopped();
     return;
   }
   await mkdir(path.dirname(target), { recursive: true });
@@ -48,6 +56,14 @@ export async function openOrCreate(
     terminal,
     stop,
   );
+  if (stop.signal.aborted) throw new Stopped();
+}
+
+/** @throws AppError project-exists */
+async function sameFolder(ofProject: string, asked: string, dir: string): Promise<void> {
+  const resolved = await realpath(asked).catch(() => path.resolve(asked)); // gone by now, or never there: told as it is
+  if (resolved === ofProject) return;
+  throw new AppError('project-exists', `${dir} is a project of ${ofProject}, not of ${asked}.`, 'Choose another folder for the project.');
 }
 
 async function isProject(dir: string): Promise<boolean> {
@@ -83,14 +99,14 @@ export async function runJob(
       else stop.signal.addEventListener('abort', stopJob, { once: true });
     });
     starting.catch(() => listening.abort());
-    // The lane's last job, from before this start, is told first; it has ended already.
+    // The last jobs, from before this start, are told first; they have ended already.
     let running = false;
     for (let next = await first; !next.done; next = await events.next()) {
+      const job = next.value.type === 'job' && next.value.job.kind === kind ? next.value.job : null;
+      if (job?.state === 'running') running = true;
+      if (!running) continue;
       terminal.event(next.value);
-      if (next.value.type !== 'job' || next.value.job.kind !== kind) continue;
-      const job = next.value.job;
-      if (job.state === 'running') running = true;
-      if (!running || job.state === 'running' || job.state === 'stopping') continue;
+      if (!job || job.state === 'running' || job.state === 'stopping') continue;
       await starting;
       if (job.error) throw new AppError(job.error.code, job.error.message, job.error.action);
       return job;

@@ -10,6 +10,7 @@ export class Terminal {
   readonly #live: boolean;
   #lastLine = 0;
   #lastPhase = '';
+  #lastComplete = false;
   #shown = false;
 
   /** @param json events as JSON lines on stdout, nothing for people */
@@ -42,7 +43,7 @@ export class Terminal {
       process.stdout.write(`${JSON.stringify(event)}\n`);
       return;
     }
-    if (event.type === 'job' && event.job.progress) this.progress(event.job.progress);
+    if (event.type === 'job' && event.job.state === 'running' && event.job.progress) this.progress(event.job.progress);
     if (event.type !== 'jobEvent') return;
     const inner = event.event;
     if (inner.type === 'progress') this.progress(inner);
@@ -59,10 +60,13 @@ export class Terminal {
       return;
     }
     const now = Date.now();
-    if (progress.phase === this.#lastPhase && now - this.#lastLine < quietMs && progress.done < progress.total) return;
-    if (progress.phase === this.#lastPhase && now - this.#lastLine < 500) return;
+    const complete = progress.done >= progress.total;
+    const samePhase = progress.phase === this.#lastPhase;
+    // The line of a complete phase is always there, and once.
+    if (samePhase && (complete ? this.#lastComplete : !this.#lastComplete && now - this.#lastLine < quietMs)) return;
     this.#lastLine = now;
     this.#lastPhase = progress.phase;
+    this.#lastComplete = complete;
     process.stderr.write(`${line}\n`);
   }
 

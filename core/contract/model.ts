@@ -102,7 +102,7 @@ export interface TrainPresets {
   readonly recommendedId: string;
   /** Why this one: "1,747 images and no GPU". */
   readonly reason: string;
-  /** What training will run on, and why: "cpu: 2 threads, relaxed SIMD (no GPU executor installed)". */
+  /** What training will run on, and why: "cpu, 2 threads (the only engine in this version)". */
   readonly engine: string;
 }
 

@@ -7,7 +7,7 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import sharp from 'sharp';
-import { GroundTruth, openOrCreate, Terminal, withService, type LocalService } from '../cli/index.ts';
+import { GroundTruth, openOrCreate, Stopped, Terminal, withService, type LocalService } from '../cli/index.ts';
 import { AppError, errorFacts } from '../contract/index.ts';
 import { encodeJpeg } from '../images/index.ts';
 import { CONVEYOR_CLASSES, drawConveyor } from './conveyor.ts';
@@ -135,6 +135,9 @@ async function main(): Promise<void> {
 try {
   await main();
 } catch (error) {
-  new Terminal().error(errorFacts(error));
-  process.exitCode = 1;
+  if (error instanceof Stopped) process.exitCode = 130;
+  else {
+    new Terminal().error(errorFacts(error));
+    process.exitCode = 1;
+  }
 }

@@ -34,6 +34,16 @@ export class Hub {
     this.#throttled(`progress ${kind}`, { type: 'jobEvent', kind, event });
   }
 
+  /** Tells the newest progress of a job that ends at once: after its end it would look like the next one's. */
+  progressEnds(kind: JobKind): void {
+    const key = `progress ${kind}`;
+    const pause = this.#pauses.get(key);
+    if (!pause) return;
+    clearTimeout(pause.timer);
+    this.#pauses.delete(key);
+    if (pause.next) this.emit(pause.next);
+  }
+
   /** Events from now on, after `first`, until the signal aborts. */
   async *listen(signal: AbortSignal, first: readonly AppEvent[]): AsyncGenerator<AppEvent> {
     const listener: Listener = { waiting: [...first], wake: () => {} };

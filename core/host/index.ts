@@ -7,20 +7,20 @@ import { Folders } from './folders.ts';
 import type { WorkerOptions } from './jobs.ts';
 import type { Planner } from './planner.ts';
 import { defaultConfigDir, UserConfig } from './recent.ts';
-import { listen } from './server.ts';
+import { listen, type Listening } from './server.ts';
 import { Service } from './service.ts';
 
 export type { WorkerOptions } from './jobs.ts';
 export type { Planner } from './planner.ts';
 
 export interface HostOptions {
-  /** Default 0: any free port of 127.0.0.1. */
+  /** On 127.0.0.1; 0: any free one. Default: that of the last launch, or any free one when it is taken. */
   readonly port?: number;
   /** Folders that the page may look into, with everything below. */
   readonly roots?: readonly string[];
   /** Where new projects go when no place is chosen. Default: Patchwise in the user's home. */
   readonly projectsDir?: string;
-  /** Recent projects and settings. Default: PATCHWISE_CONFIG_DIR, else the system's place for an app's files. */
+  /** Recent projects, settings, the last port. Default: PATCHWISE_CONFIG_DIR, else the system's place for an app's files. */
   readonly configDir?: string;
   /** The built page. Default: dist/renderer of this installation. */
   readonly rendererDir?: string;
@@ -59,7 +59,7 @@ export async function createService(options: HostOptions = {}): Promise<LocalSer
   const service = new Service({
     version: installation().version,
     folders,
-    config: new UserConfig(resolve(options.configDir ?? defaultConfigDir())),
+    config: userConfig(options),
     projectsDir: resolve(options.projectsDir ?? join(homedir(), 'Patchwise')),
     ...(chooseFolder && { chooseFolder }),
     ...(worker && { worker }),
@@ -70,11 +70,16 @@ export async function createService(options: HostOptions = {}): Promise<LocalSer
   return { service, folders, learned: () => service.learned() };
 }
 
-/** @throws AppError when a root or the project cannot be opened; a system error when the port is taken */
+/** @throws AppError when a root or the project cannot be opened; a system error when the port asked for is taken */
 export async function startHost(options: HostOptions = {}): Promise<Host> {
   const { service } = await createService(options);
   const rendererDir = resolve(options.rendererDir ?? join(installation().dir, 'dist', 'renderer'));
-  const listening = await listen(service, rendererDir, options.port ?? 0);
+  const config = userConfig(options);
+  const listening =
+    options.port === undefined
+      ? await listenAgain(service, rendererDir, config.port())
+      : await listen(service, rendererDir, options.port);
+  config.savePort(listening.port);
   return {
     url: listening.url,
     token: listening.token,
@@ -83,6 +88,25 @@ export async function startHost(options: HostOptions = {}): Promise<Host> {
       await service.close();
     },
   };
+}
+
+/**
+ * On the port of the last launch: the page keeps strokes that are not saved yet in the browser's storage, which belongs to
+ * an origin, and the port is part of that. On any free one when another program has it.
+ */
+async function listenAgain(service: Service, rendererDir: string, last: number | null): Promise<Listening> {
+  try {
+    return await listen(service, rendererDir, last ?? 0);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    // EACCES: Windows keeps ranges of ports for itself, other ones after each start.
+    if (last === null || (code !== 'EADDRINUSE' && code !== 'EACCES')) throw error;
+    return listen(service, rendererDir, 0);
+  }
+}
+
+function userConfig({ configDir }: HostOptions): UserConfig {
+  return new UserConfig(resolve(configDir ?? defaultConfigDir()));
 }
 
 /** Where this installation is and which version: the nearest package.json above, compiled or not. */

@@ -210,6 +210,7 @@ class Job {
 
   #end(code: number | null, signal: NodeJS.Signals | null): void {
     this.#flush();
+    this.#hub.progressEnds(this.#kind);
     const stopping = this.#phase === 'stopping';
     if (!this.#error && this.#last !== 'end' && !stopping) this.#error = this.#last ?? crashFacts(code, signal, this.#stderr);
     this.#phase = this.#error ? 'failed' : this.#complete || !stopping ? 'finished' : 'stopped';

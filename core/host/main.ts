@@ -13,7 +13,7 @@ import { startHost, type Host, type HostOptions } from './index.ts';
 
 export const usage = `Usage: host [--port N] [--root DIR]... [--projects DIR] [--project DIR]
 
-  --port N        port on 127.0.0.1; default: any free one
+  --port N        port on 127.0.0.1; default: that of the last launch, if it is free
   --root DIR      folder that the page may look into; may be given several times
   --projects DIR  where new projects go; default: Patchwise in your home folder
   --project DIR   project to open at once
@@ -49,7 +49,7 @@ async function end(): Promise<void> {
 function options(): HostOptions {
   const { values } = parseArgs({
     options: {
-      port: { type: 'string', default: '0' },
+      port: { type: 'string' },
       root: { type: 'string', multiple: true, default: [] },
       projects: { type: 'string' },
       project: { type: 'string' },
@@ -57,11 +57,11 @@ function options(): HostOptions {
       'jobs-module': { type: 'string' },
     },
   });
-  const port = Number(values.port);
+  const port = Number(values.port ?? 0);
   if (!Number.isInteger(port) || port < 0 || port > 65535)
     throw new Error(`--port ${values.port}: a port is a whole number from 0 to 65535`);
   return {
-    port,
+    ...(values.port === undefined ? {} : { port }),
     roots: values.root,
     ...(values.projects === undefined ? {} : { projectsDir: values.projects }),
     ...(values.project === undefined ? {} : { project: values.project }),

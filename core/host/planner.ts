@@ -4,7 +4,7 @@ import type { TrainPresets } from '../contract/index.ts';
 import type { RunConfig } from '../dinov2/index.ts';
 
 export interface Planner {
-  /** In words, the executor's name first: "cpu: ...". */
+  /** In words, the executor's name first: "cpu, 2 threads (...)". */
   engine(): Promise<string>;
   presets(images: number): Promise<TrainPresets>;
   /** presetId null: the recommended one. @throws AppError bad-input */
@@ -20,8 +20,8 @@ export interface Overrides {
 /** Asks the rooms, with this machine's facts; both are loaded when first asked. */
 export function machinePlanner(): Planner {
   const engine = async () => {
-    const { engine: name, why } = (await import('../nn/index.ts')).describeEngines();
-    return `${name}: ${why}`;
+    const { engine: name, details } = (await import('../nn/index.ts')).describeEngines();
+    return `${name}, ${details}`;
   };
   const facts = async (images: number) => ({ images, cores: availableParallelism(), memoryBytes: totalmem(), engine: await engine() });
   return {

@@ -1,6 +1,6 @@
 /**
- * What the user's own config folder holds: recent projects and the settings of the app. Versioned JSON, replaced
- * atomically. Not project data: a project knows nothing of it, and losing it loses no work.
+ * What the user's own config folder holds: recent projects, the settings of the app and the port of the last launch.
+ * Versioned JSON, replaced atomically. Not project data: a project knows nothing of it, and losing it loses no work.
  */
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
@@ -54,6 +54,16 @@ export class UserConfig {
     const id = createHash('sha256').update(location).digest('hex').slice(0, 16);
     const others = this.#recent().filter((project) => project.id !== id);
     this.#write('recent.json', { projects: [{ id, name, location, openedAt: new Date().toISOString() }, ...others].slice(0, maxRecent) });
+  }
+
+  /** Of the last launch; null before the first. */
+  port(): number | null {
+    const port = this.#read<{ port?: unknown }>('port.json')?.port;
+    return typeof port === 'number' && Number.isInteger(port) && port > 0 && port < 65536 ? port : null;
+  }
+
+  savePort(port: number): void {
+    if (port !== this.port()) this.#write('port.json', { port });
   }
 
   #recent(): RecentProject[] {

@@ -3,6 +3,7 @@ import type { JobEvent, JobKind } from '../contract/index.ts';
 import type { Hub } from './hub.ts';
 import type { Project, Writer } from './project.ts';
 import { clearProblems, hideUnseen, saveImage, saveProblem } from './store/images.ts';
+import { isImageDone } from './store/overview.ts';
 import { replaceClusters, replaceProposals } from './store/proposals.ts';
 import { savePca, setRunStep } from './store/runs.ts';
 
@@ -76,7 +77,7 @@ export class Recorder {
         savePca(w, runId!, event);
         break;
       case 'proposals':
-        if (kind === 'learn' && event.imageId === onScreen()) break;
+        if ((kind === 'learn' && event.imageId === onScreen()) || isImageDone(w, event.imageId)) break;
         this.#rows.set(event.imageId, replaceProposals(w, event.imageId, event.proposals, modelKey!, kind === 'learn'));
         break;
       case 'clusters':

@@ -53,6 +53,7 @@ export interface Listening {
   /** With the token: opens the page. */
   readonly url: string;
   readonly token: string;
+  readonly port: number;
   close(): Promise<void>;
 }
 
@@ -97,6 +98,7 @@ export async function listen(service: Service, rendererDir: string, port: number
   return {
     url: `http://127.0.0.1:${gate.port}/?token=${gate.token}`,
     token: gate.token,
+    port: gate.port,
     close: () => close(server),
   };
 }

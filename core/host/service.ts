@@ -350,6 +350,7 @@ export class Service implements HostService {
       return imageRow(w, imageId)!;
     });
     this.#hub.changed('images');
+    this.#learning.decided(); // what is unmarked in it is background from now on, or no longer
     return row;
   }
 

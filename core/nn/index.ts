@@ -17,8 +17,8 @@ export interface ExecutorOptions {
 export interface EngineChoice {
   /** The engine that `auto` takes. */
   readonly engine: EngineName;
-  /** Why, in one sentence. */
-  readonly why: string;
+  /** To read after its name and a comma: what it runs on, and why this one. */
+  readonly details: string;
 }
 
 /** Which engine `auto` takes on this machine, and why. */
@@ -26,7 +26,7 @@ export function describeEngines(): EngineChoice {
   const cores = availableParallelism();
   return {
     engine: 'cpu',
-    why: `The CPU engine, on ${cores} ${cores === 1 ? 'thread' : 'threads'}: it is the only engine in this version.`,
+    details: `${cores} ${cores === 1 ? 'thread' : 'threads'} (the only engine in this version)`,
   };
 }
 

@@ -13,6 +13,7 @@ import { guidePixelsDefault, storedRegions } from './prelabel.ts';
 import { classProbabilities, fitPrototypes, prototypeDefaults } from './prototypes.ts';
 import type { ClassPrototypes, LabelledPatches, PrototypeOptions } from './prototypes.ts';
 import { JointUpsampler, threshold } from './refine.ts';
+import { fitOverlap, type JudgedProposal, type ProposalCues } from './overlap.ts';
 import { cachedStatistics, setStatistics } from './statistics.ts';
 
 export interface LearnOptions {
@@ -42,12 +43,15 @@ export interface LearnInput {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** Images whose proposals are held against the decisions, newest last: enough for nine weights. */
+const judgedImages = 16;
+
 /** What a decision is worth per patch: rejected masks are hard negatives; the surroundings of an accepted mask are likely background. */
 const worth = { accepted: 1, rejected: 3, reviewed: 1, around: 0.5 };
 
 /**
  * Proposes again for every image that is not reviewed, from accepted and rejected masks. Events: progress ('Learning',
- * 'Proposals'), one `proposals` for each image (prototype masks first, then stored regions they do not explain), `problem`,
+ * 'Proposals'), one `proposals` for each image (prototype masks and stored regions on one scale, best first), `problem`,
  * `done`. Ends after the image at hand when the signal aborts.
  * @throws AppError bad-input without an accepted mask; no-checkpoint when features are missing and no network was given
  */
@@ -88,37 +92,45 @@ export async function* learn(input: LearnInput): AsyncGenerator<JobEvent> {
   const prototypes = fitPrototypes(labelled, statistics, { ...prototypeDefaults, ...options.prototypes });
   const medians = medianAreas(accepted);
 
+  const candidatesOf = async (image: PrelabelImage): Promise<Candidate[]> => {
+    const features = await store.get(image);
+    const guide = await readGuide(imageRoot, image, options.guidePixels ?? guidePixelsDefault);
+    const regions = (await storedRegions(store, image)).slice(0, options.maxRegions ?? 20);
+    return imageCandidates(image, features, guide, prototypes, regions, medians, options.minPixels ?? 16);
+  };
+
+  // What became of proposals like these where people have decided tells how good they are elsewhere.
+  const judged: JudgedProposal[] = [];
+  for (const image of teaching.slice(-judgedImages)) {
+    if (stopped()) return;
+    try {
+      const decided = { accepted: acceptedOf.get(image.id) ?? [], rejected: rejectedOf.get(image.id) ?? [] };
+      judged.push(...judge(await candidatesOf(image), decided, reviewed.has(image.id)));
+    } catch (error) {
+      if (isFatal(error)) throw error; // another trouble has been told already
+    }
+  }
+  const predictOverlap = fitOverlap(judged);
+
   const waiting = images.filter((image) => !reviewed.has(image.id));
   const proposePhase = new Phase('Proposals', waiting.length);
   let total = 0;
   for (const image of waiting) {
     if (stopped()) return;
     try {
-      const features = await store.get(image);
-      const guide = await readGuide(imageRoot, image, options.guidePixels ?? guidePixelsDefault);
-      const found = proposeClasses(features, guide, prototypes, {
-        minPixels: options.minPixels ?? 16,
-        medianArea: (classId) => ((medians.get(classId) ?? 0) * guide.width * guide.height) / (image.width * image.height),
-      });
       const taken = acceptedOf.get(image.id) ?? [];
       const refused = rejectedOf.get(image.id) ?? [];
       const blocked = coverageOf(taken, image);
+      const ranked = (await candidatesOf(image))
+        .map(({ draft, cues }) => ({ ...draft, score: predictOverlap(cues) }))
+        .filter((draft) => blocked === null || coveredShare(draft.rle, blocked) <= 0.5)
+        .sort((a, b) => b.score - a.score);
       const proposals: ProposalDraft[] = [];
-      for (const { mask, classId, score, margin } of found) {
-        const draft = draftOf(mask, guide, image, { score, margin, classId, source: 'prototype' });
-        if (draft === null || (blocked !== null && coveredShare(draft.rle, blocked) > 0.5)) continue;
-        if (refused.some((r) => rleIou(r.rle, draft.rle) > 0.5)) continue;
-        proposals.push(draft);
+      for (const draft of ranked) {
+        if (proposals.length >= (options.maxProposals ?? 300)) break;
+        if (![...proposals, ...refused].some((other) => rleIou(other.rle, draft.rle) > 0.5)) proposals.push(draft);
       }
-      proposals.sort((a, b) => b.score - a.score);
-      proposals.length = Math.min(proposals.length, options.maxProposals ?? 300);
-      const explained = proposals.slice();
-      for (const region of (await storedRegions(store, image)).slice(0, options.maxRegions ?? 20)) {
-        if (blocked !== null && coveredShare(region.rle, blocked) > 0.5) continue;
-        if ([...explained, ...refused].some((other) => rleIou(other.rle, region.rle) > 0.5)) continue;
-        proposals.push(region);
-      }
-      total += explained.length;
+      total += proposals.length;
       yield { type: 'proposals', imageId: image.id, proposals };
     } catch (error) {
       if (isFatal(error)) throw error;
@@ -127,6 +139,61 @@ export async function* learn(input: LearnInput): AsyncGenerator<JobEvent> {
     yield proposePhase.step();
   }
   yield { type: 'done', summary: `${total} proposals from ${accepted.length} accepted ${accepted.length === 1 ? 'mask' : 'masks'}.` };
+}
+
+/** A mask that may be proposed, and what is known of it before it is scored. */
+interface Candidate {
+  readonly draft: ProposalDraft;
+  readonly cues: ProposalCues;
+}
+
+/** Masks from class prototypes, and the regions found without labels with the class they look like. */
+function imageCandidates(
+  image: PrelabelImage,
+  features: PatchFeatures,
+  guide: RgbImage,
+  prototypes: ClassPrototypes,
+  regions: readonly ProposalDraft[],
+  medians: ReadonlyMap<number, number>,
+  minPixels: number,
+): Candidate[] {
+  const probabilities = classProbabilities(prototypes, features.patches);
+  const toGuide = (guide.width * guide.height) / (image.width * image.height);
+  const found = proposeClasses(features, guide, prototypes, { minPixels, medianArea: (classId) => (medians.get(classId) ?? 0) * toGuide });
+  const drafts = found.map(({ mask, classId, score, margin }) =>
+    draftOf(mask, guide, image, { score, margin, classId, source: 'prototype' }),
+  );
+  return [...drafts.filter((draft) => draft !== null), ...regions].map((draft) => {
+    const inside = patchCoverage(draft.rle, features.gridWidth, features.gridHeight);
+    const all = inside.reduce((sum, share) => sum + share, 0) || 1;
+    const means = probabilities.map((p) => p.reduce((sum, value, q) => sum + value * inside[q], 0) / all);
+    let best = -1;
+    prototypes.classes.forEach(({ classId }, c) => {
+      if (classId !== null && (best < 0 || means[c] > means[best])) best = c;
+    });
+    const likeliest = prototypes.classes[best].classId!;
+    const prototype = draft.source === 'prototype';
+    const classId = prototype ? draft.classId : means[best] > 0.5 ? likeliest : null;
+    const median = medians.get(classId ?? likeliest);
+    const size = median === undefined ? 0 : Math.abs(Math.log(draft.area / median));
+    // Background is always the first class.
+    return { draft: { ...draft, classId }, cues: { prototype, score: draft.score, purity: means[best], background: means[0], size } };
+  });
+}
+
+/** Candidates whose fate is known: all of a finished image, elsewhere those that meet a decision. */
+function judge(
+  candidates: readonly Candidate[],
+  decided: { readonly accepted: readonly { readonly rle: Rle }[]; readonly rejected: readonly { readonly rle: Rle }[] },
+  reviewed: boolean,
+): JudgedProposal[] {
+  const best = (draft: ProposalDraft, masks: readonly { readonly rle: Rle }[]): number =>
+    masks.reduce((most, { rle }) => Math.max(most, rleIou(rle, draft.rle)), 0);
+  return candidates.flatMap(({ draft, cues }) => {
+    const overlap = best(draft, decided.accepted);
+    if (reviewed || overlap > 0.3) return [{ cues, overlap }];
+    return best(draft, decided.rejected) > 0.5 ? [{ cues, overlap: 0 }] : [];
+  });
 }
 
 /** Not one image's trouble: no network, broken network, full disk. */

@@ -3,13 +3,15 @@ import type { JobEvent, ProposalDraft } from '../contract/index.ts';
 import { readCache, writeCache } from './cachefile.ts';
 import { clusterRegions } from './cluster.ts';
 import type { ClusterOptions } from './cluster.ts';
-import { unitRows } from './discover.ts';
 import { FeatureStore } from './features.ts';
-import type { FeatureBackbone, FeatureOptions, PatchFeatures, PrelabelImage } from './features.ts';
-import { draftOf, Phase, problemEvent, readGuide } from './job.ts';
-import { propose, proposeDefaults } from './propose.ts';
+import type { FeatureBackbone, FeatureOptions, PrelabelImage } from './features.ts';
+import { Phase, problemEvent } from './job.ts';
+import { proposeDefaults } from './propose.ts';
 import type { ProposeOptions } from './propose.ts';
-import { featureViews, setStatistics, withoutPosition } from './statistics.ts';
+import { findRegions } from './regionPool.ts';
+import { descriptorSize } from './regions.ts';
+import type { RegionSettings } from './regions.ts';
+import { setStatistics } from './statistics.ts';
 import type { SetStatistics } from './statistics.ts';
 
 export interface PrelabelOptions {
@@ -18,6 +20,8 @@ export interface PrelabelOptions {
   readonly clusters?: ClusterOptions;
   /** Most pixels of the picture that guides the edges; larger pictures are reduced for it. Default 2^18. */
   readonly guidePixels?: number;
+  /** Most threads that look for regions; results do not depend on it. Default: the cores. */
+  readonly threads?: number;
 }
 
 export interface PrelabelInput {
@@ -32,8 +36,6 @@ export interface PrelabelInput {
 }
 
 export const guidePixelsDefault = 2 ** 18;
-/** Dimensions of a region's descriptor: the leading principal axes of the set. */
-const descriptorSize = 64;
 /** Examples named for each cluster. */
 const exampleCount = 8;
 const regionsVersion = 1;
@@ -45,10 +47,9 @@ const regionsVersion = 1;
  * @throws AppError not-finite when the network is broken; what writing the cache throws (disk full)
  */
 export async function* prelabel(input: PrelabelInput): AsyncGenerator<JobEvent> {
-  const { imageRoot, images, options = {}, signal } = input;
+  const { modelKey, cacheDir, imageRoot, images, options = {}, signal } = input;
   const stopped = (): boolean => signal?.aborted === true;
   const store = new FeatureStore({ ...input, options: options.features });
-  const settings: ProposeOptions = { ...proposeDefaults, ...options.propose };
 
   const readable: PrelabelImage[] = [];
   const featurePhase = new Phase('Features', images.length);
@@ -86,56 +87,38 @@ export async function* prelabel(input: PrelabelInput): AsyncGenerator<JobEvent> 
       text: `Patches of different images are nearly alike (mean cosine ${cosine}): the network is untrained or has collapsed.`,
     };
   }
+  if (stopped()) return;
 
   const regionPhase = new Phase('Regions', readable.length);
   const described: { imageId: number; count: number; rows: Float32Array; weights: number[] }[] = [];
-  for (const image of readable) {
-    if (stopped()) return;
-    try {
-      const features = await store.get(image);
-      const guide = await readGuide(imageRoot, image, options.guidePixels ?? guidePixelsDefault);
-      const kept: { draft: ProposalDraft; cells: readonly number[] }[] = [];
-      for (const { mask, cells, score, margin, source } of propose(guide, featureViews(features, statistics), settings)) {
-        const draft = draftOf(mask, guide, image, { score, margin, classId: null, source });
-        if (draft !== null) kept.push({ draft, cells });
-      }
-      const rows = new Float32Array(kept.length * descriptorSize);
-      kept.forEach(({ cells }, i) => rows.set(describeRegion(features, cells, statistics), i * descriptorSize));
-      described.push({
-        imageId: image.id,
-        count: kept.length,
-        rows,
-        weights: kept.map((k) => Math.sqrt(k.draft.area / (image.width * image.height))),
-      });
-      const proposals = kept.map((k) => k.draft);
-      await storeRegions(store, image, proposals);
-      yield { type: 'proposals', imageId: image.id, proposals };
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === 'ENOSPC') throw error;
-      yield problemEvent(image, error);
+  const settings: RegionSettings = {
+    modelKey,
+    cacheDir,
+    imageRoot,
+    features: options.features,
+    statistics,
+    propose: { ...proposeDefaults, ...options.propose },
+    guidePixels: options.guidePixels ?? guidePixelsDefault,
+  };
+  for await (const { image, reply } of findRegions(readable, settings, options.threads)) {
+    if ('regions' in reply) {
+      const { drafts, rows } = reply.regions;
+      const weights = drafts.map((draft) => Math.sqrt(draft.area / (image.width * image.height)));
+      described.push({ imageId: image.id, count: drafts.length, rows, weights });
+      await storeRegions(store, image, drafts);
+      yield { type: 'proposals', imageId: image.id, proposals: drafts };
+    } else {
+      yield { type: 'problem', problem: { path: image.path, ...reply.error } };
     }
     yield regionPhase.step();
+    if (stopped()) return;
   }
-  if (stopped()) return;
 
   const total = described.reduce((sum, d) => sum + d.count, 0);
   yield { type: 'progress', phase: 'Clusters', done: 0, total: 1, imagesPerSecond: null, secondsLeft: null };
   yield clustersEvent(described, total, options.clusters);
   yield { type: 'progress', phase: 'Clusters', done: 1, total: 1, imagesPerSecond: null, secondsLeft: 0 };
   yield { type: 'done', summary: `${total} proposals in ${described.length} ${described.length === 1 ? 'image' : 'images'}.` };
-}
-
-/** Mean of a region's patches without place, in the set's leading principal axes, length 1: what regions are clustered by. */
-export function describeRegion(features: PatchFeatures, cells: readonly number[], statistics: SetStatistics): Float32Array {
-  const { dim, axes, mean, position, variances } = statistics;
-  const sum = new Float32Array(dim);
-  for (const q of cells) for (let k = 0; k < dim; k++) sum[k] += features.patches[q * dim + k] / cells.length;
-  const centred = withoutPosition(sum, dim, position);
-  for (let k = 0; k < dim; k++) centred[k] -= mean[k];
-  const out = new Float32Array(descriptorSize);
-  for (let a = 0; a < Math.min(descriptorSize, variances.length); a++)
-    for (let k = 0; k < dim; k++) out[a] += centred[k] * axes[a * dim + k];
-  return unitRows(out, descriptorSize);
 }
 
 function clustersEvent(

@@ -1,6 +1,6 @@
 // The two jobs on real files with a hand-made network (mean colour and spread of each patch), and the feature cache.
 import assert from 'node:assert/strict';
-import { readdir, readFile, writeFile } from 'node:fs/promises';
+import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'node:test';
 import type { TestContext } from 'node:test';
@@ -15,6 +15,8 @@ import { roundToHalf, toHalf } from '../../core/prelabel/cachefile.ts';
 import { featureDefaults, FeatureStore, inputSize, repairOutliers } from '../../core/prelabel/features.ts';
 import { learn, prelabel } from '../../core/prelabel/index.ts';
 import type { FeatureBackbone, PrelabelImage } from '../../core/prelabel/index.ts';
+import { findRegions } from '../../core/prelabel/regionPool.ts';
+import type { RegionSettings } from '../../core/prelabel/regions.ts';
 import { Random } from '../../core/random.ts';
 import { collect, temporaryFolder } from '../fixtures/files.ts';
 
@@ -194,24 +196,67 @@ test('prelabel finds the things in a set of pictures, clusters them by kind, and
   assert.deepEqual([...proposalsOf(third)], [...proposalsOf(again)]);
 });
 
-test('a stop ends the job after the image at hand', async (t) => {
+test('two threads propose what one does, in the same order', async (t) => {
+  const set = await makeSet(t, 6);
+  const input = { backbone: handMade(), modelKey: 'm', cacheDir: set.cacheDir, imageRoot: set.root, images: set.images };
+  const withThreads = async (threads: number) => {
+    const events = await collect(prelabel({ ...input, options: { features, threads } }));
+    return events.map((e) => (e.type === 'progress' ? { phase: e.phase, done: e.done, total: e.total } : e));
+  };
+  const alone = await withThreads(1);
+  assert.ok(alone.some((e) => 'type' in e && e.type === 'clusters' && e.clusters.length > 0));
+  assert.deepEqual(await withThreads(2), alone);
+});
+
+for (const threads of [1, 2]) {
+  test(`an image that vanishes before its regions are found is a problem, the others go on (threads: ${threads})`, async (t) => {
+    const set = await makeSet(t, 5);
+    const seen: string[] = [];
+    for await (const event of prelabel({
+      backbone: handMade(),
+      modelKey: 'm',
+      cacheDir: set.cacheDir,
+      imageRoot: set.root,
+      images: set.images,
+      options: { features, threads },
+    })) {
+      if (event.type === 'progress' && event.phase === 'Features' && event.done === 5) await rm(path.join(set.root, '1.png'));
+      if (event.type === 'proposals') seen.push(String(event.imageId));
+      if (event.type === 'problem') seen.push(`${event.problem.path}: ${event.problem.code}`);
+      if (event.type === 'clusters') seen.push(`clusters of ${event.assignment.map((a) => a.imageId).join(' ')}`);
+      if (event.type === 'done') seen.push('done');
+    }
+    assert.deepEqual(seen, ['10', '1.png: image-vanished', '12', '13', '14', 'clusters of 10 12 13 14', 'done']);
+  });
+
+  test(`a stop ends the job after the image at hand (threads: ${threads})`, async (t) => {
+    const set = await makeSet(t, 5);
+    const stop = new AbortController();
+    const seen: JobEvent[] = [];
+    for await (const event of prelabel({
+      backbone: handMade(),
+      modelKey: 'm',
+      cacheDir: set.cacheDir,
+      imageRoot: set.root,
+      images: set.images,
+      options: { features, threads },
+      signal: stop.signal,
+    })) {
+      seen.push(event);
+      if (event.type === 'proposals') stop.abort();
+    }
+    assert.equal(seen.filter((e) => e.type === 'proposals').length, 1);
+    assert.ok(!seen.some((e) => e.type === 'done' || e.type === 'clusters'));
+  });
+}
+
+test('a thread that dies ends the job with words', async (t) => {
   const set = await makeSet(t, 4);
-  const stop = new AbortController();
-  const seen: JobEvent[] = [];
-  for await (const event of prelabel({
-    backbone: handMade(),
-    modelKey: 'm',
-    cacheDir: set.cacheDir,
-    imageRoot: set.root,
-    images: set.images,
-    options: { features },
-    signal: stop.signal,
-  })) {
-    seen.push(event);
-    if (event.type === 'proposals') stop.abort();
-  }
-  assert.equal(seen.filter((e) => e.type === 'proposals').length, 1);
-  assert.ok(!seen.some((e) => e.type === 'done' || e.type === 'clusters'));
+  const broken = { modelKey: 'm', cacheDir: undefined, imageRoot: set.root } as unknown as RegionSettings;
+  await assert.rejects(
+    collect(findRegions(set.images, broken, 2)),
+    (e: unknown) => e instanceof AppError && e.code === 'engine-died' && e.message.includes('"path" argument'),
+  );
 });
 
 test('three accepted masks name the rest of the set; decided objects stay decided', async (t) => {
@@ -255,8 +300,8 @@ test('three accepted masks name the rest of the set; decided objects stay decide
   for (let i = 2; i < 5; i++) {
     const list = proposals.get(set.images[i].id)!;
     for (const kind of [0, 1]) {
-      const own = list.filter((p) => p.classId === kind + 1);
-      assert.ok(own.every((p) => p.source === 'prototype' && p.score > 0.5 && p.margin >= 0));
+      const own = list.filter((p) => p.classId === kind + 1 && p.source === 'prototype');
+      assert.ok(own.every((p) => p.margin >= 0));
       const objects = set.scenes[i].kinds.flatMap((k, n) => (k === kind ? [n] : []));
       for (const n of objects) {
         const single = {

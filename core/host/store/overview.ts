@@ -87,6 +87,11 @@ export function setImageDone(writer: Writer, imageId: number, done: boolean): vo
   if (changes === 0) throw new AppError('bad-input', `There is no image ${imageId}.`, 'Reload the page.');
 }
 
+/** Whether a person has finished with this image: nothing more is proposed there. */
+export function isImageDone(reader: Reader, imageId: number): boolean {
+  return reader.get<{ done: number }>('SELECT done FROM images WHERE id = ?', imageId)?.done === 1;
+}
+
 /** Whether a scan has ever gone through. */
 export function isScanned(reader: Reader): boolean {
   return reader.get<{ scanned_at: string | null }>('SELECT scanned_at FROM settings')!.scanned_at !== null;

@@ -1,0 +1,67 @@
+/** Regions of one image from its stored features: drafts to review and what clusters are made from. Which thread runs it is regionPool.ts. */
+import type { ProposalDraft } from '../contract/index.ts';
+import { unitRows } from './discover.ts';
+import { FeatureStore } from './features.ts';
+import type { FeatureOptions, PatchFeatures, PrelabelImage } from './features.ts';
+import { draftOf, readGuide } from './job.ts';
+import { propose } from './propose.ts';
+import type { ProposeOptions } from './propose.ts';
+import { featureViews, withoutPosition } from './statistics.ts';
+import type { SetStatistics } from './statistics.ts';
+
+/** Dimensions of a region's descriptor: the leading principal axes of the set. */
+export const descriptorSize = 64;
+
+/** What is the same for every image of a job. Plain data: it is sent to threads. */
+export interface RegionSettings {
+  readonly modelKey: string;
+  readonly cacheDir: string;
+  readonly imageRoot: string;
+  readonly features: Partial<FeatureOptions> | undefined;
+  readonly statistics: SetStatistics;
+  readonly propose: ProposeOptions;
+  readonly guidePixels: number;
+}
+
+export interface ImageRegions {
+  readonly drafts: readonly ProposalDraft[];
+  /** [drafts, descriptorSize] unit rows. */
+  readonly rows: Float32Array<ArrayBuffer>;
+}
+
+/**
+ * A function that finds the regions of one image after the other.
+ * It throws AppError no-checkpoint when the image's features are not stored, and what decoding throws.
+ */
+export function regionFinder(settings: RegionSettings): (image: PrelabelImage) => Promise<ImageRegions> {
+  const { imageRoot, statistics, guidePixels } = settings;
+  const store = new FeatureStore({ ...settings, backbone: null, options: settings.features });
+  return async (image) => {
+    const features = await store.get(image);
+    const guide = await readGuide(imageRoot, image, guidePixels);
+    const drafts: ProposalDraft[] = [];
+    const descriptors: Float32Array[] = [];
+    for (const { mask, cells, score, margin, source } of propose(guide, featureViews(features, statistics), settings.propose)) {
+      const draft = draftOf(mask, guide, image, { score, margin, classId: null, source });
+      if (draft === null) continue;
+      drafts.push(draft);
+      descriptors.push(describeRegion(features, cells, statistics));
+    }
+    const rows = new Float32Array(drafts.length * descriptorSize);
+    descriptors.forEach((row, i) => rows.set(row, i * descriptorSize));
+    return { drafts, rows };
+  };
+}
+
+/** Mean of a region's patches without place, in the set's leading principal axes, length 1: what regions are clustered by. */
+function describeRegion(features: PatchFeatures, cells: readonly number[], statistics: SetStatistics): Float32Array {
+  const { dim, axes, mean, position, variances } = statistics;
+  const sum = new Float32Array(dim);
+  for (const q of cells) for (let k = 0; k < dim; k++) sum[k] += features.patches[q * dim + k] / cells.length;
+  const centred = withoutPosition(sum, dim, position);
+  for (let k = 0; k < dim; k++) centred[k] -= mean[k];
+  const out = new Float32Array(descriptorSize);
+  for (let a = 0; a < Math.min(descriptorSize, variances.length); a++)
+    for (let k = 0; k < dim; k++) out[a] += centred[k] * axes[a * dim + k];
+  return unitRows(out, descriptorSize);
+}
