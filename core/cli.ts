@@ -1,7 +1,18 @@
 /** The command line: scan, pretrain, resume, prelabel, eval, export on the same projects as the app. Exit codes: 0 done, 1 failed, 2 wrong call, 130 stopped. */
 import { parseArgs, type ParseArgsOptionsConfig } from 'node:util';
 import { AppError, errorFacts, type ExportFormat, type ExportScope } from './contract/index.ts';
-import { GroundTruth, openOrCreate, proposalsOf, runJob, Stopped, Terminal, withService, type LocalService, type Stop } from './cli/index.ts';
+import {
+  GroundTruth,
+  imagesOf,
+  openOrCreate,
+  proposalsOf,
+  runJob,
+  Stopped,
+  Terminal,
+  withService,
+  type LocalService,
+  type Stop,
+} from './cli/index.ts';
 import { scoreProposals, scoreTable } from './evaluate/index.ts';
 
 const HELP = `Patchwise: self-supervised training on your own images, and masks to review before anyone has drawn one.
@@ -116,7 +127,7 @@ async function evaluate({ local, terminal, stop, folder, values }: Call): Promis
   await openOrCreate(local, folder, null, terminal, stop);
   const objects = [];
   const proposals = [];
-  for await (const image of imagesOf(local)) {
+  for await (const image of imagesOf(local.service)) {
     if (!truth.has(image.path)) continue;
     objects.push(await truth.objects(image.path, image));
     proposals.push((await proposalsOf(local.service, image.id)).map((proposal) => proposal.rle));
@@ -129,16 +140,6 @@ async function evaluate({ local, terminal, stop, folder, values }: Call): Promis
     );
   const score = scoreProposals(objects, proposals, max);
   terminal.result(scoreTable([{ method: `proposals (at most ${max})`, score }]), { max, images: objects.length, ...score });
-}
-
-/** Every image row, page by page. */
-async function* imagesOf(local: LocalService) {
-  const limit = 500;
-  for (let offset = 0; ; offset += limit) {
-    const { rows } = await local.service.imagesPage({ offset, limit, filter: 'all', search: '' });
-    yield* rows;
-    if (rows.length < limit) return;
-  }
 }
 
 async function exportProject({ local, terminal, stop, folder, values }: Call): Promise<void> {

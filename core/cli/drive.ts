@@ -1,7 +1,7 @@
 /** The host's own service without its server: what the commands and the demo drive, on the same projects as the app. */
 import { mkdir, realpath } from 'node:fs/promises';
 import path from 'node:path';
-import { AppError, type HostService, type JobKind, type JobState, type ReviewObject } from '../contract/index.ts';
+import { AppError, type HostService, type ImageRow, type JobKind, type JobState, type ReviewObject } from '../contract/index.ts';
 import { createService, type LocalService } from '../host/index.ts';
 import type { Terminal } from './terminal.ts';
 
@@ -121,6 +121,16 @@ export async function runJob(
     stop.signal.removeEventListener('abort', stopJob);
     listening.abort();
     await events.return(undefined);
+  }
+}
+
+/** Every image of the project, page by page. */
+export async function* imagesOf(service: HostService): AsyncGenerator<ImageRow> {
+  const limit = 500;
+  for (let offset = 0; ; offset += limit) {
+    const { rows } = await service.imagesPage({ offset, limit, filter: 'all', search: '' });
+    yield* rows;
+    if (rows.length < limit) return;
   }
 }
 

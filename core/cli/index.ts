@@ -1,5 +1,5 @@
 /** Front door of the command line's parts: the terminal, jobs driven to their end, ground truth beside a folder. */
 export { Terminal } from './terminal.ts';
-export { openOrCreate, withService, runJob, proposalsOf, Stopped, type Stop } from './drive.ts';
+export { imagesOf, openOrCreate, withService, runJob, proposalsOf, Stopped, type Stop } from './drive.ts';
 export { GroundTruth } from './groundTruth.ts';
 export type { LocalService } from '../host/index.ts';

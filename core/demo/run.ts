@@ -1,7 +1,7 @@
 /** The demo's steps after the images are there: train, propose untrained and trained, review by simulation, export, report. */
 import { mkdir } from 'node:fs/promises';
 import path from 'node:path';
-import { proposalsOf, runJob, type GroundTruth, type LocalService, type Stop, type Terminal } from '../cli/index.ts';
+import { imagesOf, proposalsOf, runJob, type GroundTruth, type LocalService, type Stop, type Terminal } from '../cli/index.ts';
 import type { ExportRow, HostService, ImageRow, PcaStep, ReviewObject, RunRow, TrainMetrics } from '../contract/index.ts';
 import { colourPositionBaseline, scoreProposals, scoreTable, type ImageObjects } from '../evaluate/index.ts';
 import { readRgb, resizeRgb, writePng, type RgbImage } from '../images/index.ts';
@@ -42,7 +42,7 @@ export async function runDemo(options: DemoOptions): Promise<void> {
   const { service } = local;
   await mkdir(resultsDir, { recursive: true });
 
-  const images = await allImages(service);
+  const images = await Array.fromAsync(imagesOf(service));
   const measured = truth ? await measuredImages(images, truth) : [];
   const shown = spread(measured.length ? measured.map((m) => m.image) : images, SHOWN_IMAGES);
 
@@ -130,16 +130,6 @@ async function proposeAt({ local, terminal, stop }: DemoOptions, run: RunRow, st
   terminal.say(step === 0 ? 'Proposing with the untrained network.' : `Proposing with the network of step ${step}.`);
   await runJob(local.service, 'prelabel', () => local.service.startPrelabel({ runId: run.id, step }), terminal, stop);
   return (await local.service.currentProject())!.counts.proposed;
-}
-
-async function allImages(service: HostService): Promise<ImageRow[]> {
-  const limit = 500;
-  const images: ImageRow[] = [];
-  for (;;) {
-    const { rows } = await service.imagesPage({ offset: images.length, limit, filter: 'all', search: '' });
-    images.push(...rows);
-    if (rows.length < limit) return images;
-  }
 }
 
 /** Evenly spread over the list, at most `count`. */

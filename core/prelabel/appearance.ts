@@ -5,8 +5,7 @@
  */
 import type { RgbImage } from '../images/index.ts';
 import { Random } from '../random.ts';
-import { unitRows } from './discover.ts';
-import type { FeatureView } from './propose.ts';
+import { unitRows, type FeatureView } from './discover.ts';
 
 /** Cosines per patch; random Fourier features of a Gaussian kernel (Rahimi and Recht 2007). */
 const appearanceDim = 32;

@@ -17,6 +17,12 @@ export interface PatchGrid {
   readonly unit: Float32Array;
 }
 
+/** One way to look at the same patches: unit features and the zero of their calibrated cosine. */
+export interface FeatureView {
+  readonly grid: PatchGrid;
+  readonly c0: number;
+}
+
 export interface Candidate {
   /** Patches, numbers in the grid. */
   readonly cells: readonly number[];

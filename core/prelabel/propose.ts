@@ -5,7 +5,7 @@
 import { fillHoles, removeSmall } from '../labels/index.ts';
 import type { RgbImage } from '../images/index.ts';
 import { discover, discoverDefaults } from './discover.ts';
-import type { Candidate, DiscoverOptions, PatchGrid } from './discover.ts';
+import type { Candidate, DiscoverOptions, FeatureView, PatchGrid } from './discover.ts';
 import { appearanceView } from './appearance.ts';
 import { boxIou, trimBox } from './grid.ts';
 import type { BoxMask } from './grid.ts';
@@ -73,12 +73,6 @@ export const proposeDefaults: ProposeOptions = { ...discoverDefaults, maxProposa
  * appearance view and with it: nuclei 24.5 and 34.3, leaves 34.3 and 34.6; at full worth leaves had 31.8.
  */
 const appearanceWorth = 0.8;
-
-/** One way to look at the same patches: unit features and the zero of their calibrated cosine. */
-export interface FeatureView {
-  readonly grid: PatchGrid;
-  readonly c0: number;
-}
 
 /**
  * Proposals of one image, most valuable first.

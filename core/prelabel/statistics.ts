@@ -9,7 +9,7 @@ import { readCache, writeCache } from './cachefile.ts';
 import { unitRows } from './discover.ts';
 import type { FeatureStore, PatchFeatures, PrelabelImage } from './features.ts';
 import { symmetricEigen } from './linalg.ts';
-import type { FeatureView } from './propose.ts';
+import type { FeatureView } from './discover.ts';
 
 export interface SetStatistics {
   readonly dim: number;

@@ -1,7 +1,7 @@
 // A jobs module for the worker: scans for real; trains and proposes without a network, but with the same files, events
 // and failures. The seed of a run chooses how it goes wrong.
 import { appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { AppError, type JobEvent } from '../../core/contract/index.ts';
 import type { JobRequest, LearnRequest, PrelabelRequest, PretrainRequest } from '../../core/worker/index.ts';
@@ -10,6 +10,8 @@ import { rectangle } from './shapes.ts';
 
 export const seeds = { exits: 901, throws: 902, runsOutOfMemory: 903, hearsNoStop: 904, slow: 905 } as const;
 export const checkpointEvery = 5;
+/** File beside the feature cache: a line of JSON for each learn request. */
+export const learnRequests = 'learn-requests.jsonl';
 
 export async function* runJob(request: JobRequest, signal: AbortSignal): AsyncGenerator<JobEvent> {
   switch (request.kind) {
@@ -80,6 +82,11 @@ async function* train({ runDir, start }: PretrainRequest, signal: AbortSignal): 
 }
 
 async function* propose(request: PrelabelRequest | LearnRequest, signal: AbortSignal): AsyncGenerator<JobEvent> {
+  if (request.kind === 'learn') {
+    const asked = { accepted: request.accepted.map(({ imageId }) => imageId), reviewed: request.reviewed };
+    mkdirSync(dirname(request.cacheDir), { recursive: true });
+    appendFileSync(join(dirname(request.cacheDir), learnRequests), `${JSON.stringify(asked)}\n`);
+  }
   for (const [done, image] of request.images.entries()) {
     if (signal.aborted) return;
     yield { type: 'progress', phase: 'Regions', done, total: request.images.length, imagesPerSecond: null, secondsLeft: null };

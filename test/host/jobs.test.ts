@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { checkpointEvery, seeds } from './fakeJobs.ts';
+import { checkpointEvery, learnRequests, seeds } from './fakeJobs.ts';
 import { eventsOf, fakeJobs, hostWith, jobEnd, newProject, refusal, until, type Page } from './helpers.ts';
 
 const train = (page: Page, steps: number, seed: number) => page.call.startTraining.mutate({ presetId: 'quick', steps, batch: 4, seed });
@@ -185,6 +185,53 @@ test('proposals, clusters and live learning; nothing decided is replaced', async
     [cards[0]!.id, leaf.id, false],
   ]);
   void host;
+});
+
+test('an image that is done teaches background, and nothing more is proposed in it', async (t) => {
+  const { page, folder } = await hostWith(t, 3);
+  await newProject(page);
+  await page.call.startPrelabel.mutate({ runId: null, step: null });
+  await jobEnd(page, 'prelabel');
+  const leaf = await page.call.createClass.mutate({ name: 'leaf', color: null });
+  const before = (await page.call.reviewImage.query({ imageId: 2 })).objects;
+  await page.call.setImageDone.mutate({ imageId: 2, done: true });
+  await page.call.decide.mutate({ action: 'accept', proposalId: 1, classId: leaf.id, seconds: 2 });
+  await jobEnd(page, 'learn');
+  const requests = () =>
+    readFileSync(join(folder, 'projects', 'Leaves', 'cache', learnRequests), 'utf8')
+      .trimEnd()
+      .split('\n')
+      .map((line) => JSON.parse(line) as { accepted: number[]; reviewed: number[] });
+  assert.deepEqual(requests().at(-1), { accepted: [1], reviewed: [2] });
+  // The stand-in proposes for every image; only the open ones take it.
+  const objects = async (imageId: number) => (await page.call.reviewImage.query({ imageId })).objects;
+  assert.deepEqual(await objects(2), before);
+  assert.deepEqual(
+    (await objects(3)).map(({ box }) => box),
+    [
+      [1, 1, 5, 4],
+      [8, 1, 5, 4],
+    ],
+  );
+  await page.call.startPrelabel.mutate({ runId: null, step: null });
+  await jobEnd(page, 'prelabel');
+  assert.deepEqual(
+    (await objects(2)).map(({ id }) => id),
+    before.map(({ id }) => id),
+  );
+  // Open again: the next lesson, which that alone begins, no longer counts it, and proposes there.
+  const lessons = requests().length;
+  await page.call.reviewImage.query({ imageId: 3 }); // the one on screen stays as it is
+  await page.call.setImageDone.mutate({ imageId: 2, done: false });
+  await until('another lesson', () => requests().length > lessons && requests().at(-1)!.reviewed.length === 0);
+  await jobEnd(page, 'learn');
+  assert.deepEqual(
+    (await objects(2)).map(({ box }) => box),
+    [
+      [1, 1, 5, 4],
+      [8, 1, 5, 4],
+    ],
+  );
 });
 
 test('no checkpoint, no project, unknown ids: each refused in words', async (t) => {

@@ -50,6 +50,18 @@ test('settings: kept; a damaged file is replaced, a newer one is left alone', (t
   assert.deepEqual([config.settings(), readFileSync(file, 'utf8')], [defaults, newer]);
 });
 
+test('the last port: kept, and only when it is one', (t) => {
+  const folder = temporaryFolder(t);
+  const config = new UserConfig(folder);
+  assert.equal(config.port(), null);
+  config.savePort(40_123);
+  assert.equal(new UserConfig(folder).port(), 40_123);
+  for (const port of ['"80"', '0', '70000', '1.5', 'null']) {
+    writeFileSync(join(folder, 'port.json'), `{"version": 1, "port": ${port}}`);
+    assert.equal(config.port(), null, port);
+  }
+});
+
 test('the config folder of each system, and of tests', () => {
   assert.equal(defaultConfigDir({ PATCHWISE_CONFIG_DIR: '/x' }, 'win32'), '/x');
   assert.match(defaultConfigDir({ APPDATA: 'R' }, 'win32'), /^R.Patchwise$/);

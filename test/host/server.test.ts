@@ -326,6 +326,31 @@ test("folders: what lies outside the roots is not handed out, not through links,
   await assert.rejects(startHost({ roots: [join(folder, 'missing')], configDir: join(folder, 'config') }), { code: 'folder-unreadable' });
 });
 
+test('the next launch has the address of the last, as long as nobody else has it; its link is its own', async (t) => {
+  const folder = temporaryFolder(t);
+  const options = { roots: [folder], projectsDir: join(folder, 'projects'), configDir: join(folder, 'config') };
+  const launch = async (more: { port?: number } = {}) => {
+    const host = await startHost({ ...options, ...more });
+    t.after(() => host.close());
+    return { ...host, origin: new URL(host.url).origin };
+  };
+  const first = await launch();
+  await first.close();
+  const second = await launch();
+  assert.equal(second.origin, first.origin);
+  assert.notEqual(second.token, first.token);
+  assert.equal((await send(first.url)).status, 401);
+  // Taken: by the one that is running.
+  const third = await launch();
+  assert.notEqual(third.origin, second.origin);
+  assert.equal((await send(third.url)).status, 303);
+  // Asked for by number: that one or none.
+  const port = Number(new URL(second.url).port);
+  await assert.rejects(startHost({ ...options, port }), { code: 'EADDRINUSE' });
+  await second.close();
+  assert.equal((await launch({ port })).origin, second.origin);
+});
+
 test('a read-only project: everything can be looked at, nothing changed, and the reason is told', async (t) => {
   const { folder, mount } = folderOfDisks(t);
   if (!canMount(folder)) return t.skip('this process may not mount; test/host/project.test.ts has the stand-in');

@@ -63,11 +63,6 @@ export function moment(iso: string, now = new Date()): string {
   return new Intl.DateTimeFormat('en-GB', { day: 'numeric', month: 'short', year: 'numeric' }).format(date);
 }
 
-/** What the host says about its engine ("cpu: The CPU engine, on 2 threads: ...") without the short name in front. */
-export function engineWords(engine: string): string {
-  return engine.replace(/^\w+: /, '');
-}
-
 /** File name of a path with forward slashes. */
 export function baseName(path: string): string {
   return path.slice(path.lastIndexOf('/') + 1);
