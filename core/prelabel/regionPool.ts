@@ -7,6 +7,9 @@ import type { PrelabelImage } from './features.ts';
 import { regionFinder } from './regions.ts';
 import type { ImageRegions, RegionSettings } from './regions.ts';
 
+/** Each holds a picture and its candidates, some 200 MB: more would cost more memory than they save time. */
+const mostThreads = 8;
+
 /** The regions of an image, or why it has none. */
 export type ThreadReply = { readonly regions: ImageRegions } | { readonly error: ErrorFacts };
 
@@ -22,7 +25,7 @@ const imagesPerThread = 2;
 export async function* findRegions(
   images: readonly PrelabelImage[],
   settings: RegionSettings,
-  threads = availableParallelism(),
+  threads = Math.min(mostThreads, availableParallelism()),
 ): AsyncGenerator<{ readonly image: PrelabelImage; readonly reply: ThreadReply }> {
   const count = Math.min(threads, Math.floor(images.length / imagesPerThread));
   if (count <= 1) {
