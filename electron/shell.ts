@@ -64,8 +64,9 @@ class Shell {
       onDeath: (reason) => void this.#engineDied(reason),
     });
     this.#stateFile = `${electron.app.getPath('userData')}/window.json`;
-    // In memory only: cookie and cache end with the app.
-    this.#session = electron.session.fromPartition('patchwise');
+    // Kept, so that strokes not yet saved survive the end of the app; no cache on the disk, and the host's cookie has no
+    // lifetime of its own, so it ends with the session.
+    this.#session = electron.session.fromPartition('persist:patchwise', { cache: false });
   }
 
   async run(): Promise<void> {

@@ -76,9 +76,7 @@ export async function startHost(options: HostOptions = {}): Promise<Host> {
   const rendererDir = resolve(options.rendererDir ?? join(installation().dir, 'dist', 'renderer'));
   const config = userConfig(options);
   const listening =
-    options.port === undefined
-      ? await listenAgain(service, rendererDir, config.port())
-      : await listen(service, rendererDir, options.port);
+    options.port === undefined ? await listenAgain(service, rendererDir, config.port()) : await listen(service, rendererDir, options.port);
   config.savePort(listening.port);
   return {
     url: listening.url,

@@ -65,7 +65,11 @@ test('one window, locked to the host’s page; quitting ends the engine and reme
   }
   assert.deepEqual(electron.named('session.setSpellCheckerEnabled')[0]?.args, [false]);
   assert.deepEqual(electron.named('session.setProxy')[0]?.args, [{ mode: 'direct' }]);
-  assert.ok(!String(electron.named('session.fromPartition')[0]?.args[0]).startsWith('persist:'), 'cookies stay in memory');
+  assert.deepEqual(
+    electron.named('session.fromPartition')[0]?.args,
+    ['persist:patchwise', { cache: false }],
+    'drafts are kept, pictures are not',
+  );
 
   // Away from the host's page, new windows, permissions, requests elsewhere: all refused.
   const tried = (event: string, to: string) => {

@@ -103,8 +103,8 @@ export class StandInElectron {
       nativeTheme: { shouldUseDarkColors: true },
       screen: { getAllDisplays: () => [{ workArea: { x: 0, y: 0, width: 1920, height: 1040 } }] },
       session: {
-        fromPartition: (name: string) => {
-          this.note('session.fromPartition', name);
+        fromPartition: (name: string, options?: object) => {
+          this.note('session.fromPartition', name, options);
           return session;
         },
       },
