@@ -21,7 +21,7 @@ npm run demo -- --images DIR --masks DIR [--instances DIR]
   --out DIR       where project and results go (default: demo/NAME)
   --steps N       training steps (default: sized for a few minutes on two cores)
   --proposals N   proposals an image that are measured, the same for every method (20)
-  --pictures N    pictures to draw when no folder is given (200)
+  --pictures N    pictures to draw when no folder is given (160)
   --seed N        of pictures and training (0)`;
 
 const OPTIONS = {
@@ -31,7 +31,7 @@ const OPTIONS = {
   out: { type: 'string' },
   steps: { type: 'string' },
   proposals: { type: 'string', default: '20' },
-  pictures: { type: 'string', default: '200' },
+  pictures: { type: 'string', default: '160' },
   seed: { type: 'string', default: '0' },
   help: { type: 'boolean', short: 'h' },
 } as const;

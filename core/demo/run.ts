@@ -2,7 +2,7 @@
 import { mkdir } from 'node:fs/promises';
 import path from 'node:path';
 import { imagesOf, proposalsOf, runJob, type GroundTruth, type LocalService, type Stop, type Terminal } from '../cli/index.ts';
-import type { ExportRow, HostService, ImageRow, PcaStep, ReviewObject, RunRow, TrainMetrics } from '../contract/index.ts';
+import type { ExportRow, HostService, ImageRow, PcaStep, ReviewObject, Rle, RunRow, TrainMetrics } from '../contract/index.ts';
 import { colourPositionBaseline, scoreProposals, scoreTable, type ImageObjects } from '../evaluate/index.ts';
 import { readRgb, resizeRgb, writePng, type RgbImage } from '../images/index.ts';
 import { decodeRle, type Mask } from '../labels/index.ts';
@@ -63,10 +63,13 @@ export async function runDemo(options: DemoOptions): Promise<void> {
   // Propose with the network before and after training: step 0 is the same network with its random start.
   const rows: ScoreRow[] = [];
   const before = await proposeAt(options, run, 0);
-  if (measured.length) rows.push({ method: 'untrained network', score: await score(service, measured, options.proposals) });
+  if (measured.length)
+    rows.push({ method: 'untrained network', score: score(measured, await proposalMasks(service, measured), options.proposals) });
   const overlaysBefore = await drawProposals(options, shown, 'untrained');
   const after = await proposeAt(options, run, run.checkpoints.at(-1)!);
-  if (measured.length) rows.push({ method: 'trained network', score: await score(service, measured, options.proposals) });
+  // Kept from before the review: learning starts by itself while decisions are made.
+  const unreviewed = await proposalMasks(service, measured);
+  if (measured.length) rows.push({ method: 'trained network', score: score(measured, unreviewed, options.proposals) });
   const overlaysAfter = await drawProposals(options, shown, 'trained');
 
   if (measured.length) {
@@ -85,9 +88,12 @@ export async function runDemo(options: DemoOptions): Promise<void> {
       count: Math.min(REVIEWED_IMAGES, measured.length >> 1),
     });
     const unseen = measured.filter((m) => !review!.imageIds.has(m.image.id));
-    reviewRows.push({ method: 'before the review', score: await score(service, unseen, options.proposals) });
+    reviewRows.push({ method: 'before the review', score: score(unseen, unreviewed, options.proposals) });
     await review.learn();
-    reviewRows.push({ method: `after ${review.imageIds.size} reviewed images`, score: await score(service, unseen, options.proposals) });
+    reviewRows.push({
+      method: `after ${review.imageIds.size} reviewed images`,
+      score: score(unseen, await proposalMasks(service, unseen), options.proposals),
+    });
     overlaysReviewed = await drawProposals(
       options,
       spread(
@@ -148,12 +154,21 @@ async function measuredImages(images: readonly ImageRow[], truth: GroundTruth): 
   return measured;
 }
 
-async function score(service: HostService, measured: readonly Measured[], most: number) {
-  const proposals = [];
-  for (const { image } of measured) proposals.push((await proposalsOf(service, image.id)).map((proposal) => proposal.rle));
+/** Open proposals of each image, best first. */
+async function proposalMasks(service: HostService, measured: readonly Measured[]): Promise<Map<Measured, readonly Rle[]>> {
+  const masks = new Map<Measured, readonly Rle[]>();
+  for (const one of measured)
+    masks.set(
+      one,
+      (await proposalsOf(service, one.image.id)).map((proposal) => proposal.rle),
+    );
+  return masks;
+}
+
+function score(measured: readonly Measured[], masks: ReadonlyMap<Measured, readonly Rle[]>, most: number) {
   return scoreProposals(
     measured.map((m) => m.objects),
-    proposals,
+    measured.map((m) => masks.get(m)!),
     most,
   );
 }
