@@ -120,11 +120,9 @@ test('the project’s own lock file: every platform’s Node is in it, pinned, a
     assert.match(entry.version, /^24\./, name);
     assert.deepEqual([[entry.os].flat(), [entry.cpu].flat(), entry.optional], [[words[os!]], [cpu], true], name);
   }
-  const hosts = new Set(Object.values(packages).flatMap(({ resolved }) => (resolved ? [new URL(resolved).host] : [])));
-  assert.deepEqual(
-    [...hosts].filter((host) => host !== 'registry.npmjs.org'),
-    [],
-  );
+  // Addresses would tie an install to the registry that the lock file was written with.
+  const addresses = Object.values(packages).flatMap(({ resolved }) => (resolved ? [resolved] : []));
+  assert.deepEqual(addresses, []);
 });
 
 test('no pinned Node: the message names the package and what to do', (t) => {
