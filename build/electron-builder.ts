@@ -116,6 +116,7 @@ export function configuration(root: string, target: Target): Configuration {
       { from: 'LICENSE', to: 'LICENSE' },
       { from: 'THIRD_PARTY_NOTICES.md', to: 'THIRD_PARTY_NOTICES.md' },
       { from: 'build/licenses', to: 'licenses' },
+      { from: `node_modules/${node.name}/LICENSE`, to: 'licenses/Node.js.txt' },
     ],
 
     electronFuses: {

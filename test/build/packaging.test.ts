@@ -64,8 +64,11 @@ test('every file that the configuration names is in the project, and the formats
     const nodes = resources(config).filter(({ from }) => from.includes('node_modules/node-'));
     assert.deepEqual(
       nodes,
-      [{ from: `node_modules/${name}/${program}`, to: `node/${path.basename(program)}` }],
-      'this platform’s Node only',
+      [
+        { from: `node_modules/${name}/${program}`, to: `node/${path.basename(program)}` },
+        { from: `node_modules/${name}/LICENSE`, to: 'licenses/Node.js.txt' },
+      ],
+      'this platform’s Node only, with its licence',
     );
   }
 });
@@ -165,6 +168,7 @@ test('an unpacked app: the shell in the asar, an engine beside it that starts an
   const shell = readdirSync(path.join(root, 'electron')).map((name) => `/${name.replace(/ts$/, 'js')}`);
   assert.deepEqual(asar.stdout.trim().split('\n').sort(), [...shell, '/package.json'].sort());
   assert.deepEqual(readdirSync(app).sort(), ['LICENSE', 'THIRD_PARTY_NOTICES.md', 'app.asar', 'engine', 'licenses', 'node']);
+  assert.deepEqual(readdirSync(path.join(app, 'licenses')).sort(), ['GPL-3.0.txt', 'LGPL-3.0.txt', 'Node.js.txt']);
   assert.deepEqual(readdirSync(path.join(app, 'node')), ['node']);
   for (const file of importGraph(entries).files) assert.ok(existsSync(path.join(engine, file)), `${file} is shipped`);
   assert.deepEqual(readdirSync(path.join(engine, 'dist/wasm')), readdirSync(path.join(root, 'dist/wasm')));
