@@ -23,6 +23,7 @@ const HELP = `Patchwise: self-supervised training on your own images, and masks 
   patchwise resume DIR [--run ID]          go on with a stopped run, with the numbers it would have had
   patchwise prelabel DIR                   propose masks with the newest checkpoint
       --run ID   --step N   another one        (without any run: the untrained network)
+      --fine                finer outlines: every image is looked at four times, half a patch apart
   patchwise eval DIR --masks MASKS         measure the open proposals against masks you have
       --instances DIR   16-bit PNG, one number an object        --max N   proposals an image (20)
   patchwise export DIR                     write a COCO file
@@ -44,11 +45,15 @@ interface Call {
   /** The folder after the command's name. */
   readonly folder: string;
   readonly values: Readonly<Record<string, string | undefined>>;
+  readonly flags: ReadonlySet<string>;
 }
 
 interface Command {
   readonly folder: string;
+  /** Options that take a value. */
   readonly options: readonly string[];
+  /** Options that take none. */
+  readonly flags?: readonly string[];
   run(call: Call): Promise<void>;
 }
 
@@ -56,7 +61,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   scan: { folder: 'IMAGES', options: ['project'], run: scan },
   pretrain: { folder: 'DIR', options: ['images', 'preset', 'steps', 'batch', 'seed'], run: pretrain },
   resume: { folder: 'DIR', options: ['run'], run: resume },
-  prelabel: { folder: 'DIR', options: ['run', 'step'], run: prelabel },
+  prelabel: { folder: 'DIR', options: ['run', 'step'], flags: ['fine'], run: prelabel },
   eval: { folder: 'DIR', options: ['masks', 'instances', 'max'], run: evaluate },
   export: { folder: 'DIR', options: ['format', 'scope'], run: exportProject },
   presets: { folder: 'DIR', options: [], run: presets },
@@ -107,8 +112,8 @@ async function endOfRun(local: LocalService, terminal: Terminal, stop: Stop, run
   if (stop.signal.aborted) process.exitCode = 130;
 }
 
-async function prelabel({ local, terminal, stop, folder, values }: Call): Promise<void> {
-  const request = { runId: values['run'] ?? null, step: count(values, 'step', 0) };
+async function prelabel({ local, terminal, stop, folder, values, flags }: Call): Promise<void> {
+  const request = { runId: values['run'] ?? null, step: count(values, 'step', 0), passes: flags.has('fine') ? (4 as const) : (1 as const) };
   await openOrCreate(local, folder, null, terminal, stop);
   await runJob(local.service, 'prelabel', () => local.service.startPrelabel(request), terminal, stop);
   const project = (await local.service.currentProject())!;
@@ -178,14 +183,13 @@ function choice<T extends string>(values: Call['values'], name: string, allowed:
 }
 
 /** @returns null when help was asked for */
-function readCall(
-  args: readonly string[],
-): { command: Command; folder: string; values: Record<string, string | undefined>; json: boolean } | null {
+function readCall(args: readonly string[]): (Pick<Call, 'folder' | 'values' | 'flags'> & { command: Command; json: boolean }) | null {
   if (args.length === 0 || args.includes('--help') || args.includes('-h')) return null;
   const command = COMMANDS[args[0]];
   if (!command) throw new UsageError(`There is no command "${args[0]}".`);
-  const options: ParseArgsOptionsConfig = { json: { type: 'boolean' } };
+  const options: ParseArgsOptionsConfig = {};
   for (const name of command.options) options[name] = { type: 'string' };
+  for (const name of ['json', ...(command.flags ?? [])]) options[name] = { type: 'boolean' };
   let parsed;
   try {
     parsed = parseArgs({ args: args.slice(1), options, allowPositionals: true, strict: true });
@@ -193,8 +197,10 @@ function readCall(
     throw new UsageError((error as Error).message);
   }
   if (parsed.positionals.length !== 1) throw new UsageError(`${args[0]} takes one folder: patchwise ${args[0]} ${command.folder}`);
-  const { json, ...values } = parsed.values;
-  return { command, folder: parsed.positionals[0], values: values as Record<string, string | undefined>, json: json === true };
+  const given = Object.entries(parsed.values);
+  const values = Object.fromEntries(given.filter((entry): entry is [string, string] => typeof entry[1] === 'string'));
+  const flags = new Set(given.filter(([, value]) => value === true).map(([name]) => name));
+  return { command, folder: parsed.positionals[0], values, flags, json: flags.has('json') };
 }
 
 async function main(args: readonly string[]): Promise<void> {
@@ -209,7 +215,7 @@ async function main(args: readonly string[]): Promise<void> {
     const stopping = new AbortController();
     process.once('SIGINT', () => stopping.abort());
     process.once('SIGTERM', () => stopping.abort());
-    await withService((local) => call.command.run({ local, terminal, stop: stopping, folder: call.folder, values: call.values }));
+    await withService((local) => call.command.run({ local, terminal, stop: stopping, ...call }));
   } catch (error) {
     if (error instanceof Stopped) {
       terminal.say('Stopped.');

@@ -63,7 +63,12 @@ export const inputs = {
   runId: z.object({ runId: z.string() }),
   trainMetrics: z.object({ runId: z.string(), afterStep: z.int().min(-1) }),
   /** runId null: the latest run; step null: its newest checkpoint. No run at all: the untrained network. */
-  startPrelabel: z.object({ runId: z.string().nullable(), step: z.int().min(0).nullable() }),
+  startPrelabel: z.object({
+    runId: z.string().nullable(),
+    step: z.int().min(0).nullable(),
+    /** 4 looks at every image four times, shifted by half a patch: finer outlines, four times the time for features. */
+    passes: z.union([z.literal(1), z.literal(4)]).default(1),
+  }),
   nameCluster: z.object({ clusterId: id, classId: id.nullable() }),
   discardCluster: z.object({ clusterId: id, discarded: z.boolean() }),
   /** review: surest first, grouped by class · learn: most informative first. */

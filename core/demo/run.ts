@@ -22,6 +22,8 @@ export interface DemoOptions {
   /** At most so many proposals an image are measured, for every method. */
   readonly proposals: number;
   readonly steps: number | null;
+  /** Four passes an image, see `startPrelabel`. */
+  readonly fine: boolean;
   readonly seed: number;
 }
 
@@ -132,9 +134,16 @@ export async function runDemo(options: DemoOptions): Promise<void> {
 }
 
 /** @returns number of proposals in the project */
-async function proposeAt({ local, terminal, stop }: DemoOptions, run: RunRow, step: number): Promise<number> {
+async function proposeAt(options: DemoOptions, run: RunRow, step: number): Promise<number> {
+  const { local, terminal, stop } = options;
   terminal.say(step === 0 ? 'Proposing with the untrained network.' : `Proposing with the network of step ${step}.`);
-  await runJob(local.service, 'prelabel', () => local.service.startPrelabel({ runId: run.id, step }), terminal, stop);
+  await runJob(
+    local.service,
+    'prelabel',
+    () => local.service.startPrelabel({ runId: run.id, step, passes: options.fine ? 4 : 1 }),
+    terminal,
+    stop,
+  );
   return (await local.service.currentProject())!.counts.proposed;
 }
 

@@ -47,7 +47,15 @@ import { reviewStats } from './store/figures.ts';
 import { redo, saveNote, undo } from './store/history.ts';
 import { imageFiles, imageRow, imagesPage, problems } from './store/images.ts';
 import { reviewImage } from './store/objects.ts';
-import { isScanned, learningExamples, presentModel, projectSummary, saveModel, setImageDone } from './store/overview.ts';
+import {
+  isScanned,
+  learningExamples,
+  presentModel,
+  projectSummary,
+  saveModel,
+  setImageDone,
+  type ProposingModel,
+} from './store/overview.ts';
 import { clusterCard, clusterCards, discardCluster, nameCluster, queue } from './store/proposals.ts';
 import { decide } from './store/review.ts';
 import { addRun, pcaSteps, runDir, runRow, runRows, setRunState, trainMetrics } from './store/runs.ts';
@@ -276,7 +284,7 @@ export class Service implements HostService {
 
   // --- proposals and review -------------------------------------------------------------------------------------------
 
-  async startPrelabel({ runId, step }: Inputs['startPrelabel']): Promise<JobState> {
+  async startPrelabel({ runId, step, passes }: Inputs['startPrelabel']): Promise<JobState> {
     const project = this.#writable();
     const run = runId === null ? runRows(project)[0] : runRow(project, runId);
     const newest = run?.checkpoints.at(-1);
@@ -289,7 +297,7 @@ export class Service implements HostService {
       );
     }
     await this.#makeRoom();
-    const model = await this.#model(run ? { runId: run.id, step: step ?? newest! } : null);
+    const model = await this.#model(run ? { runId: run.id, step: step ?? newest! } : null, passes);
     return this.#start({ kind: 'prelabel', ...model.common }, null, model);
   }
 
@@ -460,7 +468,7 @@ export class Service implements HostService {
   }
 
   /** Which network, and what a proposing job needs of the project. */
-  async #model(checkpoint: { runId: string; step: number } | null) {
+  async #model(checkpoint: ProposingModel['checkpoint'], passes: ProposingModel['passes']) {
     const project = this.#open();
     const images = imageFiles(project);
     let source: BackboneSource;
@@ -474,15 +482,12 @@ export class Service implements HostService {
       source = { untrained, seed };
       modelKey = `untrained-${untrained.name}-seed-${seed}`;
     }
-    const common = { source, modelKey, cacheDir: join(project.dir, 'cache', 'features'), imageRoot: project.facts.image_folder, images };
-    return { checkpoint, modelKey, common };
+    const cacheDir = join(project.dir, 'cache', 'features');
+    const common = { source, modelKey, cacheDir, imageRoot: project.facts.image_folder, images, passes };
+    return { checkpoint, modelKey, passes, common };
   }
 
-  #start(
-    request: JobRequest,
-    runId: string | null,
-    model: { modelKey: string; checkpoint: { runId: string; step: number } | null } | null,
-  ): JobState {
+  #start(request: JobRequest, runId: string | null, model: ProposingModel | null): JobState {
     const project = this.#open();
     const { kind } = request;
     const recorder = new Recorder(project, this.#hub, { kind, runId, modelKey: model?.modelKey ?? null, onScreen: () => this.#onScreen });
@@ -493,7 +498,7 @@ export class Service implements HostService {
         // An empty folder is a result too: what was there before is gone.
         if (state === 'finished' || error?.code === 'folder-empty') recorder.finish();
         if (state === 'finished' && kind === 'prelabel') {
-          project.write((w) => saveModel(w, model!.modelKey, model!.checkpoint));
+          project.write((w) => saveModel(w, model!));
           this.#learning.decided(); // earlier decisions count for the new features too
         }
         this.#hub.changed('project', ...(runId === null ? [] : (['runs'] as const)));
@@ -507,12 +512,12 @@ export class Service implements HostService {
     const project = this.#project;
     const model = project && !project.readOnly ? presentModel(project) : null;
     if (!project || !model) return true;
-    const { modelKey, common, checkpoint } = await this.#model(model.checkpoint);
+    const { modelKey, common, checkpoint, passes } = await this.#model(model.checkpoint, model.passes);
     // Another project, or another untrained network than was proposed with (the folder has grown): nothing of it is cached.
     if (this.#project !== project || modelKey !== model.modelKey) return true;
     if (this.#jobs.running('proposing')) return false;
     const examples = learningExamples(project);
-    if (examples.accepted.length > 0) this.#start({ kind: 'learn', ...common, ...examples }, null, { modelKey, checkpoint });
+    if (examples.accepted.length > 0) this.#start({ kind: 'learn', ...common, ...examples }, null, { modelKey, checkpoint, passes });
     return true;
   }
 }

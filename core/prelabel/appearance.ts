@@ -6,6 +6,7 @@
 import type { RgbImage } from '../images/index.ts';
 import { Random } from '../random.ts';
 import { unitRows, type FeatureView } from './discover.ts';
+import { gridPlacements, type GridPlacement } from './refine.ts';
 
 /** Cosines per patch; random Fourier features of a Gaussian kernel (Rahimi and Recht 2007). */
 const appearanceDim = 32;
@@ -19,15 +20,15 @@ const directions = Float32Array.from({ length: appearanceDim * 6 }, () => random
 const offsets = Float32Array.from({ length: appearanceDim }, () => random.uniform(0, 2 * Math.PI));
 
 /** Mean and standard deviation of each channel in each patch, in units of channelSpread. @returns [gridHeight * gridWidth, 6] */
-export function patchColours(image: RgbImage, gridWidth: number, gridHeight: number): Float32Array {
+export function patchColours(image: RgbImage, { gridWidth, gridHeight, shiftX, shiftY }: GridPlacement): Float32Array {
   const { width, height, data } = image;
   const out = new Float32Array(gridWidth * gridHeight * 6);
   for (let gy = 0; gy < gridHeight; gy++) {
-    const y0 = Math.floor((gy * height) / gridHeight);
-    const y1 = Math.max(y0 + 1, Math.floor(((gy + 1) * height) / gridHeight));
+    const y0 = Math.min(height - 1, Math.floor(((gy + shiftY) * height) / gridHeight));
+    const y1 = Math.min(height, Math.max(y0 + 1, Math.floor(((gy + 1 + shiftY) * height) / gridHeight)));
     for (let gx = 0; gx < gridWidth; gx++) {
-      const x0 = Math.floor((gx * width) / gridWidth);
-      const x1 = Math.max(x0 + 1, Math.floor(((gx + 1) * width) / gridWidth));
+      const x0 = Math.min(width - 1, Math.floor(((gx + shiftX) * width) / gridWidth));
+      const x1 = Math.min(width, Math.max(x0 + 1, Math.floor(((gx + 1 + shiftX) * width) / gridWidth)));
       const n = (y1 - y0) * (x1 - x0);
       const to = (gy * gridWidth + gx) * 6;
       for (let c = 0; c < 3; c++) {
@@ -48,10 +49,10 @@ export function patchColours(image: RgbImage, gridWidth: number, gridHeight: num
   return out;
 }
 
-/** The patches as appearance sees them; the zero of its calibrated cosine is the mean over the image's own pairs of patches. */
-export function appearanceView(image: RgbImage, gridWidth: number, gridHeight: number): FeatureView {
-  const colours = patchColours(image, gridWidth, gridHeight);
-  const n = gridWidth * gridHeight;
+/** Unit rows, [gridHeight * gridWidth, appearanceDim]. */
+function appearanceRows(image: RgbImage, grid: GridPlacement): Float32Array {
+  const colours = patchColours(image, grid);
+  const n = grid.gridWidth * grid.gridHeight;
   const waves = new Float32Array(n * appearanceDim);
   for (let i = 0; i < n; i++) {
     for (let k = 0; k < appearanceDim; k++) {
@@ -60,9 +61,18 @@ export function appearanceView(image: RgbImage, gridWidth: number, gridHeight: n
       waves[i * appearanceDim + k] = Math.cos(phase);
     }
   }
-  const unit = unitRows(waves, appearanceDim);
+  return unitRows(waves, appearanceDim);
+}
+
+/**
+ * The patches as appearance sees them; the zero of its calibrated cosine is the mean over the image's own pairs of patches.
+ * @param passes 1, or 4 with the shifted grids
+ */
+export function appearanceView(image: RgbImage, gridWidth: number, gridHeight: number, passes: number): FeatureView {
+  const [unit, ...shifted] = gridPlacements(gridWidth, gridHeight, passes).map((grid) => appearanceRows(image, grid));
+  const n = gridWidth * gridHeight;
   const mean = new Float64Array(appearanceDim);
   for (let i = 0; i < unit.length; i++) mean[i % appearanceDim] += unit[i] / n;
   const c0 = mean.reduce((sum, m) => sum + m * m, 0);
-  return { grid: { gridWidth, gridHeight, dim: appearanceDim, unit }, c0 };
+  return { grid: { gridWidth, gridHeight, dim: appearanceDim, unit }, c0, shifted };
 }

@@ -21,6 +21,8 @@ export interface PatchGrid {
 export interface FeatureView {
   readonly grid: PatchGrid;
   readonly c0: number;
+  /** Unit rows of the half-patch shifted grids, where they were made (`gridShifts` of refine.ts). */
+  readonly shifted: readonly Float32Array[];
 }
 
 export interface Candidate {

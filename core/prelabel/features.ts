@@ -8,6 +8,7 @@ import { AppError } from '../contract/index.ts';
 import { normalizeImage } from '../dinov2/index.ts';
 import { readRgb } from '../images/index.ts';
 import { readCache, roundToHalf, writeCache } from './cachefile.ts';
+import { gridShifts } from './refine.ts';
 
 /** Tokens of one image after the network's final norm. */
 export interface PatchFeatures {
@@ -18,6 +19,15 @@ export interface PatchFeatures {
   readonly patches: Float32Array;
   /** [dim] */
   readonly cls: Float32Array;
+}
+
+/** With the passes that place edges inside a patch (prelabel methods: half-patch shifts). */
+export interface ImageFeatures extends PatchFeatures {
+  /**
+   * Patches of the same grid laid half a patch right, down, and both (`gridShifts` of refine.ts), [gridHeight * gridWidth,
+   * dim] each; empty when one pass was made.
+   */
+  readonly shifted: readonly Float32Array[];
 }
 
 /** What prelabel needs of an image; `hash` and `page` name its features, so a moved file keeps them. */
@@ -55,9 +65,11 @@ export interface FeatureOptions {
   readonly maxTokens: number;
   /** Images in one pass of the network. */
   readonly batch: number;
+  /** 4 looks at every image four times, shifted by half a patch: finer outlines for four times the time. */
+  readonly passes: 1 | 4;
 }
 
-export const featureDefaults: FeatureOptions = { shortSide: 448, maxTokens: 1600, batch: 4 };
+export const featureDefaults: FeatureOptions = { shortSide: 448, maxTokens: 1600, batch: 4, passes: 1 };
 
 const version = 1;
 
@@ -131,6 +143,22 @@ function middle(values: Float64Array): number {
   return sorted.length % 2 === 1 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
 }
 
+/**
+ * The input as seen through a grid that lies `dx` right and `dy` down: moved left and up, the border pixels repeated.
+ * @param input [3, height, width]
+ * @param dx pixels, as dy
+ */
+export function shiftInput(input: Float32Array, height: number, width: number, dx: number, dy: number): Float32Array {
+  if (dx === 0 && dy === 0) return input;
+  const out = new Float32Array(input.length);
+  for (let row = 0; row < 3 * height; row++) {
+    const y = row % height;
+    const from = (row - y + Math.min(height - 1, y + dy)) * width;
+    for (let x = 0; x < width; x++) out[row * width + x] = input[from + Math.min(width - 1, x + dx)];
+  }
+  return out;
+}
+
 export interface FeatureStoreOptions {
   readonly backbone: FeatureBackbone | null;
   readonly modelKey: string;
@@ -169,7 +197,7 @@ export class FeatureStore {
   }
 
   /** Cached features, or null. */
-  async cached(image: PrelabelImage): Promise<PatchFeatures | null> {
+  async cached(image: PrelabelImage): Promise<ImageFeatures | null> {
     const content = await readCache(this.file(image), 'features', version);
     if (content === null) return null;
     const { gridHeight, gridWidth, dim } = content.facts as { gridHeight: number; gridWidth: number; dim: number };
@@ -177,14 +205,20 @@ export class FeatureStore {
     const cls = content.arrays.get('cls');
     if (patches === undefined || cls === undefined || patches.length !== gridHeight * gridWidth * dim || cls.length !== dim) return null;
     if (this.backbone !== null && dim !== this.backbone.config.embedDim) return null;
-    return { gridHeight, gridWidth, dim, patches, cls };
+    const shifted: Float32Array[] = [];
+    for (let s = 1; s < this.options.passes; s++) {
+      const rows = content.arrays.get(`shifted${s}`);
+      if (rows?.length !== patches.length) return null;
+      shifted.push(rows);
+    }
+    return { gridHeight, gridWidth, dim, patches, cls, shifted };
   }
 
   /**
    * Features of one image.
    * @throws AppError no-checkpoint when they are not cached and there is no network; what decoding throws
    */
-  async get(image: PrelabelImage): Promise<PatchFeatures> {
+  async get(image: PrelabelImage): Promise<ImageFeatures> {
     const cached = await this.cached(image);
     if (cached !== null) return cached;
     const [made] = await this.compute([image], [await this.#input(image)]);
@@ -241,14 +275,21 @@ export class FeatureStore {
   }
 
   /** Runs the network on images of one input size and caches the result, as it will be read back. */
-  async compute(images: readonly PrelabelImage[], inputs: readonly Float32Array[]): Promise<PatchFeatures[]> {
+  async compute(images: readonly PrelabelImage[], inputs: readonly Float32Array[]): Promise<ImageFeatures[]> {
     const { width, height } = this.inputSize(images[0]);
-    const all = await this.forward(inputs, height, width);
-    for (let i = 0; i < images.length; i++) {
-      const { gridHeight, gridWidth, dim, patches, cls } = all[i];
+    const shifts = gridShifts.slice(0, this.options.passes);
+    const side = this.#patchSize;
+    const views = inputs.flatMap((input) => shifts.map(([x, y]) => shiftInput(input, height, width, side * x, side * y)));
+    const passes = await this.forward(views, height, width); // [images * passes]
+    const all = images.map((_, i): ImageFeatures => {
+      const [first, ...rest] = passes.slice(i * shifts.length, (i + 1) * shifts.length);
+      return { ...first, shifted: rest.map(({ patches }) => patches) };
+    });
+    for (const [i, { gridHeight, gridWidth, dim, patches, cls, shifted }] of all.entries()) {
       await writeCache(this.file(images[i]), 'features', version, { gridHeight, gridWidth, dim }, [
         { name: 'patches', type: 'f16', values: patches },
         { name: 'cls', type: 'f16', values: cls },
+        ...shifted.map((values, s) => ({ name: `shifted${s + 1}`, type: 'f16' as const, values })),
       ]);
     }
     return all;

@@ -4,7 +4,7 @@ import type { JobEvent, ProposalDraft, Rle } from '../contract/index.ts';
 import { AppError } from '../contract/index.ts';
 import type { RgbImage } from '../images/index.ts';
 import { FeatureStore } from './features.ts';
-import type { FeatureBackbone, FeatureOptions, PatchFeatures, PrelabelImage } from './features.ts';
+import type { FeatureBackbone, FeatureOptions, ImageFeatures, PatchFeatures, PrelabelImage } from './features.ts';
 import { trimBox } from './grid.ts';
 import type { BoxMask } from './grid.ts';
 import { splitInstances } from './instances.ts';
@@ -12,7 +12,7 @@ import { draftOf, Phase, problemEvent, readGuide } from './job.ts';
 import { guidePixelsDefault, storedRegions } from './prelabel.ts';
 import { classProbabilities, fitPrototypes, prototypeDefaults } from './prototypes.ts';
 import type { ClassPrototypes, LabelledPatches, PrototypeOptions } from './prototypes.ts';
-import { JointUpsampler, threshold } from './refine.ts';
+import { gridPlacements, JointUpsampler, threshold } from './refine.ts';
 import { fitOverlap, type JudgedProposal, type ProposalCues } from './overlap.ts';
 import { cachedStatistics, setStatistics } from './statistics.ts';
 
@@ -150,7 +150,7 @@ interface Candidate {
 /** Masks from class prototypes, and the regions found without labels with the class they look like. */
 function imageCandidates(
   image: PrelabelImage,
-  features: PatchFeatures,
+  features: ImageFeatures,
   guide: RgbImage,
   prototypes: ClassPrototypes,
   regions: readonly ProposalDraft[],
@@ -336,21 +336,25 @@ export interface ClassProposal {
  * @param options.medianArea typical pixels of an object of the class at the guide's resolution; 0 when unknown
  */
 export function proposeClasses(
-  features: PatchFeatures,
+  features: ImageFeatures,
   guide: RgbImage,
   prototypes: ClassPrototypes,
   options: { readonly minPixels: number; readonly medianArea: (classId: number) => number },
 ): ClassProposal[] {
   const { gridWidth, gridHeight } = features;
-  const patches = classProbabilities(prototypes, features.patches);
-  const upsampler = new JointUpsampler(guide, [{ gridWidth, gridHeight, shiftX: 0, shiftY: 0 }]);
+  const passes = [features.patches, ...features.shifted].map((rows) => classProbabilities(prototypes, rows)); // [pass][class][patch]
+  const [patches] = passes;
+  const upsampler = new JointUpsampler(guide, gridPlacements(gridWidth, gridHeight, passes.length));
   const whole = { x: 0, y: 0, width: guide.width, height: guide.height };
   const out: ClassProposal[] = [];
   prototypes.classes.forEach(({ classId }, index) => {
     if (classId === null) return;
     // Nothing near this class anywhere: no pixel can reach one half.
     if (!patches[index].some((p) => p > 0.5)) return;
-    const probability = upsampler.upsample([patches[index]], whole);
+    const probability = upsampler.upsample(
+      passes.map((classes) => classes[index]),
+      whole,
+    );
     const median = options.medianArea(classId);
     const least = Math.max(options.minPixels, Math.round(0.05 * median));
     const rough = threshold(probability, whole);

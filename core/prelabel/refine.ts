@@ -14,6 +14,19 @@ export interface GridPlacement {
   readonly shiftY: number;
 }
 
+/** Where the grids of the four passes lie, right and down in patches; one pass is the first. */
+export const gridShifts: readonly (readonly [number, number])[] = [
+  [0, 0],
+  [0.5, 0],
+  [0, 0.5],
+  [0.5, 0.5],
+];
+
+/** The grids of an image's passes. @param passes 1 or 4 */
+export function gridPlacements(gridWidth: number, gridHeight: number, passes: number): GridPlacement[] {
+  return gridShifts.slice(0, passes).map(([shiftX, shiftY]) => ({ gridWidth, gridHeight, shiftX, shiftY }));
+}
+
 export interface RefineOptions {
   /** Spatial sigma in patches. */
   readonly sigmaSpace: number;

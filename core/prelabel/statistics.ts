@@ -7,7 +7,7 @@ import path from 'node:path';
 import { Random } from '../random.ts';
 import { readCache, writeCache } from './cachefile.ts';
 import { unitRows } from './discover.ts';
-import type { FeatureStore, PatchFeatures, PrelabelImage } from './features.ts';
+import type { FeatureStore, ImageFeatures, PatchFeatures, PrelabelImage } from './features.ts';
 import { symmetricEigen } from './linalg.ts';
 import type { FeatureView } from './discover.ts';
 
@@ -212,11 +212,13 @@ export function featureViewRows(rows: Float32Array, statistics: SetStatistics): 
 }
 
 /** The views of one image, ready for `propose`. */
-export function featureViews(features: PatchFeatures, statistics: SetStatistics): FeatureView[] {
+export function featureViews(features: ImageFeatures, statistics: SetStatistics): FeatureView[] {
   const { gridWidth, gridHeight, patches } = features;
+  const shifted = features.shifted.map((rows) => featureViewRows(rows, statistics));
   return featureViewRows(patches, statistics).map(({ unit, dim }, v) => ({
     grid: { gridWidth, gridHeight, dim, unit },
     c0: statistics.viewZeros[v],
+    shifted: shifted.map((views) => views[v].unit),
   }));
 }
 

@@ -33,6 +33,8 @@ interface ProposeRequest {
   readonly cacheDir: string;
   readonly imageRoot: string;
   readonly images: readonly PrelabelImage[];
+  /** Of each image, half a patch apart. */
+  readonly passes: 1 | 4;
 }
 
 export interface PrelabelRequest extends ProposeRequest {
@@ -80,7 +82,8 @@ async function* propose(request: PrelabelRequest | LearnRequest, executor: Execu
   const { source, modelKey, cacheDir, imageRoot } = request;
   const backbone =
     'untrained' in source ? untrainedBackbone(source.untrained, source.seed, executor) : await loadBackbone(source, executor);
-  const common = { backbone, modelKey, cacheDir, imageRoot, images: request.images, signal };
+  const options = { features: { passes: request.passes } };
+  const common = { backbone, modelKey, cacheDir, imageRoot, images: request.images, options, signal };
   try {
     if (request.kind === 'prelabel') yield* prelabel(common);
     else yield* learn({ ...common, accepted: request.accepted, rejected: request.rejected, reviewed: request.reviewed });

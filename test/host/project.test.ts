@@ -89,7 +89,7 @@ test('newer, foreign, damaged, missing: refused in words and left untouched', (t
   edited('PRAGMA user_version = 99');
   const before = readFileSync(file);
   const newer = thrown(() => Project.open(dir));
-  assert.deepEqual([newer.code, /version 99; this one knows up to 1/.test(newer.message)], ['project-newer', true]);
+  assert.deepEqual([newer.code, /version 99; this one knows up to 2/.test(newer.message)], ['project-newer', true]);
   assert.deepEqual(readFileSync(file), before);
   edited('PRAGMA user_version = 1; PRAGMA application_id = 7');
   assert.equal(thrown(() => Project.open(dir)).code, 'project-damaged');

@@ -31,21 +31,33 @@ export function projectSummary(project: Project): ProjectSummary {
   };
 }
 
-/** Whose features the present proposals came from; null before the first pre-label job has finished. */
-export function presentModel(reader: Reader): { modelKey: string; checkpoint: { runId: string; step: number } | null } | null {
-  const row = reader.get<{ model_key: string | null; model_run_id: string | null; model_step: number | null }>(
-    'SELECT model_key, model_run_id, model_step FROM settings',
-  )!;
-  if (row.model_key === null) return null;
-  return { modelKey: row.model_key, checkpoint: row.model_run_id === null ? null : { runId: row.model_run_id, step: row.model_step! } };
+/** Whose features proposals come from. */
+export interface ProposingModel {
+  /** Names the network in the cache. */
+  readonly modelKey: string;
+  /** null: the untrained network. */
+  readonly checkpoint: { readonly runId: string; readonly step: number } | null;
+  /** Of each image, half a patch apart. */
+  readonly passes: 1 | 4;
 }
 
-export function saveModel(writer: Writer, modelKey: string, checkpoint: { runId: string; step: number } | null): void {
+/** Whose features the present proposals came from; null before the first pre-label job has finished. */
+export function presentModel(reader: Reader): ProposingModel | null {
+  const row = reader.get<{ model_key: string | null; model_run_id: string | null; model_step: number | null; model_passes: 1 | 4 }>(
+    'SELECT model_key, model_run_id, model_step, model_passes FROM settings',
+  )!;
+  if (row.model_key === null) return null;
+  const checkpoint = row.model_run_id === null ? null : { runId: row.model_run_id, step: row.model_step! };
+  return { modelKey: row.model_key, checkpoint, passes: row.model_passes };
+}
+
+export function saveModel(writer: Writer, { modelKey, checkpoint, passes }: ProposingModel): void {
   writer.run(
-    'UPDATE settings SET model_key = ?, model_run_id = ?, model_step = ?',
+    'UPDATE settings SET model_key = ?, model_run_id = ?, model_step = ?, model_passes = ?',
     modelKey,
     checkpoint?.runId ?? null,
     checkpoint?.step ?? null,
+    passes,
   );
 }
 
