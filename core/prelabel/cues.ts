@@ -122,6 +122,11 @@ export function describe({ grid, c0 }: FeatureView, candidate: Candidate, inside
   return { candidate, cues, near, axis, origin: dot(axis, other) };
 }
 
+/** Pixels on each side of an outline whose colours are compared: a seventh of a patch. */
+export function colourReach(image: { readonly width: number }, gridWidth: number): number {
+  return Math.max(1, Math.round((0.15 * image.width) / gridWidth));
+}
+
 /** Standard deviation of an image's colours (root of the mean over channels), 0..255; at least 1. */
 export function colourSpread(image: RgbImage): number {
   const sums = [0, 0, 0];

@@ -1,11 +1,12 @@
 /** What the two jobs of this room share: progress, the picture that guides the edges, drafts of proposals. */
 import path from 'node:path';
 import { errorFacts } from '../contract/index.ts';
-import type { JobEvent, JobProgress, ProposalDraft } from '../contract/index.ts';
+import type { JobEvent, JobProgress, ProposalDraft, Rle } from '../contract/index.ts';
 import { readRgb } from '../images/index.ts';
 import type { RgbImage } from '../images/index.ts';
 import type { PrelabelImage } from './features.ts';
-import { boxRle } from './grid.ts';
+import { decodeRle, rleBox } from '../labels/index.ts';
+import { boxRle, trimBox } from './grid.ts';
 import type { BoxMask } from './grid.ts';
 import { enlargeMask } from './refine.ts';
 
@@ -51,6 +52,28 @@ export async function readGuide(imageRoot: string, image: PrelabelImage, maxPixe
   const size = { width: Math.max(1, Math.round(image.width * scale)), height: Math.max(1, Math.round(image.height * scale)) };
   const file = path.join(imageRoot, image.path);
   return scale === 1 ? readRgb(file, { page: image.page }) : readRgb(file, { page: image.page, size });
+}
+
+/** A mask of the full image as the guide's pixels see it (the nearest of its own); null when it has none of them. */
+export function guideMask(rle: Rle, guide: { readonly width: number; readonly height: number }): BoxMask | null {
+  const [height, width] = rle.size;
+  const [left, top, across, down] = rleBox(rle);
+  const { data } = decodeRle(rle, [left, top, across, down]);
+  const first = (from: number, guided: number, full: number): number => Math.max(0, Math.floor((from * guided) / full) - 1);
+  const x0 = first(left, guide.width, width);
+  const y0 = first(top, guide.height, height);
+  const boxWidth = Math.min(guide.width, Math.ceil(((left + across) * guide.width) / width) + 1) - x0;
+  const boxHeight = Math.min(guide.height, Math.ceil(((top + down) * guide.height) / height) + 1) - y0;
+  const out = new Uint8Array(boxWidth * boxHeight);
+  for (let y = 0; y < boxHeight; y++) {
+    const row = Math.floor(((y0 + y + 0.5) * height) / guide.height) - top;
+    if (row < 0 || row >= down) continue;
+    for (let x = 0; x < boxWidth; x++) {
+      const column = Math.floor(((x0 + x + 0.5) * width) / guide.width) - left;
+      if (column >= 0 && column < across) out[y * boxWidth + x] = data[row * across + column];
+    }
+  }
+  return trimBox({ x: x0, y: y0, width: boxWidth, height: boxHeight, data: out, area: 0 });
 }
 
 /** A mask of the guide as a draft in full resolution; null when the full image has no pixel of it. */

@@ -1,6 +1,5 @@
 /** The job without labels: features of every image, regions and objects of each, clusters over the set. */
-import type { JobEvent, ProposalDraft } from '../contract/index.ts';
-import { readCache, writeCache } from './cachefile.ts';
+import type { JobEvent } from '../contract/index.ts';
 import { clusterRegions } from './cluster.ts';
 import type { ClusterOptions } from './cluster.ts';
 import { FeatureStore } from './features.ts';
@@ -38,7 +37,6 @@ export interface PrelabelInput {
 export const guidePixelsDefault = 2 ** 18;
 /** Examples named for each cluster. */
 const exampleCount = 8;
-const regionsVersion = 1;
 
 /**
  * Proposes masks for every image. Events: progress ('Features', 'Regions', 'Clusters'), one `proposals` for each image,
@@ -105,7 +103,6 @@ export async function* prelabel(input: PrelabelInput): AsyncGenerator<JobEvent> 
       const { drafts, rows } = reply.regions;
       const weights = drafts.map((draft) => Math.sqrt(draft.area / (image.width * image.height)));
       described.push({ imageId: image.id, count: drafts.length, rows, weights });
-      await storeRegions(store, image, drafts);
       yield { type: 'proposals', imageId: image.id, proposals: drafts };
     } else {
       yield { type: 'problem', problem: { path: image.path, ...reply.error } };
@@ -162,15 +159,4 @@ function clustersEvent(
     return { imageId, clusters: clustersOf };
   });
   return { type: 'clusters', clusters, assignment };
-}
-
-/** Regions found without labels are kept: `learn` shows them again where no class explains the image. */
-async function storeRegions(store: FeatureStore, image: PrelabelImage, proposals: readonly ProposalDraft[]): Promise<void> {
-  await writeCache(store.file(image).replace(/\.bin$/, '.regions'), 'regions', regionsVersion, proposals, []);
-}
-
-/** The last regions found in an image with this network; empty when there are none. */
-export async function storedRegions(store: FeatureStore, image: PrelabelImage): Promise<readonly ProposalDraft[]> {
-  const content = await readCache(store.file(image).replace(/\.bin$/, '.regions'), 'regions', regionsVersion);
-  return content === null ? [] : (content.facts as ProposalDraft[]);
 }

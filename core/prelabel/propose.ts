@@ -5,24 +5,12 @@
 import type { RgbImage } from '../images/index.ts';
 import { appearanceView } from './appearance.ts';
 import { refineCandidate } from './coverage.ts';
-import { colourSpread, describe, pixelCues, type Described, type PatchCues, type PixelCues } from './cues.ts';
+import { colourReach, colourSpread, describe, pixelCues, type Described, type PatchCues, type PixelCues } from './cues.ts';
 import { discover, discoverDefaults } from './discover.ts';
 import type { DiscoverOptions, FeatureView } from './discover.ts';
 import { boxIou } from './grid.ts';
 import type { BoxMask } from './grid.ts';
 import { gridPlacements, JointUpsampler } from './refine.ts';
-
-export interface Proposal {
-  /** At the guide's resolution. */
-  readonly mask: BoxMask;
-  /** Its patches. */
-  readonly cells: readonly number[];
-  readonly source: 'region' | 'object';
-  /** Predicted overlap with a true object, 0..1. */
-  readonly score: number;
-  /** How unlike its surroundings it is: 1 - calibrated cosine of the means, 0..1. */
-  readonly margin: number;
-}
 
 export interface ProposeOptions extends DiscoverOptions {
   /** Most proposals an image. */
@@ -45,7 +33,14 @@ export const proposeDefaults: ProposeOptions = { ...discoverDefaults, maxProposa
 const appearanceWorth = 0.8;
 
 /** A candidate with pixels and all that its score is made of. */
-export interface ScoredCandidate extends Omit<Proposal, 'score'> {
+export interface RefinedCandidate {
+  /** At the guide's resolution. */
+  readonly mask: BoxMask;
+  /** Its patches. */
+  readonly cells: readonly number[];
+  readonly source: 'region' | 'object';
+  /** How unlike its surroundings it is: 1 - calibrated cosine of the means, 0..1. */
+  readonly margin: number;
   readonly patch: PatchCues;
   readonly pixel: PixelCues;
   /** Found by plain appearance, not by the network. */
@@ -53,20 +48,11 @@ export interface ScoredCandidate extends Omit<Proposal, 'score'> {
 }
 
 /**
- * Proposals of one image, most valuable first.
+ * The most promising candidates of all views with their pixels, before any is chosen.
  * @param image the guide: the picture at the resolution the masks shall have
  * @param views the network's, at least one, all of the same grids; their candidates and those of plain appearance compete
  */
-export function propose(image: RgbImage, views: readonly FeatureView[], options: ProposeOptions = proposeDefaults): Proposal[] {
-  const pool = candidates(image, views, options).map(({ patch, pixel, plain, ...rest }) => ({
-    ...rest,
-    score: (plain ? appearanceWorth : 1) * predictedOverlap(patch, pixel),
-  }));
-  return choose(pool, options.maxProposals, options.maxOverlap);
-}
-
-/** The most promising candidates of all views with their pixels, before any is chosen. */
-export function candidates(image: RgbImage, views: readonly FeatureView[], options: ProposeOptions): ScoredCandidate[] {
+export function candidates(image: RgbImage, views: readonly FeatureView[], options: ProposeOptions): RefinedCandidate[] {
   const { gridWidth, gridHeight } = views[0].grid;
   const passes = 1 + views[0].shifted.length;
   const inside = new Uint8Array(gridWidth * gridHeight);
@@ -85,8 +71,8 @@ export function candidates(image: RgbImage, views: readonly FeatureView[], optio
   const upsampler = new JointUpsampler(image, gridPlacements(gridWidth, gridHeight, passes));
   const scratch = Array.from({ length: passes }, () => new Float32Array(gridWidth * gridHeight));
   const spread = colourSpread(image);
-  const reach = Math.max(1, Math.round((0.15 * image.width) / gridWidth));
-  const pool: ScoredCandidate[] = [];
+  const reach = colourReach(image, gridWidth);
+  const pool: RefinedCandidate[] = [];
   for (const { view, d } of refined) {
     const mask = refineCandidate(upsampler, view, d, scratch, options.minPixels);
     if (mask === null || mask.area < options.minPixels || mask.area > options.maxShare * image.width * image.height) continue;
@@ -142,23 +128,39 @@ export function predictedOverlap(patch: PatchCues, pixel: PixelCues): number {
   return Math.min(1, Math.max(0.001, value));
 }
 
+/** Predicted overlap of a candidate with a true object while nobody has decided anything, 0..1. */
+export function scoreWithoutLabels({ patch, pixel, plain }: RefinedCandidate): number {
+  return (plain ? appearanceWorth : 1) * predictedOverlap(patch, pixel);
+}
+
+export interface ChoiceLimits {
+  /** Most proposals. */
+  readonly most: number;
+  /** Past this number only what is still worth leastScore. */
+  readonly sure: number;
+  readonly leastScore: number;
+  /** What overlaps a better one by a larger IoU is left out. */
+  readonly maxOverlap: number;
+}
+
 /**
  * Takes the best proposal again and again; what overlaps it too much is dropped, the rest loses by its overlap. So the list
  * spreads over the image and over sizes instead of repeating one object's nested versions.
+ * @returns best first; `score` is what was left of it: the overlap it is expected to add
  */
-export function choose(pool: readonly Proposal[], count: number, maxOverlap: number): Proposal[] {
+export function choose<T extends { readonly mask: BoxMask; readonly score: number }>(pool: readonly T[], limits: ChoiceLimits): T[] {
   const value = Float64Array.from(pool, (p) => p.score);
-  const chosen: Proposal[] = [];
-  while (chosen.length < count) {
+  const chosen: T[] = [];
+  while (chosen.length < limits.most) {
     let best = -1;
     for (let i = 0; i < value.length; i++) if (value[i] > 0 && (best < 0 || value[i] > value[best])) best = i;
-    if (best < 0) break;
-    chosen.push(pool[best]);
+    if (best < 0 || (chosen.length >= limits.sure && value[best] < limits.leastScore)) break;
+    chosen.push({ ...pool[best], score: value[best] });
     value[best] = 0;
     for (let i = 0; i < value.length; i++) {
       if (value[i] === 0) continue;
       const overlap = boxIou(pool[best].mask, pool[i].mask);
-      value[i] = overlap > maxOverlap ? 0 : value[i] * (1 - overlap) ** 2;
+      value[i] = overlap > limits.maxOverlap ? 0 : value[i] * (1 - overlap) ** 2;
     }
   }
   return chosen;

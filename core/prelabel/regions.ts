@@ -4,7 +4,8 @@ import { unitRows } from './discover.ts';
 import { FeatureStore } from './features.ts';
 import type { FeatureOptions, PatchFeatures, PrelabelImage } from './features.ts';
 import { draftOf, readGuide } from './job.ts';
-import { propose } from './propose.ts';
+import { writePool } from './pool.ts';
+import { candidates, choose, scoreWithoutLabels } from './propose.ts';
 import type { ProposeOptions } from './propose.ts';
 import { featureViews, withoutPosition } from './statistics.ts';
 import type { SetStatistics } from './statistics.ts';
@@ -41,7 +42,13 @@ export function regionFinder(settings: RegionSettings): (image: PrelabelImage) =
     const guide = await readGuide(imageRoot, image, guidePixels);
     const drafts: ProposalDraft[] = [];
     const descriptors: Float32Array[] = [];
-    for (const { mask, cells, score, margin, source } of propose(guide, featureViews(features, statistics), settings.propose)) {
+    const pool = candidates(guide, featureViews(features, statistics), settings.propose);
+    const { width, height } = guide;
+    const { gridWidth, gridHeight } = features;
+    await writePool(store, image, { width, height, gridWidth, gridHeight, candidates: pool });
+    const scored = pool.map((candidate) => ({ ...candidate, score: scoreWithoutLabels(candidate) }));
+    const { maxProposals: most, maxOverlap } = settings.propose;
+    for (const { mask, cells, score, margin, source } of choose(scored, { most, sure: most, leastScore: 0, maxOverlap })) {
       const draft = draftOf(mask, guide, image, { score, margin, classId: null, source });
       if (draft === null) continue;
       drafts.push(draft);
