@@ -1,5 +1,6 @@
 /** Recorded numbers of the official code beside the project, and how far a result is from recorded numbers. */
-import { existsSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
+import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { readSafetensors, type SafeTensorFile } from '../../core/dinov2/safetensors.ts';
 
@@ -10,6 +11,15 @@ export const goldenPath = (name: string): string => fileURLToPath(new URL(name, 
 export const noGolden: string | false = existsSync(folder) ? false : 'the recorded numbers (../shared/golden) are not beside the project';
 
 export const golden = (name: string): Promise<SafeTensorFile> => readSafetensors(goldenPath(`${name}.safetensors`));
+
+/** Names of the recorded files that begin so; when there is no folder one stands for all of them, to be skipped. */
+export const goldenNames = (prefix: string): string[] =>
+  noGolden
+    ? [`${prefix}*`]
+    : readdirSync(folder)
+        .filter((name) => name.startsWith(prefix) && name.endsWith('.safetensors'))
+        .map((name) => path.parse(name).name)
+        .sort();
 
 type Numbers = ArrayLike<number>;
 

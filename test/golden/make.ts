@@ -11,11 +11,12 @@ import { headParameters } from '../../core/dinov2/heads.ts';
 import { writeSafetensors, type NamedTensor } from '../../core/dinov2/safetensors.ts';
 import { studentLoss, uploadCrops, type Batch, type Targets } from '../../core/dinov2/step.ts';
 import { drawDropPath, vitParameters, type DropPath } from '../../core/dinov2/vit.ts';
-import type { ParameterSpec } from '../../core/nn/index.ts';
+import type { Executor, ParameterSpec } from '../../core/nn/index.ts';
 import { Random } from '../../core/random.ts';
 import { tinyRun } from '../dinov2/tiny-run.ts';
 import * as plain from '../nn/plain.ts';
 import { ReferenceExecutor } from '../nn/reference-executor.ts';
+import { drawPictures } from './plain-pixels.ts';
 import { plainClass, plainLosses, plainPatches, plainTargets, plainTokens, type PlainBatch, type PlainNetwork } from './plain-step.ts';
 import { plainMultipliers, plainUpdate } from './plain-update.ts';
 import type { RecordedSteps } from './train.ts';
@@ -56,7 +57,7 @@ const BACKBONES: Readonly<Record<string, Sizes & { readonly images: readonly (re
   'vit-registers-swiglu': { ...sizes, embedDim: 128, heads: 2, registers: 3, ffn: 'swiglu', images: [[56, 56], [28, 70]] },
 };
 
-const TRAININGS: Readonly<Record<string, Training>> = {
+export const TRAININGS: Readonly<Record<string, Training>> = {
   'train-centering-separate': {
     ...sizes,
     dino: { hidden: 96, bottleneck: 48, prototypes: 80 },
@@ -102,9 +103,12 @@ const TRAININGS: Readonly<Record<string, Training>> = {
   },
 };
 
-/** What changes from step to step; the last layer is frozen in the first. */
+/**
+ * What changes from step to step; the last layer is frozen in the first. That one has the rate of a warm-up: Adam's first
+ * update is the gradient's sign, which is anybody's where an element is as small as float32's rounding.
+ */
 const STEPS = [
-  { lr: 1e-3, last_layer_lr: 0, wd: 0.04, momentum: 0.99, teacher_temp: 0.04 },
+  { lr: 2e-5, last_layer_lr: 0, wd: 0.04, momentum: 0.99, teacher_temp: 0.04 },
   { lr: 8e-4, last_layer_lr: 8e-4, wd: 0.1, momentum: 0.994, teacher_temp: 0.05 },
   { lr: 5e-4, last_layer_lr: 5e-4, wd: 0.2, momentum: 0.998, teacher_temp: 0.07 },
 ] as const;
@@ -119,8 +123,15 @@ export async function makeGolden(folder: string, seed: number): Promise<void> {
   for (const [name, training] of Object.entries(TRAININGS)) {
     const { tensors, steps } = await trainTensors(training, new Random(seed, stream++));
     await write(folder, name, tensors);
-    await writeFile(path.join(folder, `${name}.json`), JSON.stringify(steps, null, 1));
+    await writeJson(folder, name, steps);
   }
+  const { tensors, crops } = drawPictures(new Random(seed, stream));
+  await write(folder, 'augment', tensors);
+  await writeJson(folder, 'augment', crops);
+}
+
+async function writeJson(folder: string, name: string, facts: unknown): Promise<void> {
+  await writeFile(path.join(folder, `${name}.json`), JSON.stringify(facts, null, 1));
 }
 
 /** Wider types first, so that all data lie aligned. */
@@ -143,6 +154,7 @@ function redraw(specs: readonly ParameterSpec[], random: Random): ParameterSpec[
       if (/norm\d?\.weight$/.test(name) || name.endsWith('weight_g')) return 1 + 0.2 * random.normal();
       if (name.endsWith('gamma')) return 0.5 + 0.1 * random.normal();
       if (name.endsWith('.bias')) return 0.1 * random.normal();
+      if (name.endsWith('cls_token')) return 2 * random.normal(); // class tokens alike, as when training: KoLeo is well above 0
       return (name.endsWith('.weight') ? 1 / Math.sqrt(input) : 0.5) * random.normal();
     };
     return { name, shape, values: Float32Array.from({ length: size }, value) };
@@ -229,7 +241,7 @@ export function drawBatch(training: Training, random: Random): { batch: Batch; p
 }
 
 /** Targets as a tape wants them. */
-export function targetsOf(x: ReferenceExecutor, { dino, ibot }: Record<'dino' | 'ibot', plain.Value>, masks: Uint8Array): Targets {
+export function targetsOf(x: Executor, { dino, ibot }: Record<'dino' | 'ibot', plain.Value>, masks: Uint8Array): Targets {
   const tensor = ({ shape, data }: plain.Value): Targets['dino'] => x.tensor(Float32Array.from(data), shape);
   const maskedPositions = Int32Array.from([...masks.keys()].filter((i) => masks[i]));
   return { dino: tensor(dino), ibot: tensor(ibot), maskedPositions, means: null };

@@ -1,4 +1,5 @@
 /** What a golden check hands back: comparisons with recorded numbers, and how close each has to be. */
+import assert from 'node:assert/strict';
 import type { SafeTensorFile } from '../../core/dinov2/safetensors.ts';
 
 /** One comparison. */
@@ -14,6 +15,14 @@ export interface Row {
 
 /** True also of a NaN. */
 export const isOut = ({ error, tolerance }: Row): boolean => !(error <= tolerance);
+
+/** Fails naming every comparison that is out. @returns the error nearest to its tolerance, in words */
+export function assertWithin(rows: readonly Row[]): string {
+  assert.ok(rows.length > 0, 'nothing was compared');
+  assert.deepEqual(rows.filter(isOut), []);
+  const nearest = rows.reduce((most, row) => (row.error * most.tolerance > most.error * row.tolerance ? row : most));
+  return `${rows.length} comparisons; ${nearest.what} ${nearest.which ?? ''}: ${nearest.error.toExponential(1)} of ${nearest.tolerance}`;
+}
 
 /** Storage and products of the engine; float16 rounds 8,000 times coarser. */
 export type Precision = 'f32' | 'f16';

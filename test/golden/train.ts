@@ -225,11 +225,11 @@ export async function checkTraining(
         const theirs = withoutKeyBias(name, tensorOf(recorded, `${network}${steps.length}.${name}`).values);
         const square = (a: number[], b: number[]): number => a.reduce((sum, value, j) => sum + (value - b[j]!) ** 2, 0);
         const [difference, distance] = [square(ours, theirs), square(theirs, start)];
-        add(`${network} in the end, of its way`, name, share(difference, distance), tolerance.weights);
+        add(`final ${network}`, name, share(difference, distance), tolerance.weights);
         wrong += difference;
         moved += distance;
       }
-      add(`${network} in the end, pooled`, null, share(wrong, moved), tolerance.pooledWeights);
+      add(`final ${network}, pooled`, null, share(wrong, moved), tolerance.pooledWeights);
     }
   }
   adam.dispose();
