@@ -29,8 +29,8 @@ function drawMany(kind: CropKind, width: number, height: number): CropDraw[] {
 }
 
 /**
- * Logarithmic aspects log(w / h) that fit for an area share a: the crop may be neither wider nor higher than the image, so
- * a H / W <= aspect H / W ... <= 1 / a in units of the image's own aspect.
+ * How much of the range of log(w / h) fits into an image with an area share a: a box is no wider than the image while its
+ * aspect is at most the image's over a, and no higher while it is at least the image's times a.
  */
 function fittingAspects(area: number, imageAspect: number): number {
   const from = Math.max(Math.log(NARROW), Math.log(area * imageAspect));

@@ -69,7 +69,7 @@ async function readJson(folder: string, stem: string): Promise<unknown> {
   try {
     return JSON.parse(await readFile(path.join(folder, name), 'utf8'));
   } catch (error) {
-    throw new Error(`${name} cannot be read: ${reasonOf(error)}`);
+    throw new Error(`${name} cannot be read: ${reasonOf(error)}`, { cause: error });
   }
 }
 

@@ -53,8 +53,26 @@ const facts: Omit<Training['facts'], 'batch' | 'locals' | 'centering'> = {
 };
 
 const BACKBONES: Readonly<Record<string, Sizes & { readonly images: readonly (readonly [height: number, width: number])[] }>> = {
-  'vit-patch16': { ...sizes, patchSize: 16, positionGrid: 3, images: [[48, 48], [64, 32]] },
-  'vit-registers-swiglu': { ...sizes, embedDim: 128, heads: 2, registers: 3, ffn: 'swiglu', images: [[56, 56], [28, 70]] },
+  'vit-patch16': {
+    ...sizes,
+    patchSize: 16,
+    positionGrid: 3,
+    images: [
+      [48, 48],
+      [64, 32],
+    ],
+  },
+  'vit-registers-swiglu': {
+    ...sizes,
+    embedDim: 128,
+    heads: 2,
+    registers: 3,
+    ffn: 'swiglu',
+    images: [
+      [56, 56],
+      [28, 70],
+    ],
+  },
 };
 
 export const TRAININGS: Readonly<Record<string, Training>> = {
@@ -288,7 +306,9 @@ async function trainTensors(training: Training, random: Random): Promise<{ tenso
       gradient: Float64Array.from(gradients.subarray(set.specs[p]!.offset, set.specs[p]!.offset + set.specs[p]!.size)),
       ...moments[p]!,
     }));
-    if (i === 0) for (const [p, { name, gradient }] of parameters.entries()) tensors.push(f32(`grad0.${name}`, { shape: set.specs[p]!.shape, data: gradient }));
+    if (i === 0)
+      for (const [p, { name, gradient }] of parameters.entries())
+        tensors.push(f32(`grad0.${name}`, { shape: set.specs[p]!.shape, data: gradient }));
     const { lr, last_layer_lr: lastLayerLr, wd, momentum } = values;
     const { clip, betas } = facts;
     const norms = plainUpdate(parameters, { lr, lastLayerLr, wd, momentum, clip, betas, multipliers, number: i + 1 });
@@ -297,7 +317,9 @@ async function trainTensors(training: Training, random: Random): Promise<{ tenso
       specs.student[p]!.values.set(student);
       specs.teacher[p]!.values.set(teacher);
     }
-    if (centers) for (const head of ['dino', 'ibot'] as const) centers[head].forEach((c, k) => (centers[head][k] = 0.9 * c + 0.1 * targets.means[head][k]!));
+    if (centers)
+      for (const head of ['dino', 'ibot'] as const)
+        centers[head].forEach((c, k) => (centers[head][k] = 0.9 * c + 0.1 * targets.means[head][k]!));
 
     tensors.push(f32(`step${i}.global_crops`, plainBatch.globalCrops));
     if (plainBatch.localCrops) tensors.push(f32(`step${i}.local_crops`, plainBatch.localCrops));

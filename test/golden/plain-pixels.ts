@@ -120,7 +120,9 @@ function mirrored(picture: Picture): Picture {
 }
 
 const OPERATIONS: readonly (readonly [name: string, (picture: Picture) => Picture])[] = [
-  ...[0.6, 1.4].map((f) => [`brightness${f}`, (p: Picture) => eachPixel(p, (x) => x.map((v) => blend(0, v, f)) as unknown as Pixel)] as const),
+  ...[0.6, 1.4].map(
+    (f) => [`brightness${f}`, (p: Picture) => eachPixel(p, (x) => x.map((v) => blend(0, v, f)) as unknown as Pixel)] as const,
+  ),
   ...[0.6, 1.4].map((f) => [`contrast${f}`, (p: Picture) => contrast(p, f)] as const),
   ...[0.8, 1.2].map(
     (f) => [`saturation${f}`, (p: Picture) => eachPixel(p, (x) => x.map((v) => blend(luma(x), v, f)) as unknown as Pixel)] as const,
@@ -132,14 +134,14 @@ const OPERATIONS: readonly (readonly [name: string, (picture: Picture) => Pictur
   ['hflip', mirrored],
 ];
 
-/** Waves of colour with noise, some of it beyond the range. */
-function drawPicture(random: Random, height: number, width: number): Picture {
+/** Waves of colour with noise of up to so many levels, cut to the range. */
+function drawPicture(random: Random, height: number, width: number, noise: number): Picture {
   const waves = Array.from({ length: 3 }, () => [random.uniform(0.02, 0.3), random.uniform(0.02, 0.3), random.uniform(0, 6)]);
   const values = new Float64Array(height * width * 3);
   for (let i = 0; i < values.length; i++) {
     const [fx, fy, phase] = waves[i % 3]!;
     const [x, y] = [Math.floor(i / 3) % width, Math.floor(i / 3 / width)];
-    values[i] = Math.round(clip(120 + 110 * Math.sin(fx! * x + fy! * y + phase!) + random.uniform(-30, 30)));
+    values[i] = Math.round(clip(120 + 110 * Math.sin(fx! * x + fy! * y + phase!) + random.uniform(-noise, noise)));
   }
   return { height, width, values };
 }
@@ -155,7 +157,7 @@ export function drawPictures(random: Random): { tensors: NamedTensor[]; crops: R
     [150, 190],
     [96, 64],
   ].entries()) {
-    const image = drawPicture(random, height!, width!);
+    const image = drawPicture(random, height!, width!, 150); // hard on the shape of the resize's kernel
     add(`${k}.image`, image);
     const boxes = [
       { top: 0, left: 0, height: height!, width: width!, size: 56 },
@@ -166,7 +168,7 @@ export function drawPictures(random: Random): { tensors: NamedTensor[]; crops: R
       crops.push({ name: `${k}.crop${i}`, ...box });
       add(`${k}.crop${i}`, crop(image, box));
     }
-    const base = drawPicture(random, 48, 48);
+    const base = drawPicture(random, 48, 48, 30);
     add(`${k}.base`, base);
     for (const [name, operation] of OPERATIONS) add(`${k}.base.${name}`, operation(base));
   }
