@@ -38,8 +38,10 @@ export async function checkFolder(folder: string, x: Executor, options: VitOptio
   const rows: Row[] = [];
   const problems: Remark[] = [];
   const notChecked: Remark[] = [];
-  const names = (await readdir(folder)).sort();
-  for (const name of names) {
+  const names = await readdir(folder).catch((error: unknown) => {
+    throw new Error(`The folder ${folder} cannot be read: ${reasonOf(error)}`, { cause: error });
+  });
+  for (const name of names.sort()) {
     const { name: stem, ext } = path.parse(name);
     const known = KINDS.find((kind) => kind.names.test(stem));
     try {

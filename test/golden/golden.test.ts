@@ -234,7 +234,7 @@ describe('npm run golden', () => {
       [[drawn, '--precision', 'f8'], /not f8/],
       [['--seed', 'x'], /not x/],
       [[drawn, drawn], /One folder at a time/],
-      [[path.join(drawn, 'nowhere')], /nowhere/],
+      [[path.join(drawn, 'nowhere')], /The folder .*nowhere cannot be read/],
     ] as const) {
       const { status, stderr } = golden(...args);
       assert.equal(status, 2);
@@ -250,4 +250,22 @@ test('every recorded file beside the project is of a kind that is known', { skip
     names.filter((name) => !/^(vit-|train-|augment|import-)|\.md$/.test(name)),
     [],
   );
+});
+
+test('what the drawn set is made of shares no code with what it checks', async () => {
+  for (const file of [
+    'golden/plain-step.ts',
+    'golden/plain-update.ts',
+    'golden/plain-pixels.ts',
+    'nn/plain.ts',
+    'nn/reference-executor.ts',
+  ]) {
+    const text = await readFile(path.join(projectRoot, 'test', file), 'utf8');
+    const imported = [...text.matchAll(/^import (?!type )[^;]*from '([^']+)'/gm)].map((match) => match[1]);
+    assert.deepEqual(
+      imported.filter((from) => from !== '../nn/plain.ts'),
+      [],
+      file,
+    );
+  }
 });

@@ -7,7 +7,7 @@
  */
 import type { BatchSubset } from '../../core/nn/index.ts';
 import * as plain from '../nn/plain.ts';
-import { type Value } from '../nn/plain.ts';
+import type { Value } from '../nn/plain.ts';
 
 /** Arrays of one network by their official names. */
 export interface PlainNetwork {

@@ -38,10 +38,10 @@ export const recordedSteps = z.object({
         wd: z.number(),
         momentum: z.number(),
         teacher_temp: z.number(),
-        dino_local: z.number(),
+        dino_local: z.number().default(0), // without local crops
         dino_global: z.number(),
         koleo: z.number(),
-        ibot: z.number(),
+        ibot: z.number().default(0), // when nothing is masked
         total: z.number(),
         grad_norm: z.record(z.string(), z.number()),
         n_masked: z.int(),
