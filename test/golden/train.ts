@@ -141,99 +141,102 @@ export async function checkTraining(
   };
 
   const config = configOf(recorded, facts);
-  const student = x.createParameters(weightsOf(recorded, 'student0.'));
+  const start = weightsOf(recorded, 'student0.');
   // in the student's order: the moving average aligns them by position
-  const teacher = x.createParameters(
-    student.specs.map(({ name, shape }) => ({ name, shape, values: valuesOf<Float32Array>(recorded, `teacher0.${name}`) })),
-  );
+  const follower = start.map(({ name, shape }) => ({ name, shape, values: valuesOf<Float32Array>(recorded, `teacher0.${name}`) }));
+  const student = x.createParameters(start);
+  const teacher = x.createParameters(follower);
   const adam = x.createAdamState(student);
-  const centers = {
-    dino: new Float32Array(config.heads.dino.prototypes),
-    ibot: new Float32Array((config.heads.ibot ?? config.heads.dino).prototypes),
-  };
-  const state: TrainState = { student, teacher, adam, centers };
+  try {
+    const centers = {
+      dino: new Float32Array(config.heads.dino.prototypes),
+      ibot: new Float32Array((config.heads.ibot ?? config.heads.dino).prototypes),
+    };
+    const state: TrainState = { student, teacher, adam, centers };
 
-  const groups = parameterGroups(config, student);
-  for (const name of Object.keys(facts.param_groups)) if (!student.has(name)) throw new Error(`it has multipliers of ${name}, no values`);
-  for (const [i, { name }] of student.specs.entries()) {
-    const expected = facts.param_groups[name];
-    if (!expected) throw new Error(`it has no multipliers of ${name}`);
-    add('multiplier of the rate', name, Math.abs(groups.rateMultipliers[i]! - expected.lr), 1e-12);
-    add('multiplier of the decay', name, Math.abs(groups.decayMultipliers[i]! - expected.wd), 1e-12);
-    add('belongs to the last layer', name, Math.abs(groups.lastLayer[i]! - Number(expected.last)), 0);
-  }
-
-  for (const [i, expected] of steps.entries()) {
-    await x.scope(async () => {
-      const values = {
-        learningRate: expected.lr,
-        lastLayerLearningRate: expected.last_layer_lr,
-        weightDecay: expected.wd,
-        teacherMomentum: expected.momentum,
-        teacherTemperature: expected.teacher_temp,
-      };
-      const { terms, targets } = computeGradients(x, config, state, batchOf(recorded, config, i), values);
-      const when = `step ${i}`;
-      add(`${when}: masked patches`, null, Math.abs(targets.maskedPositions.length - expected.n_masked), 0);
-      const compareTargets = (name: string, actual: ArrayLike<number>): void =>
-        add(`${when}: targets`, name, relativeError(actual, valuesOf(recorded, `step${i}.teacher_${name}_targets`)), tolerance.targets);
-      compareTargets('dino', swapped(await x.read(targets.dino)));
-      if (targets.ibot) compareTargets('ibot', await x.read(targets.ibot));
-      for (const [name, term] of [
-        ['dino_global', terms.dinoGlobal],
-        ['dino_local', terms.dinoLocal],
-        ['ibot', terms.ibot],
-        ['koleo', terms.koleo],
-        ['total', terms.total],
-      ] as const) {
-        add(`${when}: losses`, name, relativeError(term ? await x.read(term) : [0], [expected[name]]), tolerance.losses);
-      }
-      if (i === 0) {
-        const gradients = await x.readGradients(student);
-        const pooled = new Map<string, [ours: number[], theirs: number[]]>();
-        for (const { name, offset, size } of student.specs) {
-          const ours = withoutKeyBias(name, gradients.subarray(offset, offset + size));
-          const theirs = withoutKeyBias(name, tensorOf(recorded, `grad0.${name}`).values);
-          if (precision === 'f32') add(`${when}: gradients`, name, relativeError(ours, theirs), tolerance.gradients);
-          const part = name.slice(0, name.indexOf('.'));
-          const [left, right] = pooled.get(part) ?? [[], []];
-          pooled.set(part, [left.concat(ours), right.concat(theirs)]);
-        }
-        for (const [part, [ours, theirs]] of pooled) {
-          add(`${when}: gradients, pooled`, part, relativeError(ours, theirs), tolerance.gradients);
-        }
-      }
-      const norms = await x.read(applyUpdate(x, config, state, groups, values, i));
-      for (const [p, part] of groups.partNames.entries()) {
-        const norm = expected.grad_norm[part];
-        if (norm === undefined) throw new Error(`its step ${i} has no gradient norm of ${part}`);
-        add(`${when}: gradient norm`, part, relativeError([norms[p]!], [norm]), tolerance.norms);
-      }
-      await updateCenters(x, config, state, targets);
-    });
-  }
-
-  if (tolerance.weights !== null && steps.length === facts.steps.length) {
-    for (const network of ['student', 'teacher'] as const) {
-      const values = await x.readParameters(state[network]);
-      let wrong = 0;
-      let moved = 0;
-      const share = (difference: number, distance: number): number => (difference === 0 ? 0 : Math.sqrt(difference / distance));
-      for (const { name, offset, size } of state[network].specs) {
-        const ours = withoutKeyBias(name, values.subarray(offset, offset + size));
-        const start = withoutKeyBias(name, tensorOf(recorded, `${network}0.${name}`).values);
-        const theirs = withoutKeyBias(name, tensorOf(recorded, `${network}${steps.length}.${name}`).values);
-        const square = (a: number[], b: number[]): number => a.reduce((sum, value, j) => sum + (value - b[j]!) ** 2, 0);
-        const [difference, distance] = [square(ours, theirs), square(theirs, start)];
-        add(`final ${network}`, name, share(difference, distance), tolerance.weights);
-        wrong += difference;
-        moved += distance;
-      }
-      add(`final ${network}, pooled`, null, share(wrong, moved), tolerance.pooledWeights);
+    const groups = parameterGroups(config, student);
+    for (const name of Object.keys(facts.param_groups)) if (!student.has(name)) throw new Error(`it has multipliers of ${name}, no values`);
+    for (const [i, { name }] of student.specs.entries()) {
+      const expected = facts.param_groups[name];
+      if (!expected) throw new Error(`it has no multipliers of ${name}`);
+      add('multiplier of the rate', name, Math.abs(groups.rateMultipliers[i]! - expected.lr), 1e-12);
+      add('multiplier of the decay', name, Math.abs(groups.decayMultipliers[i]! - expected.wd), 1e-12);
+      add('belongs to the last layer', name, Math.abs(groups.lastLayer[i]! - Number(expected.last)), 0);
     }
+
+    for (const [i, expected] of steps.entries()) {
+      await x.scope(async () => {
+        const values = {
+          learningRate: expected.lr,
+          lastLayerLearningRate: expected.last_layer_lr,
+          weightDecay: expected.wd,
+          teacherMomentum: expected.momentum,
+          teacherTemperature: expected.teacher_temp,
+        };
+        const { terms, targets } = computeGradients(x, config, state, batchOf(recorded, config, i), values);
+        const when = `step ${i}`;
+        add(`${when}: masked patches`, null, Math.abs(targets.maskedPositions.length - expected.n_masked), 0);
+        const compareTargets = (name: string, actual: ArrayLike<number>): void =>
+          add(`${when}: targets`, name, relativeError(actual, valuesOf(recorded, `step${i}.teacher_${name}_targets`)), tolerance.targets);
+        compareTargets('dino', swapped(await x.read(targets.dino)));
+        if (targets.ibot) compareTargets('ibot', await x.read(targets.ibot));
+        for (const [name, term] of [
+          ['dino_global', terms.dinoGlobal],
+          ['dino_local', terms.dinoLocal],
+          ['ibot', terms.ibot],
+          ['koleo', terms.koleo],
+          ['total', terms.total],
+        ] as const) {
+          add(`${when}: losses`, name, relativeError(term ? await x.read(term) : [0], [expected[name]]), tolerance.losses);
+        }
+        if (i === 0) {
+          const gradients = await x.readGradients(student);
+          const pooled = new Map<string, [ours: number[], theirs: number[]]>();
+          for (const { name, offset, size } of student.specs) {
+            const ours = withoutKeyBias(name, gradients.subarray(offset, offset + size));
+            const theirs = withoutKeyBias(name, tensorOf(recorded, `grad0.${name}`).values);
+            if (precision === 'f32') add(`${when}: gradients`, name, relativeError(ours, theirs), tolerance.gradients);
+            const part = name.slice(0, name.indexOf('.'));
+            const [left, right] = pooled.get(part) ?? [[], []];
+            pooled.set(part, [left.concat(ours), right.concat(theirs)]);
+          }
+          for (const [part, [ours, theirs]] of pooled) {
+            add(`${when}: gradients, pooled`, part, relativeError(ours, theirs), tolerance.gradients);
+          }
+        }
+        const norms = await x.read(applyUpdate(x, config, state, groups, values, i));
+        for (const [p, part] of groups.partNames.entries()) {
+          const norm = expected.grad_norm[part];
+          if (norm === undefined) throw new Error(`its step ${i} has no gradient norm of ${part}`);
+          add(`${when}: gradient norm`, part, relativeError([norms[p]!], [norm]), tolerance.norms);
+        }
+        await updateCenters(x, config, state, targets);
+      });
+    }
+
+    if (tolerance.weights !== null && steps.length === facts.steps.length) {
+      for (const network of ['student', 'teacher'] as const) {
+        const values = await x.readParameters(state[network]);
+        let wrong = 0;
+        let moved = 0;
+        const share = (difference: number, distance: number): number => (difference === 0 ? 0 : Math.sqrt(difference / distance));
+        for (const { name, offset, size } of state[network].specs) {
+          const ours = withoutKeyBias(name, values.subarray(offset, offset + size));
+          const before = withoutKeyBias(name, tensorOf(recorded, `${network}0.${name}`).values);
+          const theirs = withoutKeyBias(name, tensorOf(recorded, `${network}${steps.length}.${name}`).values);
+          const square = (a: number[], b: number[]): number => a.reduce((sum, value, j) => sum + (value - b[j]!) ** 2, 0);
+          const [difference, distance] = [square(ours, theirs), square(theirs, before)];
+          add(`final ${network}`, name, share(difference, distance), tolerance.weights);
+          wrong += difference;
+          moved += distance;
+        }
+        add(`final ${network}, pooled`, null, share(wrong, moved), tolerance.pooledWeights);
+      }
+    }
+    return rows;
+  } finally {
+    adam.dispose();
+    teacher.dispose();
+    student.dispose();
   }
-  adam.dispose();
-  teacher.dispose();
-  student.dispose();
-  return rows;
 }

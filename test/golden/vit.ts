@@ -28,26 +28,29 @@ export async function checkVit(x: Executor, file: string, recorded: SafeTensorFi
 
   const rows: Row[] = [];
   const parameters = x.createParameters(weightsOf(recorded, 'weights.'));
-  for (const size of sizes) {
-    const image = tensorOf(recorded, `${size}.image`);
-    await x.scope(async () => {
-      const images = x.tensor(image.values as Float32Array, image.shape);
-      const compare = async (prefix: string, forward: ForwardOptions): Promise<void> => {
-        const grid = vitForward(x, parameters, model, images, forward);
-        const P = grid.gridHeight * grid.gridWidth;
-        const every = Int32Array.from({ length: grid.samples * P }, (_, i) => i);
-        const outputs = { cls: classTokens(x, grid), patch: patchTokens(x, grid, every) };
-        if (prefix === '' && model.registers > 0) Object.assign(outputs, { reg: x.sliceTokens(grid.tokens, 1, model.registers) });
-        for (const [name, output] of Object.entries(outputs)) {
-          const error = relativeError(await x.read(output), valuesOf(recorded, `${size}.${prefix}${name}`));
-          rows.push({ file, what: prefix + name, which: size, error, tolerance });
-        }
-      };
-      await compare('', {});
-      await compare('masked.', { mask: valuesOf<Uint8Array>(recorded, `${size}.mask`) });
-      await compare('intermediate0.', { blocks: model.depth - 1 });
-    });
+  try {
+    for (const size of sizes) {
+      const image = tensorOf(recorded, `${size}.image`);
+      await x.scope(async () => {
+        const images = x.tensor(image.values as Float32Array, image.shape);
+        const compare = async (prefix: string, forward: ForwardOptions): Promise<void> => {
+          const grid = vitForward(x, parameters, model, images, forward);
+          const P = grid.gridHeight * grid.gridWidth;
+          const every = Int32Array.from({ length: grid.samples * P }, (_, i) => i);
+          const outputs = { cls: classTokens(x, grid), patch: patchTokens(x, grid, every) };
+          if (prefix === '' && model.registers > 0) Object.assign(outputs, { reg: x.sliceTokens(grid.tokens, 1, model.registers) });
+          for (const [name, output] of Object.entries(outputs)) {
+            const error = relativeError(await x.read(output), valuesOf(recorded, `${size}.${prefix}${name}`));
+            rows.push({ file, what: prefix + name, which: size, error, tolerance });
+          }
+        };
+        await compare('', {});
+        await compare('masked.', { mask: valuesOf<Uint8Array>(recorded, `${size}.mask`) });
+        await compare('intermediate0.', { blocks: model.depth - 1 });
+      });
+    }
+    return rows;
+  } finally {
+    parameters.dispose();
   }
-  parameters.dispose();
-  return rows;
 }
