@@ -1,27 +1,24 @@
 /**
  * The safetensors format (github.com/huggingface/safetensors): 8 bytes little-endian header length, a JSON header, raw
- * little-endian data. The only tensor file the product writes. Float32, uint8 and int32; nothing else is needed here.
+ * little-endian data. The only tensor file the product writes. Reads float32, uint8 and int32; nothing else is needed here.
  */
 import { createHash } from 'node:crypto';
 import { open } from 'node:fs/promises';
 
-type Values = Float32Array | Uint8Array | Int32Array;
-
 export interface NamedTensor {
   readonly name: string;
   readonly shape: readonly number[];
-  readonly values: Values;
+  readonly values: Float32Array;
 }
 
 export interface SafeTensorFile {
   readonly metadata: Readonly<Record<string, string>>;
-  readonly tensors: ReadonlyMap<string, { readonly shape: readonly number[]; readonly values: Values }>;
+  readonly tensors: ReadonlyMap<string, { readonly shape: readonly number[]; readonly values: Float32Array | Uint8Array | Int32Array }>;
 }
 
 const KINDS = { F32: Float32Array, U8: Uint8Array, I32: Int32Array } as const;
 
-const dtypeOf = (values: Values): string => Object.entries(KINDS).find(([, Kind]) => values instanceof Kind)![0];
-const bytesOf = (values: Values): Uint8Array => new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+const bytesOf = (values: Float32Array): Uint8Array => new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 
 /**
  * Writes and flushes a file. The metadata gains `sha256`, of the data behind the header, by which a damaged file is known.
@@ -36,7 +33,7 @@ export async function writeSafetensors(
   const header: Record<string, unknown> = {};
   let offset = 0;
   for (const { name, shape, values } of tensors) {
-    header[name] = { dtype: dtypeOf(values), shape, data_offsets: [offset, offset + values.byteLength] };
+    header[name] = { dtype: 'F32', shape, data_offsets: [offset, offset + values.byteLength] };
     offset += values.byteLength;
     hash.update(bytesOf(values));
   }
@@ -78,7 +75,7 @@ export async function readSafetensors(path: string): Promise<SafeTensorFile> {
     entries.sort(([, a], [, b]) => a.data_offsets[0] - b.data_offsets[0]);
 
     const hash = createHash('sha256');
-    const tensors = new Map<string, { shape: readonly number[]; values: Values }>();
+    const tensors = new Map<string, { shape: readonly number[]; values: Float32Array | Uint8Array | Int32Array }>();
     for (const [
       name,
       {

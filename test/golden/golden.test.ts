@@ -9,11 +9,12 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, test, type TestContext } from 'node:test';
 import { nodeFlags, projectRoot } from '../../build/bootstrap.mjs';
-import { readSafetensors, writeSafetensors, type NamedTensor } from '../../core/dinov2/safetensors.ts';
+import { readSafetensors } from '../../core/dinov2/safetensors.ts';
 import type { Executor } from '../../core/nn/index.ts';
 import { executors } from '../dinov2/executors.ts';
 import { goldenPath, noGolden } from '../dinov2/golden.ts';
 import { temporaryFolder } from '../fixtures/files.ts';
+import { writeTypedTensors, type TypedTensor } from '../fixtures/safetensors.ts';
 import { checkFolder, passes, type FolderReport } from './folder.ts';
 import { makeGolden } from './make.ts';
 import { assertWithin, isOut } from './rows.ts';
@@ -61,11 +62,11 @@ describe('golden checks find', () => {
     return { ...report, out: report.rows.filter(isOut).map(({ file, what, which }) => `${file} ${what} ${which}`) };
   }
 
-  async function changeTensors(folder: string, stem: string, change: (tensors: Map<string, NamedTensor>) => void): Promise<void> {
+  async function changeTensors(folder: string, stem: string, change: (tensors: Map<string, TypedTensor>) => void): Promise<void> {
     const file = path.join(folder, `${stem}.safetensors`);
     const tensors = new Map([...(await readSafetensors(file)).tensors].map(([name, tensor]) => [name, { name, ...tensor }]));
     change(tensors);
-    await writeSafetensors(file, [...tensors.values()], {});
+    await writeTypedTensors(file, [...tensors.values()]);
   }
 
   async function changeJson(folder: string, change: (facts: RecordedSteps) => void): Promise<void> {
@@ -77,7 +78,7 @@ describe('golden checks find', () => {
 
   const scale =
     (name: string, factor: number) =>
-    (tensors: Map<string, NamedTensor>): void => {
+    (tensors: Map<string, TypedTensor>): void => {
       const { values } = tensors.get(name)!;
       for (let i = 0; i < values.length; i++) values[i]! *= factor;
     };

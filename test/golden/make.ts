@@ -8,12 +8,12 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { modelConfig, type HeadConfig, type ModelConfig, type RunConfig } from '../../core/dinov2/config.ts';
 import { headParameters } from '../../core/dinov2/heads.ts';
-import { writeSafetensors, type NamedTensor } from '../../core/dinov2/safetensors.ts';
 import { studentLoss, uploadCrops, type Batch, type Targets } from '../../core/dinov2/step.ts';
 import { drawDropPath, vitParameters, type DropPath } from '../../core/dinov2/vit.ts';
 import type { Executor, ParameterSpec } from '../../core/nn/index.ts';
 import { Random } from '../../core/random.ts';
 import { tinyRun } from '../dinov2/tiny-run.ts';
+import { writeTypedTensors, type TypedTensor } from '../fixtures/safetensors.ts';
 import * as plain from '../nn/plain.ts';
 import { ReferenceExecutor } from '../nn/reference-executor.ts';
 import { drawPictures } from './plain-pixels.ts';
@@ -153,9 +153,9 @@ async function writeJson(folder: string, name: string, facts: unknown): Promise<
 }
 
 /** Wider types first, so that all data lie aligned. */
-async function write(folder: string, name: string, tensors: readonly NamedTensor[]): Promise<void> {
+async function write(folder: string, name: string, tensors: readonly TypedTensor[]): Promise<void> {
   const sorted = tensors.toSorted((a, b) => b.values.BYTES_PER_ELEMENT - a.values.BYTES_PER_ELEMENT);
-  await writeSafetensors(path.join(folder, `${name}.safetensors`), sorted, {});
+  await writeTypedTensors(path.join(folder, `${name}.safetensors`), sorted);
 }
 
 function modelOf(drawn: Sizes, dropPath: number): ModelConfig {
@@ -184,7 +184,7 @@ const networkOf = (specs: readonly ParameterSpec[], heads: number): PlainNetwork
   heads,
 });
 
-const f32 = (name: string, { shape, data }: plain.Value): NamedTensor => ({ name, shape, values: Float32Array.from(data) });
+const f32 = (name: string, { shape, data }: plain.Value): TypedTensor => ({ name, shape, values: Float32Array.from(data) });
 
 function normals(random: Random, shape: readonly number[]): plain.Value {
   return plain.value(
@@ -193,10 +193,10 @@ function normals(random: Random, shape: readonly number[]): plain.Value {
   );
 }
 
-function vitTensors(drawn: Sizes, images: readonly (readonly [number, number])[], random: Random): NamedTensor[] {
+function vitTensors(drawn: Sizes, images: readonly (readonly [number, number])[], random: Random): TypedTensor[] {
   const specs = redraw(vitParameters(modelOf(drawn, 0), random), random);
   const network = networkOf(specs, drawn.heads);
-  const tensors = specs.map(({ name, shape, values }): NamedTensor => ({ name: `weights.${name}`, shape, values }));
+  const tensors = specs.map(({ name, shape, values }): TypedTensor => ({ name: `weights.${name}`, shape, values }));
   for (const [H, W] of images) {
     const image = normals(random, [2, 3, H, W]);
     const P = (H / drawn.patchSize) * (W / drawn.patchSize);
@@ -265,12 +265,12 @@ export function targetsOf(x: Executor, { dino, ibot }: Record<'dino' | 'ibot', p
   return { dino: tensor(dino), ibot: tensor(ibot), maskedPositions, means: null };
 }
 
-async function trainTensors(training: Training, random: Random): Promise<{ tensors: NamedTensor[]; steps: RecordedSteps }> {
+async function trainTensors(training: Training, random: Random): Promise<{ tensors: TypedTensor[]; steps: RecordedSteps }> {
   const { facts } = training;
   const { batch: B } = facts;
   const config = runOf(training);
   const specs = { student: specsOf(config, random), teacher: specsOf(config, random) };
-  const tensors: NamedTensor[] = [];
+  const tensors: TypedTensor[] = [];
   const record = (when: number): void => {
     for (const network of ['student', 'teacher'] as const)
       for (const { name, shape, values } of specs[network])
@@ -338,9 +338,9 @@ async function trainTensors(training: Training, random: Random): Promise<{ tenso
   return { tensors, steps: { ...facts, tied_heads: training.ibot === null, drop_path: training.dropPath, steps, param_groups } };
 }
 
-function keptSamples(prefix: string, dropPath: DropPath | null): NamedTensor[] {
+function keptSamples(prefix: string, dropPath: DropPath | null): TypedTensor[] {
   return (dropPath ?? []).flatMap((block, i) =>
-    (['attention', 'ffn'] as const).map((branch): NamedTensor => {
+    (['attention', 'ffn'] as const).map((branch): TypedTensor => {
       const { rows } = block[branch];
       return { name: `${prefix}.${i}.${branch}`, shape: [rows.length], values: rows };
     }),

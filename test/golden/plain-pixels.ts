@@ -2,8 +2,8 @@
  * Crops and colour operations a second time, in float64 from their definitions (spec 2.1, 2.2): no fixed point, no tables,
  * rounded once at the end. Hue alone keeps its 8-bit steps, which are part of its meaning.
  */
-import type { NamedTensor } from '../../core/dinov2/safetensors.ts';
 import type { Random } from '../../core/random.ts';
+import type { TypedTensor } from '../fixtures/safetensors.ts';
 import type { RecordedCrop } from './augment.ts';
 
 /** Values of 0 to 255, [H,W,3]. */
@@ -147,8 +147,8 @@ function drawPicture(random: Random, height: number, width: number, noise: numbe
 }
 
 /** A recorded file of two pictures: boxes from stretched to shrunk, and every operation once or more. */
-export function drawPictures(random: Random): { tensors: NamedTensor[]; crops: RecordedCrop[] } {
-  const tensors: NamedTensor[] = [];
+export function drawPictures(random: Random): { tensors: TypedTensor[]; crops: RecordedCrop[] } {
+  const tensors: TypedTensor[] = [];
   const crops: RecordedCrop[] = [];
   const add = (name: string, { height, width, values }: Picture): void => {
     tensors.push({ name, shape: [height, width, 3], values: Uint8Array.from(values, Math.round) });
