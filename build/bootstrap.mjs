@@ -48,6 +48,11 @@ export const commands = {
     summary: 'rewrite every file with Prettier',
   },
   patchwise: { script: 'core/cli.ts', outputs: ['wasm'], summary: 'the command line: npm run patchwise -- --help' },
+  golden: {
+    script: 'test/golden/main.ts',
+    outputs: ['wasm'],
+    summary: 'an engine against recorded numbers: npm run golden -- [DIR] [--engine NAME]',
+  },
   'bench:cpu': { script: 'test/bench/cpu.ts', outputs: ['wasm'], summary: 'speed of the WebAssembly kernels' },
   package: { script: 'build/package.ts', outputs: ['wasm', 'page', 'electron'], summary: 'installers for this platform' },
 };
@@ -253,7 +258,7 @@ export async function runCommand(name, args, root = projectRoot) {
   // The person's own working folder: paths they type are relative to it. npm changes it but remembers.
   const cwd = process.env.INIT_CWD && process.env.npm_lifecycle_event ? process.env.INIT_CWD : process.cwd();
   return run(node, [...nodeFlags, path.join(root, command.script), ...(command.args ?? []), ...args], {
-    cwd: command.script.startsWith('core/') || name === 'start' ? cwd : root,
+    cwd: command.script.startsWith('core/') || name === 'start' || name === 'golden' ? cwd : root,
     stdio: 'inherit',
   });
 }

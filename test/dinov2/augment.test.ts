@@ -1,149 +1,168 @@
+/** Pixels of crops against Pillow's, and 10,000 draws of each kind of crop against the distributions of spec 2. */
 import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
 import { test } from 'node:test';
-import { drawCrop } from '../../core/dinov2/augment.ts';
-import { OFFICIAL_CROPS } from '../../core/dinov2/config.ts';
-import {
-  adjustBrightness,
-  adjustContrast,
-  adjustHue,
-  adjustSaturation,
-  gaussianBlur,
-  resizeCrop,
-  solarize,
-  toGrayscale,
-  type PixelImage,
-} from '../../core/dinov2/pixels.ts';
+import { drawCrop, type CropDraw, type CropKind } from '../../core/dinov2/augment.ts';
+import { OFFICIAL_CROPS, STREAM } from '../../core/dinov2/config.ts';
 import { Random } from '../../core/random.ts';
-import { golden, goldenJson, noGolden, type RecordedCrop } from './golden.ts';
+import { assertCounts, assertDistribution, assertShare, assertUncorrelated, distributionOf, uniform } from '../fixtures/statistics.ts';
+import { checkAugment, recordedCrops } from '../golden/augment.ts';
+import { assertWithin } from '../golden/rows.ts';
+import { golden, goldenNames, goldenPath, noGolden } from './golden.ts';
 
-/** Mean absolute difference, and share of pixels within 3 grey levels in all channels. */
-function compare(actual: Uint8Array, expected: Uint8Array): { mean: number; within3: number } {
-  assert.equal(actual.length, expected.length);
-  let sum = 0;
-  let within = 0;
-  for (let i = 0; i < actual.length; i += 3) {
-    let worst = 0;
-    for (let c = 0; c < 3; c++) {
-      const difference = Math.abs(actual[i + c]! - expected[i + c]!);
-      sum += difference;
-      worst = Math.max(worst, difference);
-    }
-    if (worst <= 3) within++;
-  }
-  return { mean: sum / actual.length, within3: within / (actual.length / 3) };
+for (const name of goldenNames('augment')) {
+  test(`${name}: crops and single operations are those of Pillow and torchvision`, { skip: noGolden }, async (t) => {
+    const crops = recordedCrops.parse(JSON.parse(await readFile(goldenPath(`${name}.json`), 'utf8')));
+    t.diagnostic(assertWithin(checkAugment(name, await golden(name), crops)));
+  });
 }
 
-test('crops and single operations are those of Pillow and torchvision', { skip: noGolden }, async (t) => {
-  const file = await golden('augment');
-  const pixels = (name: string): PixelImage => {
-    const { shape, values } = file.tensors.get(name)!;
-    return { height: shape[0]!, width: shape[1]!, data: values as Uint8Array };
-  };
-  let checked = 0;
-  let worst = { mean: 0, within3: 1 };
-  const check = (name: string, actual: Uint8Array, least = 0.999): void => {
-    const result = compare(actual, pixels(name).data);
-    assert.ok(result.mean < 1 && result.within3 >= least, `${name}: mean ${result.mean}, within 3: ${result.within3}`);
-    worst = { mean: Math.max(worst.mean, result.mean), within3: Math.min(worst.within3, result.within3) };
-    checked++;
-  };
+const DRAWS = 10_000;
+const [NARROW, WIDE] = [3 / 4, 4 / 3];
 
-  for (const { name, size, ...box } of await goldenJson<RecordedCrop[]>('augment')) {
-    const out = new Uint8Array(size * size * 3);
-    resizeCrop(pixels(`${name.split('.')[0]}.image`), box, size, false, out);
-    check(name, out);
-  }
-  for (const image of [0, 1, 2]) {
-    const base = pixels(`${image}.base`);
-    const after = (operation: (data: Uint8Array) => void): Uint8Array => {
-      const data = base.data.slice();
-      operation(data);
-      return data;
-    };
-    for (const factor of [0.7, 1.35])
-      check(
-        `${image}.base.brightness${factor}`,
-        after((data) => adjustBrightness(data, factor)),
-      );
-    for (const factor of [0.65, 1.3])
-      check(
-        `${image}.base.contrast${factor}`,
-        after((data) => adjustContrast(data, factor)),
-      );
-    for (const factor of [0.8, 1.2])
-      check(
-        `${image}.base.saturation${factor}`,
-        after((data) => adjustSaturation(data, factor)),
-      );
-    for (const shift of [-0.08, 0.1])
-      check(
-        `${image}.base.hue${shift}`,
-        after((data) => adjustHue(data, shift)),
-        0.99,
-      );
-    for (const sigma of [0.3, 1.7])
-      check(
-        `${image}.base.blur${sigma}`,
-        after((data) => gaussianBlur(data, base.width, base.height, sigma)),
-      );
-    check(`${image}.base.grayscale`, after(toGrayscale));
-    check(`${image}.base.solarize128`, after(solarize));
-    const mirrored = new Uint8Array(base.data.length);
-    resizeCrop(base, { top: 0, left: 0, width: base.width, height: base.height }, base.width, true, mirrored);
-    check(`${image}.base.hflip`, mirrored);
-  }
-  assert.equal(checked, 12 + 3 * 13);
-  t.diagnostic(`largest mean difference ${worst.mean.toFixed(4)}, fewest pixels within 3: ${worst.within3.toFixed(5)}`);
-});
+/** One crop of each of DRAWS images, addressed as a run addresses them: 100 steps of 100 images. */
+function drawMany(kind: CropKind, width: number, height: number): CropDraw[] {
+  const crop = { global1: 0, global2: 1, local: 2 }[kind];
+  return Array.from({ length: DRAWS }, (_, i) =>
+    drawCrop(new Random(3, STREAM.crops, Math.floor(i / 100), i % 100, crop), OFFICIAL_CROPS, kind, width, height),
+  );
+}
 
-test('10,000 crops have the official shares, sizes and positions', () => {
-  const count = 10_000;
-  const width = 400;
-  const height = 300;
-  for (const [kind, low, high, blur] of [
-    ['global1', 0.32, 1, 0],
-    ['global2', 0.32, 1, 0.9],
-    ['local', 0.05, 0.32, 0.5],
-  ] as const) {
-    const seen = { flip: 0, jitter: 0, grayscale: 0, blur: 0, solarize: 0, area: 0, sigma: 0, first: new Int32Array(4) };
-    for (let i = 0; i < count; i++) {
-      const draw = drawCrop(new Random(3, i), OFFICIAL_CROPS, kind, width, height);
-      const { box, jitter } = draw;
+/**
+ * How much of the range of log(w / h) fits into an image with an area share a: a box is no wider than the image while its
+ * aspect is at most the image's over a, and no higher while it is at least the image's times a.
+ */
+function fittingAspects(area: number, imageAspect: number): number {
+  const from = Math.max(Math.log(NARROW), Math.log(area * imageAspect));
+  const to = Math.min(Math.log(WIDE), Math.log(imageAspect / area));
+  return Math.max(0, to - from);
+}
+
+/** Largest area share that fits with an aspect. */
+const largestArea = (aspect: number, imageAspect: number): number => Math.min(1, imageAspect / aspect, aspect / imageAspect);
+
+for (const [kind, low, high, blur, solarize] of [
+  ['global1', 0.32, 1, 0, 0],
+  ['global2', 0.32, 1, 0.9, 0.2],
+  ['local', 0.05, 0.32, 0.5, 0],
+] as const) {
+  test(`${DRAWS} ${kind} crops: boxes as RandomResizedCrop draws them`, () => {
+    // Large, so that rounding to whole pixels hardly moves a distribution.
+    const [width, height] = [4000, 3000];
+    const imageAspect = width / height;
+    const draws = drawMany(kind, width, height);
+    for (const { box } of draws) {
       assert.ok(box.top >= 0 && box.left >= 0 && box.top + box.height <= height && box.left + box.width <= width);
-      const area = (box.width * box.height) / (width * height);
-      assert.ok(area > low * 0.98 && area < Math.min(high * 1.02, 1.0001), `${kind} area ${area}`);
-      const aspect = box.width / box.height;
-      assert.ok(aspect > 0.72 && aspect < 1.38, `${kind} aspect ${aspect}`);
-      seen.area += area / count;
-      if (draw.flip) seen.flip++;
-      if (draw.grayscale) seen.grayscale++;
-      if (draw.solarize) seen.solarize++;
-      if (draw.blurSigma > 0) {
-        assert.ok(draw.blurSigma >= 0.1 && draw.blurSigma <= 2);
-        seen.blur++;
-        seen.sigma += draw.blurSigma;
-      }
-      if (jitter) {
-        seen.jitter++;
-        seen.first[jitter.order[0]!]!++;
-        assert.ok(Math.abs(jitter.brightness - 1) <= 0.4 && Math.abs(jitter.contrast - 1) <= 0.4);
-        assert.ok(Math.abs(jitter.saturation - 1) <= 0.2 && Math.abs(jitter.hue) <= 0.1);
-      }
     }
-    const near = (actual: number, expected: number, what: string): void =>
-      assert.ok(Math.abs(actual - expected) < 0.02, `${kind} ${what}: ${actual}, not ${expected}`);
-    near(seen.flip / count, 0.5, 'flips');
-    near(seen.jitter / count, 0.8, 'jitters');
-    near(seen.grayscale / count, 0.2, 'grays');
-    near(seen.blur / count, blur, 'blurs');
-    near(seen.solarize / count, kind === 'global2' ? 0.2 : 0, 'solarisations');
-    if (kind === 'local') near(seen.area, (low + high) / 2, 'mean area');
-    if (blur > 0) near(seen.sigma / seen.blur, 1.05, 'mean sigma');
-    for (const first of seen.first) near(first / seen.jitter, 0.25, 'first operation');
+    const areas = draws.map(({ box }) => (box.width * box.height) / (width * height));
+    const aspects = draws.map(({ box }) => Math.log(box.width / box.height));
+    // Uniform area and log-uniform aspect, given that the box fits into the image; local boxes always do.
+    const areaLaw = kind === 'local' ? uniform(low, high) : distributionOf((a) => fittingAspects(a, imageAspect), low, high);
+    const aspectLaw =
+      kind === 'local'
+        ? uniform(Math.log(NARROW), Math.log(WIDE))
+        : distributionOf((log) => Math.max(0, largestArea(Math.exp(log), imageAspect) - low), Math.log(NARROW), Math.log(WIDE));
+    assertDistribution(areas, areaLaw, `${kind} area`);
+    assertDistribution(aspects, aspectLaw, `${kind} log aspect`);
+    // Offsets are uniform whatever the size: as shares of the room that is left, each whole number a cell of it. Boxes that
+    // fill the image leave too few cells to be a distribution.
+    for (const [what, of] of [
+      ['top', ({ box }: CropDraw) => [box.top, height - box.height + 1]],
+      ['left', ({ box }: CropDraw) => [box.left, width - box.width + 1]],
+    ] as const) {
+      const roomy = draws.map(of).filter(([, room]) => room! > 100);
+      assert.ok(roomy.length > 0.8 * DRAWS);
+      const shares = roomy.map(([offset, room]) => (offset! + 0.5) / room!);
+      assertDistribution(shares, uniform(0, 1), `${kind} ${what}`);
+    }
+    // Neighbouring streams know nothing of each other.
+    assertUncorrelated(areas.slice(1), areas.slice(0, -1), `${kind} areas of neighbours`);
+    if (kind === 'local') assertUncorrelated(areas, aspects, 'area and aspect');
+  });
+
+  test(`${DRAWS} ${kind} crops: colours, blur and flips in the official shares`, () => {
+    const draws = drawMany(kind, 400, 300);
+    const count = (yes: (draw: CropDraw) => boolean): number => draws.filter(yes).length;
+    assertShare(
+      count(({ flip }) => flip),
+      DRAWS,
+      0.5,
+      'flips',
+    );
+    assertShare(
+      count(({ grayscale }) => grayscale),
+      DRAWS,
+      0.2,
+      'grays',
+    );
+    assertShare(
+      count((draw) => draw.blurSigma > 0),
+      DRAWS,
+      blur,
+      'blurs',
+    );
+    assertShare(
+      count((draw) => draw.solarize),
+      DRAWS,
+      solarize,
+      'solarisations',
+    );
+    const sigmas = draws.map(({ blurSigma }) => blurSigma).filter((sigma) => sigma > 0);
+    if (blur > 0) assertDistribution(sigmas, uniform(0.1, 2), 'sigma');
+
+    const jitters = draws.map(({ jitter }) => jitter).filter((jitter) => jitter !== null);
+    assertShare(jitters.length, DRAWS, 0.8, 'jitters');
+    for (const [what, amount, middle] of [
+      ['brightness', 0.4, 1],
+      ['contrast', 0.4, 1],
+      ['saturation', 0.2, 1],
+      ['hue', 0.1, 0],
+    ] as const) {
+      assertDistribution(
+        jitters.map((jitter) => jitter[what]),
+        uniform(middle - amount, middle + amount),
+        what,
+      );
+    }
+    const orders = new Map<string, number>();
+    for (const { order } of jitters) {
+      assert.deepEqual([...order].sort(), [0, 1, 2, 3]);
+      orders.set(order.join(), (orders.get(order.join()) ?? 0) + 1);
+    }
+    assert.equal(orders.size, 24);
+    assertCounts([...orders.values()], new Array<number>(24).fill(1 / 24), 'orders of the four operations');
+
+    // Each is drawn for itself.
+    const bits = [
+      (draw: CropDraw) => draw.flip,
+      (draw: CropDraw) => draw.grayscale,
+      (draw: CropDraw) => draw.jitter !== null,
+      (draw: CropDraw) => draw.blurSigma > 0,
+    ].map((yes) => draws.map((draw) => Number(yes(draw))));
+    if (blur === 0) bits.pop(); // never, so with nothing to correlate
+    for (const [i, a] of bits.entries()) for (const b of bits.slice(i + 1)) assertUncorrelated(a, b, `${kind}: two of its draws`);
+  });
+}
+
+test('an image too long for any box falls back to the largest centred one of an allowed aspect', () => {
+  for (const kind of ['global1', 'local'] as const) {
+    for (const { box } of drawMany(kind, 3000, 30)) assert.deepEqual(box, { top: 0, left: 1480, width: 40, height: 30 });
+    for (const { box } of drawMany(kind, 30, 3000)) assert.deepEqual(box, { top: 1480, left: 0, width: 30, height: 40 });
   }
 });
 
-test('a very long image falls back to a centred box of an allowed aspect', () => {
-  const draw = drawCrop(new Random(1), OFFICIAL_CROPS, 'global1', 3000, 30);
-  assert.deepEqual(draw.box, { top: 0, left: 1480, width: 40, height: 30 });
+test('a long image falls back as often as ten attempts in a row fail', () => {
+  const imageAspect = 3;
+  const [low, high] = [0.32, 1];
+  // Share of (area, log aspect) that fits, by the midpoint rule over aspects.
+  const cells = 4000;
+  const span = Math.log(WIDE / NARROW);
+  let fits = 0;
+  for (let i = 0; i < cells; i++) {
+    const aspect = NARROW * Math.exp((span * (i + 0.5)) / cells);
+    fits += Math.max(0, largestArea(aspect, imageAspect) - low) / (high - low) / cells;
+  }
+  const draws = drawMany('global1', 3600, 1200);
+  const whole = draws.filter(({ box }) => box.height === 1200 && box.width === 1600 && box.left === 1000).length;
+  assertShare(whole, DRAWS, (1 - fits) ** 10, 'fallbacks');
 });

@@ -1,6 +1,6 @@
-/** Recorded numbers of the official code, and how far a result is from them. */
-import { existsSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
+/** Recorded numbers of the official code beside the project, and how far a result is from recorded numbers. */
+import { existsSync, readdirSync } from 'node:fs';
+import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { readSafetensors, type SafeTensorFile } from '../../core/dinov2/safetensors.ts';
 
@@ -11,43 +11,19 @@ export const goldenPath = (name: string): string => fileURLToPath(new URL(name, 
 export const noGolden: string | false = existsSync(folder) ? false : 'the recorded numbers (../shared/golden) are not beside the project';
 
 export const golden = (name: string): Promise<SafeTensorFile> => readSafetensors(goldenPath(`${name}.safetensors`));
-export const goldenJson = async <T>(name: string): Promise<T> => JSON.parse(await readFile(goldenPath(`${name}.json`), 'utf8')) as T;
 
-/** A recorded run of three steps. */
-export interface RecordedSteps {
-  readonly batch: number;
-  readonly locals: number;
-  readonly centering: 'centering' | 'sinkhorn_knopp';
-  readonly layerwise_decay: number;
-  readonly patch_embed_lr_mult: number;
-  readonly clip: number;
-  readonly student_temp: number;
-  readonly koleo_weight: number;
-  readonly steps: readonly ({
-    readonly lr: number;
-    readonly last_layer_lr: number;
-    readonly wd: number;
-    readonly momentum: number;
-    readonly teacher_temp: number;
-    readonly n_masked: number;
-    readonly grad_norm: Readonly<Record<string, number>>;
-  } & Readonly<Record<'dino_local' | 'dino_global' | 'koleo' | 'ibot' | 'total', number>>)[];
-  readonly param_groups: Readonly<Record<string, { readonly lr: number; readonly wd: number; readonly last: boolean }>>;
-}
-
-/** One recorded crop. */
-export interface RecordedCrop {
-  readonly name: string;
-  readonly top: number;
-  readonly left: number;
-  readonly width: number;
-  readonly height: number;
-  readonly size: number;
-}
+/** Names of the recorded files that begin so; when there is no folder one stands for all of them, to be skipped. */
+export const goldenNames = (prefix: string): string[] =>
+  noGolden
+    ? [`${prefix}*`]
+    : readdirSync(folder)
+        .filter((name) => name.startsWith(prefix) && name.endsWith('.safetensors'))
+        .map((name) => path.parse(name).name)
+        .sort();
 
 type Numbers = ArrayLike<number>;
 
-/** Norm of the difference over norm of the expected. */
+/** Norm of the difference over norm of the expected; infinite where something is there instead of nothing. */
 export function relativeError(actual: Numbers, expected: Numbers): number {
   if (actual.length !== expected.length) throw new Error(`${actual.length} values where ${expected.length} are expected`);
   let difference = 0;
@@ -56,7 +32,7 @@ export function relativeError(actual: Numbers, expected: Numbers): number {
     difference += (actual[i]! - expected[i]!) ** 2;
     norm += expected[i]! ** 2;
   }
-  return Math.sqrt(difference / norm);
+  return difference === 0 ? 0 : Math.sqrt(difference / norm);
 }
 
 /** Tensors whose name starts with the prefix, the prefix cut off, as parameters. */

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { stepValues } from '../../core/dinov2/schedules.ts';
+import { parameterGroups } from '../../core/dinov2/optimizer.ts';
+import { stepValues, type StepValues } from '../../core/dinov2/schedules.ts';
 import { tinyRun } from './tiny-run.ts';
 
 /** Reference points of the official configurations (spec 6). */
@@ -63,4 +64,60 @@ test('schedules pass through the official points', () => {
   near(half.learningRate, 2.246108e-4, 'long rate at 312500');
   near(half.weightDecay, 0.12, 'long decay at 312500');
   near(half.teacherMomentum, 0.997, 'long momentum at 312500');
+});
+
+/** The official schedules as they are made: whole tables, warm-up by linspace with both ends, then half a cosine (spec 6). */
+function table(base: number, final: number, steps: number, warmup = 0, start = 0): (step: number) => number {
+  const values = Array.from({ length: warmup }, (_, i) => start + (i * (base - start)) / Math.max(1, warmup - 1));
+  const rest = steps - warmup;
+  for (let i = 0; i < rest; i++) values.push(final + ((base - final) * (1 + Math.cos((i / rest) * Math.PI))) / 2);
+  return (step) => values[step] ?? final;
+}
+
+test('every step of the official runs has the values of their tables, and the final ones after the last', () => {
+  for (const run of [short, long]) {
+    const { steps, optimizer, teacher } = run;
+    const rate = table(optimizer.learningRate, optimizer.finalLearningRate, steps, optimizer.warmupSteps);
+    const warmup = teacher.temperatureWarmupSteps;
+    const tables = {
+      learningRate: rate,
+      lastLayerLearningRate: (step) => (step < optimizer.freezeLastLayerSteps ? 0 : rate(step)),
+      weightDecay: table(optimizer.weightDecay[0], optimizer.weightDecay[1], steps),
+      teacherMomentum: table(teacher.momentum[0], teacher.momentum[1], steps),
+      teacherTemperature: table(teacher.temperature[1], teacher.temperature[1], warmup, warmup, teacher.temperature[0]),
+    } satisfies Record<keyof StepValues, (step: number) => number>;
+    for (let step = 0; step < steps + 3; step++) {
+      const values = stepValues(run, step);
+      for (const [name, expected] of Object.entries(tables)) {
+        const difference = Math.abs(values[name as keyof StepValues] - expected(step));
+        if (!(difference < 1e-14)) assert.fail(`${name} at ${step}: off by ${difference}`);
+      }
+    }
+  }
+});
+
+test('rates fall from block to block as published', () => {
+  const names = (depth: number): string[] => [
+    'backbone.pos_embed',
+    'backbone.patch_embed.proj.weight',
+    'backbone.blocks.0.norm1.weight',
+    `backbone.blocks.${depth - 1}.mlp.fc2.weight`,
+    'backbone.norm.weight',
+    'dino_head.mlp.0.weight',
+  ];
+  for (const [depth, published] of [
+    [24, [0.0718, 0.01436, 0.0798, 0.9, 1, 1]],
+    [12, [0.2542, 0.0508, 0.2824, 0.9, 1, 1]],
+  ] as const) {
+    const run = {
+      ...short,
+      model: { ...short.model, depth },
+      optimizer: { ...short.optimizer, layerDecay: 0.9, patchEmbedMultiplier: 0.2 },
+    };
+    const specs = names(depth).map((name) => ({ name, shape: [1], offset: 0, size: 1 }));
+    const { rateMultipliers } = parameterGroups(run, { specs });
+    for (const [i, expected] of published.entries()) {
+      assert.ok(Math.abs(rateMultipliers[i]! - expected) < 5.1e-5, `${specs[i]!.name} of ${depth}: ${rateMultipliers[i]}, not ${expected}`);
+    }
+  }
 });

@@ -1,61 +1,20 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { modelConfig, type ModelConfig } from '../../core/dinov2/config.ts';
-import { drawDropPath, patchTokens, classTokens, vitForward, vitParameters } from '../../core/dinov2/vit.ts';
+import { modelConfig } from '../../core/dinov2/config.ts';
+import { drawDropPath, vitParameters } from '../../core/dinov2/vit.ts';
 import { Random } from '../../core/random.ts';
-import { golden, noGolden, relativeError, weightsOf } from './golden.ts';
+import { assertWithin } from '../golden/rows.ts';
+import { checkVit } from '../golden/vit.ts';
 import { executors } from './executors.ts';
-
-const shape = { embedDim: 128, depth: 3, heads: 2, positionGrid: 8 };
-const CASES: Record<string, ModelConfig> = {
-  'vit-plain': { ...modelConfig('nano'), ...shape },
-  'vit-registers': { ...modelConfig('nano', { registers: 4 }), ...shape },
-  'vit-swiglu': { ...modelConfig('nano', { ffn: 'swiglu' }), ...shape },
-};
+import { golden, goldenNames, noGolden } from './golden.ts';
 
 for (const [engine, create] of executors) {
-  for (const [name, config] of Object.entries(CASES)) {
+  for (const name of goldenNames('vit-')) {
     test(`${name} gives the official outputs on ${engine}`, { skip: noGolden }, async (t) => {
       const x = await create();
-      const file = await golden(name);
-      const parameters = x.createParameters(weightsOf(file, 'weights.'));
-      let worst = 0;
-      const compare = async (what: string, actual: Float32Array): Promise<void> => {
-        const error = relativeError(actual, file.tensors.get(what)!.values);
-        worst = Math.max(worst, error);
-        assert.ok(error < 1e-5, `${name} ${what}: relative error ${error}`);
-      };
-      const sizes = [...file.tensors.keys()].filter((key) => key.endsWith('.image')).map((key) => key.slice(0, -'.image'.length));
-      assert.ok(sizes.length >= 4);
-      if (engine === 'reference') sizes.splice(0, sizes.length, '42x42', '70x126'); // the slow twin: one square, one not
-      for (const size of sizes) {
-        const { shape: imageShape, values } = file.tensors.get(`${size}.image`)!;
-        const mask = file.tensors.get(`${size}.mask`)!.values as Uint8Array;
-        await x.scope(async () => {
-          const images = x.tensor(values as Float32Array, imageShape);
-          const check = async (prefix: string, options: Parameters<typeof vitForward>[4]): Promise<void> => {
-            const grid = vitForward(x, parameters, config, images, options);
-            const P = grid.gridHeight * grid.gridWidth;
-            await compare(`${prefix}cls`, await x.read(classTokens(x, grid)));
-            await compare(
-              `${prefix}patch`,
-              await x.read(
-                patchTokens(
-                  x,
-                  grid,
-                  Int32Array.from({ length: grid.samples * P }, (_, i) => i),
-                ),
-              ),
-            );
-            if (prefix === `${size}.` && config.registers > 0)
-              await compare(`${size}.reg`, await x.read(x.sliceTokens(grid.tokens, 1, config.registers)));
-          };
-          await check(`${size}.`, {});
-          await check(`${size}.masked.`, { mask });
-          await check(`${size}.intermediate0.`, { blocks: config.depth - 1 });
-        });
-      }
-      t.diagnostic(`largest relative error ${worst.toExponential(2)}`);
+      // The slow twin takes the two smallest images: one square, one not.
+      const rows = await checkVit(x, name, await golden(name), engine === 'reference' ? { sizes: 2 } : {});
+      t.diagnostic(assertWithin(rows));
       await x.dispose();
     });
   }
