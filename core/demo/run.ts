@@ -66,7 +66,9 @@ export async function runDemo(options: DemoOptions): Promise<void> {
   if (measured.length)
     rows.push({ method: 'untrained network', score: score(measured, await proposalMasks(service, measured), options.proposals) });
   const overlaysBefore = await drawProposals(options, shown, 'untrained');
-  const after = await proposeAt(options, run, run.checkpoints.at(-1)!);
+  const chosen = run.chosen!;
+  terminal.say(`Step ${chosen.step} of ${run.step} is chosen. ${chosen.reason}`);
+  const after = await proposeAt(options, run, chosen.step);
   // Kept from before the review: learning starts by itself while decisions are made.
   const unreviewed = await proposalMasks(service, measured);
   if (measured.length) rows.push({ method: 'trained network', score: score(measured, unreviewed, options.proposals) });

@@ -54,6 +54,8 @@ async function* train({ runDir, start }: PretrainRequest, signal: AbortSignal): 
       koleo: 0,
       learningRate: 1e-3,
       weightDecay: 0.04,
+      sampleEntropy: 0.4,
+      marginalEntropy: 0.9,
     };
     const rest = { teacherMomentum: 0.99, teacherTemperature: 0.04, gradNorm: { backbone: 1 }, imagesPerSecond: 100, secondsLeft: 1 };
     appendFileSync(join(runDir, 'metrics.jsonl'), `${JSON.stringify({ ...metrics, ...rest })}\n`);

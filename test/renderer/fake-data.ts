@@ -103,6 +103,8 @@ export function metricsAt(step: number, totalSteps: number): TrainMetrics {
     weightDecay: 0.04 + (0.16 * step) / totalSteps,
     teacherMomentum: 0.992,
     teacherTemperature: 0.05,
+    sampleEntropy: 0.4,
+    marginalEntropy: 0.9,
     gradNorm: { backbone: 1.2, dino_head: 0.8 },
     imagesPerSecond: 11.8 + next(),
     secondsLeft: ((totalSteps - step) * 24) / 12,
