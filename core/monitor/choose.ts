@@ -35,7 +35,7 @@ export function chosenCheckpoint(checkpoints: readonly number[], lines: readonly
   const compared =
     best === count - 1
       ? 'It is also the newest.'
-      : `The newest, step ${last.step}, has ${percent(last.denseCorrespondence)} and ${percent(last.clusterStability)}.`;
+      : `The newest, step ${last.step.toLocaleString('en-US')}, has ${percent(last.denseCorrespondence)} and ${percent(last.clusterStability)}.`;
   return { step: line.step, reason: `Best patch features of ${count} checkpoints: ${facts}. ${compared}` };
 }
 
