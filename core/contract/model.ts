@@ -176,6 +176,8 @@ export interface MonitorLine {
   readonly outlierShare: number;
   /** Means over the steps logged since the checkpoint before; null at the first. */
   readonly loss: number | null;
+  /** DINO's part of the loss as a share of log K: 1, the student guesses. */
+  readonly dinoLoss: number | null;
   readonly sampleEntropy: number | null;
   readonly marginalEntropy: number | null;
   /** What measuring took. */
@@ -184,7 +186,7 @@ export interface MonitorLine {
 
 /** Something in a run's monitors that a person should know: two signs together, never one alone. */
 export interface TrainAlarm {
-  readonly kind: 'uniform-collapse' | 'collapse' | 'dense-degradation' | 'outlier-tokens';
+  readonly kind: 'uniform-collapse' | 'collapse' | 'dense-degradation';
   /** The checkpoint at which it was first seen. */
   readonly step: number;
   /** What is seen, with the numbers. */

@@ -314,7 +314,7 @@ function buildReport({
   const objects = rows[0]?.score.objects ?? 0;
   return {
     title: `${name}: from unlabeled images to proposals`,
-    summary: `${run.presetTitle}, ${run.model}, ${run.step} steps. ${exported.objects} objects exported (${exported.scope}) to ${exported.files.map((f) => f.name).join(', ')}.`,
+    summary: `${run.presetTitle}, ${run.model}, ${run.step} steps, proposals with step ${run.chosen?.step}. ${exported.objects} objects exported (${exported.scope}) to ${exported.files.map((f) => f.name).join(', ')}.`,
     scores: rows.length
       ? {
           caption: `${objects} objects on ${measured.length} images, at most ${proposals} proposals an image for every method, measured in this run.`,

@@ -40,7 +40,7 @@ export interface ImageSource {
 }
 
 /** Means over the steps that were logged since the checkpoint before. */
-export type LoggedMeans = Pick<TrainMetrics, 'total' | 'sampleEntropy' | 'marginalEntropy'>;
+export type LoggedMeans = Pick<TrainMetrics, 'total' | 'dinoGlobal' | 'dinoLocal' | 'sampleEntropy' | 'marginalEntropy'>;
 
 interface CommonOptions {
   readonly runDir: string;
@@ -286,6 +286,8 @@ function meansOf(lines: readonly LoggedMeans[]): LoggedMeans | null {
   const mean = (pick: (line: LoggedMeans) => number): number => lines.reduce((sum, line) => sum + pick(line), 0) / lines.length;
   return {
     total: mean((line) => line.total),
+    dinoGlobal: mean((line) => line.dinoGlobal),
+    dinoLocal: mean((line) => line.dinoLocal),
     sampleEntropy: mean((line) => line.sampleEntropy),
     marginalEntropy: mean((line) => line.marginalEntropy),
   };

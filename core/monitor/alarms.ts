@@ -5,13 +5,15 @@
  */
 import type { MonitorLine, TrainAlarm } from '../contract/index.ts';
 
-/** Before this share of the run nothing is judged: an untrained network looks collapsed by every sign. */
+/** Before this share of the run nothing is judged: an untrained network looks collapsed by several signs. */
 const GRACE = 0.1;
 
 /** A target that is uniform to within 2 % of log K asks the student for nothing. */
 const UNIFORM_ENTROPY = 0.98;
 /** Such a target on its way down moves by more than this from one checkpoint to the next. */
 const FLAT = 0.005;
+/** A student that is right about nothing has log K; one that learns is below 90 % of it after a tenth of a usual run. */
+const GUESSING = 0.99;
 /** Class tokens of different images within 26 degrees of each other (cosine 0.9), on average over all pairs. */
 const SAME_COSINE = 0.9;
 /** All images together use K^0.2 prototypes or fewer: 4 of 1,024. */
@@ -29,9 +31,6 @@ const RANK_WINDOW = 0.1;
 const DENSE_FALL = 0.05;
 const DENSE_CHECKPOINTS = 3;
 
-/** Healthy networks have under 0.5 % of such tokens; four times that spoils masks (Darcet et al. 2024 see 2 % without registers). */
-const MANY_OUTLIERS = 0.02;
-
 interface Sign {
   readonly uniform: boolean;
   readonly text: string;
@@ -39,7 +38,7 @@ interface Sign {
 
 /** The alarms that hold at the newest line. @param lines of one run, ascending */
 export function alarmsOf(lines: readonly MonitorLine[]): TrainAlarm[] {
-  return [collapse(lines), degradation(lines), outliers(lines)].filter((alarm) => alarm !== null);
+  return [collapse(lines), degradation(lines)].filter((alarm) => alarm !== null);
 }
 
 /** The earliest line from which on a condition holds without a gap to the end; null when it does not hold now. */
@@ -64,13 +63,13 @@ function collapse(lines: readonly MonitorLine[]): TrainAlarm | null {
     step: first.step,
     message: `The features are collapsing: ${signs.map(({ text }) => text).join('; ')}.`,
     action: uniform
-      ? 'Stop the run: it learns nothing more. Start again with a colder teacher or fewer prototypes, or a larger batch.'
+      ? 'Stop the run unless it has only begun: such a teacher has nothing to say. Start again with a lower learning rate, fewer prototypes or a larger batch.'
       : 'Stop the run: images look more and more alike to it. Start again with a lower learning rate or a larger batch, and look through the folder for many copies of the same picture.',
   };
 }
 
 function collapseSigns(lines: readonly MonitorLine[], at: number): Sign[] {
-  const { sampleEntropy, marginalEntropy, classCosine, classRank, patchRank, width, step, totalSteps } = lines[at];
+  const { sampleEntropy, marginalEntropy, dinoLoss, classCosine, classRank, patchRank, width, step, totalSteps } = lines[at];
   const before = at > 0 ? lines[at - 1].sampleEntropy : null;
   const signs: Sign[] = [];
   const add = (holds: boolean, text: string, uniform = false): void => {
@@ -82,6 +81,7 @@ function collapseSigns(lines: readonly MonitorLine[], at: number): Sign[] {
     `the teacher's targets are uniform (${percent(sampleEntropy ?? 0)} of the largest entropy) and stay so`,
     true,
   );
+  add(dinoLoss !== null && dinoLoss > GUESSING, `the student guesses (DINO loss ${percent(dinoLoss ?? 0)} of log K)`, true);
   add(classCosine > SAME_COSINE, `different images look the same (mean cosine ${classCosine.toFixed(2)})`);
   add(
     marginalEntropy !== null && marginalEntropy < FEW_PROTOTYPES,
@@ -126,19 +126,5 @@ function degradation(lines: readonly MonitorLine[]): TrainAlarm | null {
     step: first.step,
     message: `The patch features get worse while the loss falls: dense correspondence is ${percent(now.denseCorrespondence)}, it was ${percent(top.denseCorrespondence)} at step ${top.step}.`,
     action: `Stop the run if you want masks: more steps will hardly help. An earlier checkpoint is proposed with; next time about ${top.step} steps are enough.`,
-  };
-}
-
-// --- abnormal tokens --------------------------------------------------------------------------------------------------
-
-/** The two signs: many tokens of huge norm, at two checkpoints in a row. */
-function outliers(lines: readonly MonitorLine[]): TrainAlarm | null {
-  const first = since(lines, (at) => at > 0 && [at, at - 1].every((i) => lines[i].step > 0 && lines[i].outlierShare > MANY_OUTLIERS));
-  if (!first) return null;
-  return {
-    kind: 'outlier-tokens',
-    step: first.step,
-    message: `${(100 * lines[lines.length - 1].outlierShare).toFixed(1)} % of the patches have an abnormally large norm: the network keeps other things there than what they show.`,
-    action: 'Proposals repair such patches, but isolated dots may stay in the masks. Use an earlier checkpoint, or train with registers.',
   };
 }

@@ -5,7 +5,7 @@ import type { Backbone } from '../dinov2/index.ts';
 import { Random } from '../random.ts';
 import type { Views } from './views.ts';
 
-type Measures = Omit<MonitorLine, 'step' | 'totalSteps' | 'loss' | 'sampleEntropy' | 'marginalEntropy' | 'seconds'>;
+type Measures = Omit<MonitorLine, 'step' | 'totalSteps' | 'loss' | 'dinoLoss' | 'sampleEntropy' | 'marginalEntropy' | 'seconds'>;
 
 const STREAM = 0x40b6;
 

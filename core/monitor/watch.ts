@@ -36,6 +36,7 @@ export class RunWatch {
       totalSteps: config.steps,
       ...measures,
       loss: logged?.total ?? null,
+      dinoLoss: logged && dinoLoss(config, logged),
       sampleEntropy: logged?.sampleEntropy ?? null,
       marginalEntropy: logged?.marginalEntropy ?? null,
       seconds: (performance.now() - started) / 1000,
@@ -56,4 +57,10 @@ export class RunWatch {
       this.#options.openImage ?? (({ path, page }) => readRgb(join(imageRoot, path), { page, maxSide: config.maxImageSide }));
     return { config, views: await cutViews(config, images, open) };
   }
+}
+
+/** Both terms are a mean over pairs of crops, times the weight; without local crops, two thirds of one (spec 5.1). */
+function dinoLoss({ heads, lossWeights, crops }: RunConfig, { dinoGlobal, dinoLocal }: LoggedMeans): number {
+  const guessing = lossWeights.dino * Math.log(heads.dino.prototypes) * (crops.localCount > 0 ? 1 : 2 / 3);
+  return (dinoGlobal + dinoLocal) / guessing;
 }

@@ -19,6 +19,7 @@ export function healthy(change: (at: number) => Partial<MonitorLine> = () => ({}
     patchCosine: 0.1,
     outlierShare: 0.001,
     loss: at === 0 ? null : 10 - 0.1 * at,
+    dinoLoss: at === 0 ? null : 0.98 - 0.01 * at,
     sampleEntropy: at === 0 ? null : 0.7 - 0.01 * at,
     marginalEntropy: at === 0 ? null : 0.9,
     seconds: 1,

@@ -72,6 +72,11 @@ test('one line and one event a checkpoint; a run killed and resumed has the same
       assert.ok(line[name] >= 0 && line[name] <= 1, name);
     assert.ok(line.classRank >= 1 && line.classRank <= 16 && line.patchRank >= 1 && line.patchRank <= 16);
     const since = metrics.filter(({ step }) => step > line.step - 2 && step <= line.step);
+    // The student is compared with one that guesses: log 24 prototypes.
+    if (since.length > 0) {
+      const mean = since.reduce((sum, { dinoGlobal, dinoLocal }) => sum + dinoGlobal + dinoLocal, 0) / since.length;
+      assert.ok(Math.abs(line.dinoLoss! - mean / Math.log(24)) < 1e-9);
+    } else assert.equal(line.dinoLoss, null);
     for (const [ofLine, ofStep] of [
       ['loss', 'total'],
       ['sampleEntropy', 'sampleEntropy'],

@@ -131,6 +131,7 @@ export function monitorsAt(step: number, totalSteps: number, collapsing: boolean
     patchCosine: 0.07,
     outlierShare: 0.001,
     loss: step === 0 ? null : metricsAt(step, totalSteps).total,
+    dinoLoss: step === 0 ? null : 0.99 - 0.3 * rise,
     sampleEntropy: step === 0 ? null : 0.72 - 0.3 * rise,
     marginalEntropy: step === 0 ? null : 0.93 - 0.04 * rise,
     seconds: 1.2,
