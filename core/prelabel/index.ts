@@ -2,7 +2,14 @@
 export { prelabel, type PrelabelInput, type PrelabelOptions } from './prelabel.ts';
 export { learn, type LearnInput, type LearnOptions } from './learn.ts';
 export { patchColours } from './appearance.ts';
-export { featureDefaults, inputSize, type FeatureBackbone, type FeatureOptions, type PatchFeatures, type PrelabelImage } from './features.ts';
+export {
+  featureDefaults,
+  inputSize,
+  type FeatureBackbone,
+  type FeatureOptions,
+  type PatchFeatures,
+  type PrelabelImage,
+} from './features.ts';
 export { proposeDefaults, type ProposeOptions } from './propose.ts';
 export { learnOrder, learnValue, mixedOrder, reviewOrder, type LearnFacts, type RankedProposal } from './rank.ts';
 export { sphericalKMeans, type ClusterOptions } from './cluster.ts';
