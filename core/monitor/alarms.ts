@@ -25,8 +25,8 @@ const RANK_FALL = 0.3;
 const RANK_WINDOW = 0.1;
 
 /**
- * Dense correspondence this far below its best, at each of three checkpoints in a row. Two checkpoints of equal quality
- * differ by about 0.01 on the fewest images that are looked at.
+ * Dense correspondence this far below its best, at each of three checkpoints in a row: on the fewest images that are
+ * looked at, some 4,000 patches ask, which makes one standard error of the share 0.008.
  */
 const DENSE_FALL = 0.05;
 const DENSE_CHECKPOINTS = 3;
