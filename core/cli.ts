@@ -1,11 +1,17 @@
-/** The command line: scan, pretrain, resume, prelabel, eval, export on the same projects as the app. Exit codes: 0 done, 1 failed, 2 wrong call, 130 stopped. */
+/** The command line: scan, pretrain, resume, prelabel, probe, eval, export on the same projects as the app. Exit codes: 0 done, 1 failed, 2 wrong call, 130 stopped. */
 import { parseArgs, type ParseArgsOptionsConfig } from 'node:util';
-import { AppError, errorFacts, type ExportFormat, type ExportScope } from './contract/index.ts';
+import { readdir } from 'node:fs/promises';
+import path from 'node:path';
+import { AppError, errorFacts, type ExportFormat, type ExportScope, type RunRow } from './contract/index.ts';
 import {
+  drawSplit,
   GroundTruth,
   imagesOf,
   openOrCreate,
+  probeRun,
+  probeTable,
   proposalsOf,
+  readSplit,
   runJob,
   Stopped,
   Terminal,
@@ -21,9 +27,12 @@ const HELP = `Patchwise: self-supervised training on your own images, and masks 
   patchwise pretrain DIR                   train on the project's images (Ctrl-C stops after a checkpoint)
       --images IMAGES   make the project first     --preset ID   see below     --steps N   --batch N   --seed N
   patchwise resume DIR [--run ID]          go on with a stopped run, with the numbers it would have had
-  patchwise prelabel DIR                   propose masks with the newest checkpoint
+  patchwise prelabel DIR                   propose masks with the checkpoint whose features are best
       --run ID   --step N   another one        (without any run: the untrained network)
       --fine                finer outlines: every image is looked at four times, half a patch apart
+  patchwise probe DIR --masks MASKS        measure features against masks you have: colours, untrained, trained
+      --images IMAGES   of the masks, when not the project's     --split FILE   CSV: which for learning, which for the test
+      --run ID   --steps all | start,middle,end   or numbers      --side PX     shorter side of an image (448)
   patchwise eval DIR --masks MASKS         measure the open proposals against masks you have
       --instances DIR   16-bit PNG, one number an object        --max N   proposals an image (20)
   patchwise export DIR                     write a COCO file
@@ -62,6 +71,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   pretrain: { folder: 'DIR', options: ['images', 'preset', 'steps', 'batch', 'seed'], run: pretrain },
   resume: { folder: 'DIR', options: ['run'], run: resume },
   prelabel: { folder: 'DIR', options: ['run', 'step'], flags: ['fine'], run: prelabel },
+  probe: { folder: 'DIR', options: ['masks', 'images', 'split', 'run', 'steps', 'side', 'seed'], run: probe },
   eval: { folder: 'DIR', options: ['masks', 'instances', 'max'], run: evaluate },
   export: { folder: 'DIR', options: ['format', 'scope'], run: exportProject },
   presets: { folder: 'DIR', options: [], run: presets },
@@ -105,9 +115,13 @@ async function endOfRun(local: LocalService, terminal: Terminal, stop: Stop, run
   const run = (await local.service.runs()).find((one) => one.id === runId)!;
   const last = (await local.service.trainMetrics({ runId, afterStep: -1 })).at(-1);
   const loss = last ? `, loss ${last.total.toFixed(3)}` : '';
+  const { alarms } = await local.service.trainMonitors({ runId });
+  for (const { message, action } of alarms) terminal.say(`Note: ${message} ${action}`);
+  if (run.chosen) terminal.say(`Step ${run.chosen.step} will be used for proposals. ${run.chosen.reason}`);
   terminal.result(`Run ${run.id}: step ${run.step} of ${run.totalSteps}${loss}, ${run.checkpoints.length} checkpoints (${run.state})`, {
     run,
     last,
+    alarms,
   });
   if (stop.signal.aborted) process.exitCode = 130;
 }
@@ -115,6 +129,9 @@ async function endOfRun(local: LocalService, terminal: Terminal, stop: Stop, run
 async function prelabel({ local, terminal, stop, folder, values, flags }: Call): Promise<void> {
   const request = { runId: values['run'] ?? null, step: count(values, 'step', 0), passes: flags.has('fine') ? (4 as const) : (1 as const) };
   await openOrCreate(local, folder, null, terminal, stop);
+  const runs = await local.service.runs();
+  const chosen = (request.runId === null ? runs[0] : runs.find(({ id }) => id === request.runId))?.chosen;
+  if (request.step === null && chosen) terminal.say(`Step ${chosen.step}. ${chosen.reason}`);
   await runJob(local.service, 'prelabel', () => local.service.startPrelabel(request), terminal, stop);
   const project = (await local.service.currentProject())!;
   const clusters = await local.service.clusters();
@@ -123,6 +140,62 @@ async function prelabel({ local, terminal, stop, folder, values, flags }: Call):
     clusters: clusters.length,
   });
   if (stop.signal.aborted) process.exitCode = 130;
+}
+
+async function probe({ local, terminal, stop, folder, values }: Call): Promise<void> {
+  if (values['masks'] === undefined) throw new UsageError('probe needs --masks MASKS.');
+  const side = count(values, 'side', 28) ?? 448;
+  const truth = new GroundTruth({ masks: values['masks'], instances: null });
+  await openOrCreate(local, folder, null, terminal, stop);
+  const runs = await local.service.runs();
+  const run = values['run'] === undefined ? runs[0] : runs.find(({ id }) => id === values['run']);
+  if (!run)
+    throw new AppError('run-not-found', `There is no training run ${values['run'] ?? ''} here.`, 'patchwise pretrain DIR makes one.');
+  const imageFolder = values['images'] ?? (await local.service.currentProject())!.imageFolder;
+  const files = values['images'] === undefined ? await projectImages(local) : await filesIn(values['images']);
+  const images = files.filter((file) => truth.has(file));
+  if (images.length === 0) {
+    const what = `No image in ${imageFolder} has a mask in ${values['masks']}.`;
+    throw new AppError('bad-input', what, 'Masks carry the name of their image, with .png.');
+  }
+  const split = values['split'] === undefined ? drawSplit(images, count(values, 'seed', 0) ?? 0) : readSplit(values['split'], images);
+  const runDir = path.join(path.resolve(folder), 'runs', run.id);
+  const report = await probeRun({ run, runDir, steps: probeSteps(run, values['steps']), imageFolder, truth, split, side, terminal, stop });
+  terminal.result(probeTable(report), report);
+}
+
+/** all · start,middle,end: the first trained, the middle, the last · numbers. The chosen checkpoint always. */
+function probeSteps({ checkpoints, chosen }: RunRow, wanted = 'start,middle,end'): number[] {
+  const trained = checkpoints.filter((step) => step > 0);
+  const named: Readonly<Record<string, readonly number[]>> = {
+    all: trained,
+    start: trained.slice(0, 1),
+    middle: trained.slice(trained.length >> 1, (trained.length >> 1) + 1),
+    end: trained.slice(-1),
+  };
+  const steps = wanted.split(',').flatMap((word) => {
+    const found = named[word] ?? (checkpoints.includes(Number(word)) ? [Number(word)] : null);
+    if (found === null) throw new UsageError(`--steps takes all, start, middle, end or steps that have a checkpoint, not "${word}".`);
+    return found;
+  });
+  if (chosen && chosen.step > 0) steps.push(chosen.step);
+  return [...new Set(steps)].sort((a, b) => a - b);
+}
+
+async function projectImages(local: LocalService): Promise<string[]> {
+  const images = await Array.fromAsync(imagesOf(local.service));
+  return images.filter(({ page }) => page === 0).map((image) => image.path);
+}
+
+/** All files below a folder, with forward slashes. @throws AppError bad-input */
+async function filesIn(folder: string): Promise<string[]> {
+  const entries = await readdir(folder, { recursive: true, withFileTypes: true }).catch((error: Error) => {
+    throw new AppError('bad-input', `${folder} cannot be read: ${error.message}.`, 'Check --images.', { cause: error });
+  });
+  return entries
+    .filter((entry) => entry.isFile())
+    .map((entry) => path.relative(folder, path.join(entry.parentPath, entry.name)).replaceAll(path.sep, '/'))
+    .sort();
 }
 
 async function evaluate({ local, terminal, stop, folder, values }: Call): Promise<void> {

@@ -1,6 +1,6 @@
 /** What jobs tell while they run. A job is an async generator of these; the worker posts them, the CLI prints them. */
 import type { ErrorFacts } from './errors.ts';
-import type { Box, ImageProblem, Rle, TrainMetrics } from './model.ts';
+import type { Box, ImageProblem, MonitorLine, Rle, TrainMetrics } from './model.ts';
 
 export type JobKind = 'scan' | 'pretrain' | 'prelabel' | 'learn';
 
@@ -57,6 +57,8 @@ export type JobEvent =
   | { readonly type: 'problem'; readonly problem: ImageProblem }
   | { readonly type: 'metrics'; readonly metrics: TrainMetrics }
   | { readonly type: 'checkpoint'; readonly step: number; readonly totalSteps: number }
+  /** Comes after its checkpoint; the line is in monitors.jsonl by then. */
+  | { readonly type: 'monitors'; readonly line: MonitorLine }
   /** Pictures are PNG files in runs/<id>/pca/<step>/<index>.png; index into the run's six fixed images. */
   | { readonly type: 'pca'; readonly step: number; readonly imagePaths: readonly string[]; readonly explained: number }
   | { readonly type: 'proposals'; readonly imageId: number; readonly proposals: readonly ProposalDraft[] }
@@ -78,7 +80,7 @@ export type AppEvent =
   | {
       readonly type: 'jobEvent';
       readonly kind: JobKind;
-      readonly event: Extract<JobEvent, { type: 'progress' | 'log' | 'metrics' | 'checkpoint' | 'pca' | 'problem' }>;
+      readonly event: Extract<JobEvent, { type: 'progress' | 'log' | 'metrics' | 'checkpoint' | 'monitors' | 'pca' | 'problem' }>;
     }
   /** Something in the open project changed; the page re-reads what it shows. */
   | {

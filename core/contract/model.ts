@@ -116,7 +116,15 @@ export interface RunRow {
   readonly totalSteps: number;
   /** Steps that have a checkpoint on disk, ascending. */
   readonly checkpoints: readonly number[];
+  /** The checkpoint to go on with unless a person says otherwise; null without checkpoints. */
+  readonly chosen: CheckpointChoice | null;
   readonly error: ErrorFacts | null;
+}
+
+/** Which checkpoint of a run, and why, in words for a person. */
+export interface CheckpointChoice {
+  readonly step: number;
+  readonly reason: string;
 }
 
 /** One line of runs/<id>/metrics.jsonl. Loss terms as they enter the total (spec 5.6). */
@@ -132,10 +140,88 @@ export interface TrainMetrics {
   readonly weightDecay: number;
   readonly teacherMomentum: number;
   readonly teacherTemperature: number;
+  /** Of the teacher's class tokens over the prototypes, as shares of log K (core/dinov2/entropy.ts). */
+  readonly sampleEntropy: number;
+  readonly marginalEntropy: number;
   /** Before clipping, per part. */
   readonly gradNorm: Readonly<Record<string, number>>;
   readonly imagesPerSecond: number;
   readonly secondsLeft: number;
+}
+
+/**
+ * One line of runs/<id>/monitors.jsonl: what can be told about a checkpoint's teacher without labels, on the same images
+ * at every checkpoint of the run. Defined in core/evaluate; shares are 0..1.
+ */
+export interface MonitorLine {
+  readonly step: number;
+  readonly totalSteps: number;
+  /** Images looked at, two crops of each. */
+  readonly images: number;
+  /** Width D of a token: the largest rank there can be. */
+  readonly width: number;
+  /** Share of patches that find their own place in another crop of the image. */
+  readonly denseCorrespondence: number;
+  /** Agreement of patch clusters found on two halves of the images, corrected for chance. */
+  readonly clusterStability: number;
+  /** Share of crops whose class token finds the other crop of the same image. */
+  readonly viewRetrieval: number;
+  /** RankMe: effective number of directions, 1 to D. */
+  readonly classRank: number;
+  readonly patchRank: number;
+  /** Mean cosine between different images, of class tokens and of patches, -1..1. */
+  readonly classCosine: number;
+  readonly patchCosine: number;
+  /** Share of patch tokens with an abnormally large norm. */
+  readonly outlierShare: number;
+  /** Means over the steps logged since the checkpoint before; null at the first. */
+  readonly loss: number | null;
+  /** DINO's part of the loss as a share of log K: 1, the student guesses. */
+  readonly dinoLoss: number | null;
+  readonly sampleEntropy: number | null;
+  readonly marginalEntropy: number | null;
+  /** What measuring took. */
+  readonly seconds: number;
+}
+
+/** Something in a run's monitors that a person should know: two signs together, never one alone. */
+export interface TrainAlarm {
+  readonly kind: 'uniform-collapse' | 'collapse' | 'dense-degradation';
+  /** The checkpoint at which it was first seen. */
+  readonly step: number;
+  /** What is seen, with the numbers. */
+  readonly message: string;
+  /** What to do. */
+  readonly action: string;
+}
+
+export interface TrainMonitors {
+  readonly lines: readonly MonitorLine[];
+  readonly alarms: readonly TrainAlarm[];
+}
+
+/** How well one kind of features tells the classes of given masks apart, IoU 0..1 on images the probe was not fitted on. */
+export interface ProbeScore {
+  /** Ridge regression on patches, its prediction enlarged to the mask. Classes as in the report. */
+  readonly linear: readonly number[];
+  /** Weighted vote of the nearest patches. */
+  readonly nearest: readonly number[];
+}
+
+/** runs/<id>/probe.json: features measured against masks a person has. */
+export interface ProbeReport {
+  readonly createdAt: string;
+  /** Names of the classes that are scored, background first when there is one. */
+  readonly classes: readonly string[];
+  readonly trainImages: number;
+  readonly testImages: number;
+  /** Shorter side of the images as the network saw them, in pixels. */
+  readonly side: number;
+  /** Mean and spread of the colours of a patch: what any network has to beat. */
+  readonly colour: ProbeScore;
+  readonly untrained: ProbeScore;
+  /** Checkpoints that were scored, ascending. */
+  readonly checkpoints: readonly { readonly step: number; readonly score: ProbeScore }[];
 }
 
 export interface PcaStep {

@@ -64,6 +64,8 @@ export function createRouter(service: HostService) {
     resumeTraining: p.input(inputs.runId).mutation(({ input }) => run(() => service.resumeTraining(input))),
     runs: p.query(() => run(() => service.runs())),
     trainMetrics: p.input(inputs.trainMetrics).query(({ input }) => run(() => service.trainMetrics(input))),
+    trainMonitors: p.input(inputs.runId).query(({ input }) => run(() => service.trainMonitors(input))),
+    trainProbe: p.input(inputs.runId).query(({ input }) => run(() => service.trainProbe(input))),
     pcaSteps: p.input(inputs.runId).query(({ input }) => run(() => service.pcaSteps(input))),
 
     startPrelabel: p.input(inputs.startPrelabel).mutation(({ input }) => run(() => service.startPrelabel(input))),

@@ -13,6 +13,7 @@ import type {
   ImageProblem,
   ImageRow,
   PcaStep,
+  ProbeReport,
   ProjectSummary,
   QueueItem,
   RecentProject,
@@ -22,6 +23,7 @@ import type {
   RunRow,
   Settings,
   TrainMetrics,
+  TrainMonitors,
   TrainPresets,
 } from './model.ts';
 import type { AppEvent, JobState } from './events.ts';
@@ -62,7 +64,7 @@ export const inputs = {
   }),
   runId: z.object({ runId: z.string() }),
   trainMetrics: z.object({ runId: z.string(), afterStep: z.int().min(-1) }),
-  /** runId null: the latest run; step null: its newest checkpoint. No run at all: the untrained network. */
+  /** runId null: the latest run; step null: its chosen checkpoint. No run at all: the untrained network. */
   startPrelabel: z.object({
     runId: z.string().nullable(),
     step: z.int().min(0).nullable(),
@@ -142,6 +144,9 @@ export interface HostService {
   resumeTraining(input: Inputs['runId']): Promise<RunRow>;
   runs(): Promise<RunRow[]>;
   trainMetrics(input: Inputs['trainMetrics']): Promise<TrainMetrics[]>;
+  trainMonitors(input: Inputs['runId']): Promise<TrainMonitors>;
+  /** null: no masks were ever compared with this run's features. */
+  trainProbe(input: Inputs['runId']): Promise<ProbeReport | null>;
   pcaSteps(input: Inputs['runId']): Promise<PcaStep[]>;
 
   startPrelabel(input: Inputs['startPrelabel']): Promise<JobState>;

@@ -68,7 +68,9 @@ export async function runDemo(options: DemoOptions): Promise<void> {
   if (measured.length)
     rows.push({ method: 'untrained network', score: score(measured, await proposalMasks(service, measured), options.proposals) });
   const overlaysBefore = await drawProposals(options, shown, 'untrained');
-  const after = await proposeAt(options, run, run.checkpoints.at(-1)!);
+  const chosen = run.chosen!;
+  terminal.say(`Step ${chosen.step} of ${run.step} is chosen. ${chosen.reason}`);
+  const after = await proposeAt(options, run, chosen.step);
   // Kept from before the review: learning starts by itself while decisions are made.
   const unreviewed = await proposalMasks(service, measured);
   if (measured.length) rows.push({ method: 'trained network', score: score(measured, unreviewed, options.proposals) });
@@ -321,7 +323,7 @@ function buildReport({
   const objects = rows[0]?.score.objects ?? 0;
   return {
     title: `${name}: from unlabeled images to proposals`,
-    summary: `${run.presetTitle}, ${run.model}, ${run.step} steps. ${exported.objects} objects exported (${exported.scope}) to ${exported.files.map((f) => f.name).join(', ')}.`,
+    summary: `${run.presetTitle}, ${run.model}, ${run.step} steps, proposals with step ${run.chosen?.step}. ${exported.objects} objects exported (${exported.scope}) to ${exported.files.map((f) => f.name).join(', ')}.`,
     scores: rows.length
       ? {
           caption: `${objects} objects on ${measured.length} images, at most ${proposals} proposals an image for every method, measured in this run.`,

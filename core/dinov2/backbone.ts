@@ -11,6 +11,8 @@ export interface Features {
   readonly patches: Float32Array;
   /** [N,D] */
   readonly cls: Float32Array;
+  /** [N, gridHeight * gridWidth] lengths of the patch tokens before the final norm; empty unless asked for. */
+  readonly norms: Float32Array;
   readonly gridHeight: number;
   readonly gridWidth: number;
 }
@@ -19,9 +21,10 @@ export interface Backbone {
   readonly config: ModelConfig;
   /**
    * @param images [N,3,H,W], from normalizeImage; H and W multiples of config.patchSize
+   * @param options.norms also the lengths of the patch tokens before the final norm
    * @throws AppError bad-input when they are not
    */
-  features(images: Float32Array, n: number, height: number, width: number): Promise<Features>;
+  features(images: Float32Array, n: number, height: number, width: number, options?: { readonly norms?: boolean }): Promise<Features>;
   dispose(): void;
 }
 
@@ -32,7 +35,7 @@ const TOKENS_AT_ONCE = 4096;
 export function backboneOf(x: Executor, parameters: ParameterSet, config: ModelConfig, prefix: string, owned: boolean): Backbone {
   return {
     config,
-    async features(images, n, height, width) {
+    async features(images, n, height, width, options = {}) {
       if (height % config.patchSize !== 0 || width % config.patchSize !== 0) {
         const wanted = `multiples of ${config.patchSize}`;
         throw new AppError(
@@ -47,6 +50,7 @@ export function backboneOf(x: Executor, parameters: ParameterSet, config: ModelC
       const D = config.embedDim;
       const patches = new Float32Array(n * P * D);
       const cls = new Float32Array(n * D);
+      const norms = new Float32Array(options.norms ? n * P : 0);
       const pixels = 3 * height * width;
       const atOnce = Math.max(1, Math.floor(TOKENS_AT_ONCE / (1 + config.registers + P)));
       for (let from = 0; from < n; from += atOnce) {
@@ -56,14 +60,24 @@ export function backboneOf(x: Executor, parameters: ParameterSet, config: ModelC
           const grid = vitForward(x, parameters, config, input, { prefix });
           patches.set(await x.read(x.sliceTokens(grid.tokens, grid.firstPatch, P)), from * P * D);
           cls.set(await x.read(classTokens(x, grid)), from * D);
+          if (options.norms) rowLengths(await x.read(x.sliceTokens(grid.beforeNorm, grid.firstPatch, P)), D, norms, from * P);
         });
       }
-      return { patches, cls, gridHeight, gridWidth };
+      return { patches, cls, norms, gridHeight, gridWidth };
     },
     dispose() {
       if (owned) parameters.dispose();
     },
   };
+}
+
+/** Euclidean length of each row of [n,D], written from `offset` on. */
+function rowLengths(rows: Float32Array, D: number, out: Float32Array, offset: number): void {
+  for (let at = 0; at < rows.length; at += D) {
+    let square = 0;
+    for (let k = at; k < at + D; k++) square += rows[k]! ** 2;
+    out[offset + at / D] = Math.sqrt(square);
+  }
 }
 
 /** The teacher of a run's checkpoint. @throws AppError checkpoint-damaged, no-checkpoint */

@@ -4,6 +4,7 @@
  *   config.json                          every number of the run
  *   images.jsonl                         its images, frozen at the start
  *   metrics.jsonl                        one line per log step; never holds a step twice
+ *   monitors.jsonl                       one line per checkpoint, written by the monitor room; likewise
  *   checkpoints/<step>/teacher.safetensors    `teacher.*`, kept for every checkpoint
  *   checkpoints/<step>/training.safetensors   `student.*`, `optim.m.*`, `optim.v.*`, `centers.*`, kept for the newest two
  *
@@ -15,6 +16,7 @@ import { join } from 'node:path';
 import { AppError, type ScannedImage, type TrainMetrics } from '../contract/index.ts';
 import type { Executor, ParameterSet } from '../nn/index.ts';
 import type { RunConfig } from './config.ts';
+import { firstNonFinite } from './finite.ts';
 import { readSafetensors, writeSafetensors, type NamedTensor, type SafeTensorFile } from './safetensors.ts';
 import type { TrainState } from './step.ts';
 
@@ -60,16 +62,19 @@ export async function appendMetrics(runDir: string, metrics: TrainMetrics): Prom
   await appendFile(join(runDir, 'metrics.jsonl'), `${JSON.stringify(metrics)}\n`);
 }
 
-/** Removes the lines of steps past `step`, and a last line that was cut off. */
-export async function truncateMetrics(runDir: string, step: number): Promise<void> {
-  const path = join(runDir, 'metrics.jsonl');
-  const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'ENOENT') return '';
-    throw error;
-  });
-  const whole = text.slice(0, text.lastIndexOf('\n') + 1);
-  const kept = jsonLines<TrainMetrics>(whole).filter((line) => line.step <= step);
-  await replaceFile(path, kept.map((line) => `${JSON.stringify(line)}\n`).join(''));
+/** Removes the lines of steps past `step` from metrics.jsonl and monitors.jsonl, and last lines that were cut off. */
+export async function truncateLines(runDir: string, step: number): Promise<void> {
+  for (const name of ['metrics.jsonl', 'monitors.jsonl']) {
+    const path = join(runDir, name);
+    const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
+      if (error.code === 'ENOENT') return null;
+      throw error;
+    });
+    if (text === null) continue;
+    const whole = text.slice(0, text.lastIndexOf('\n') + 1);
+    const kept = jsonLines<{ step: number }>(whole).filter((line) => line.step <= step);
+    await replaceFile(path, kept.map((line) => `${JSON.stringify(line)}\n`).join(''));
+  }
 }
 
 function jsonLines<T>(text: string): T[] {
@@ -109,7 +114,15 @@ export async function writeCheckpoint(x: Executor, runDir: string, config: RunCo
       metadata,
     );
     const student = await x.readParameters(state.student);
-    refuseNonFinite(student, state.student, step);
+    const bad = firstNonFinite(student, state.student);
+    if (bad) {
+      const what = `After ${step} steps the parameter ${bad.name} holds ${bad.value}.`;
+      throw new AppError(
+        'not-finite',
+        what,
+        'Start a new run with a lower learning rate or a larger batch; earlier checkpoints are whole.',
+      );
+    }
     const { m, v } = await x.readAdamState(state.adam);
     const { dino, ibot } = state.centers;
     const training = [
@@ -134,14 +147,6 @@ export async function writeCheckpoint(x: Executor, runDir: string, config: RunCo
   for (const other of older.slice(0, Math.max(0, older.length - (RESUMABLE - 1)))) {
     await rm(join(checkpointDir(runDir, other), 'training.safetensors'), { force: true });
   }
-}
-
-function refuseNonFinite(values: Float32Array, set: ParameterSet, step: number): void {
-  const index = values.findIndex((value) => !Number.isFinite(value));
-  if (index < 0) return;
-  const spec = set.specs.find(({ offset, size }) => index >= offset && index < offset + size)!;
-  const what = `After ${step} steps the parameter ${spec.name} holds ${values[index]}.`;
-  throw new AppError('not-finite', what, 'Start a new run with a lower learning rate or a larger batch; earlier checkpoints are whole.');
 }
 
 /** Makes renames inside a folder last through a power cut. Windows has no such call and needs none. */

@@ -38,11 +38,16 @@ export interface Targets {
   readonly dino: Tensor;
   /** [M,K'] of the teacher's patch tokens where the student's are masked; null when nothing is masked. */
   readonly ibot: Tensor | null;
+  /** [2B,K] of the teacher's class tokens, what `dino` was made of. */
+  readonly dinoLogits: Tensor;
   /** Flat positions in [2B*N] of the masked patches. */
   readonly maskedPositions: Int32Array;
   /** Of the teacher's logits: [K] and [K'], for the centres. null under Sinkhorn. */
   readonly means: { readonly dino: Tensor; readonly ibot: Tensor | null } | null;
 }
+
+/** What the student's loss needs of them. */
+export type StudentTargets = Pick<Targets, 'dino' | 'ibot' | 'maskedPositions'>;
 
 /** The weighted terms of the loss; each has shape []. They add up to `total`. */
 export interface LossTerms {
@@ -89,13 +94,14 @@ export function teacherTargets(
 
   if (config.teacher.centering === 'sinkhorn') {
     const balance = (logits: Tensor): Tensor => x.sinkhornKnopp(logits, temperature, config.teacher.sinkhornIterations);
-    return { dino: balance(dinoLogits), ibot: ibotLogits && balance(ibotLogits), maskedPositions, means: null };
+    return { dino: balance(dinoLogits), ibot: ibotLogits && balance(ibotLogits), dinoLogits, maskedPositions, means: null };
   }
   const center = (logits: Tensor, values: Float32Array): Tensor =>
     x.centeredSoftmax(logits, x.tensor(values, [values.length]), temperature);
   return {
     dino: center(dinoLogits, centers.dino),
     ibot: ibotLogits && center(ibotLogits, centers.ibot),
+    dinoLogits,
     maskedPositions,
     means: { dino: x.meanRows(dinoLogits), ibot: ibotLogits && x.meanRows(ibotLogits) },
   };
@@ -108,7 +114,7 @@ export function studentLoss(
   student: ParameterSet,
   crops: Crops,
   batch: Batch,
-  targets: Targets,
+  targets: StudentTargets,
 ): LossTerms {
   const B = batch.images;
   const L = config.crops.localCount;
@@ -191,10 +197,14 @@ export function computeGradients(
   return { terms: terms!, targets };
 }
 
+/** Clips each part's gradients. @returns [parts] their norms before clipping */
+export function clipGradients(x: Executor, config: RunConfig, { student }: Pick<TrainState, 'student'>, groups: ParameterGroups): Tensor {
+  return x.clipGradients(student, groups.parts, config.optimizer.clipNorm);
+}
+
 /**
- * Clips, updates the student, moves the teacher after it.
+ * Updates the student with its clipped gradients, moves the teacher after it.
  * @param step counted from 0
- * @returns [parts] gradient norms before clipping
  */
 export function applyUpdate(
   x: Executor,
@@ -203,12 +213,10 @@ export function applyUpdate(
   groups: ParameterGroups,
   values: StepValues,
   step: number,
-): Tensor {
-  const { beta1, beta2, epsilon, clipNorm } = config.optimizer;
-  const norms = x.clipGradients(state.student, groups.parts, clipNorm);
+): void {
+  const { beta1, beta2, epsilon } = config.optimizer;
   x.adamW(state.student, state.adam, { ...rates(groups, values), beta1, beta2, epsilon, updateNumber: step + 1 });
   x.emaUpdate(state.teacher, state.student, values.teacherMomentum);
-  return norms;
 }
 
 /** c <- momentum c + (1 - momentum) mean. The centre of a step lacks that step's own batch, so this comes last. */

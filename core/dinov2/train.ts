@@ -16,17 +16,19 @@ import {
   flatten,
   readNewestState,
   readRun,
-  truncateMetrics,
+  truncateLines,
   writeCheckpoint,
   type SavedState,
 } from './checkpoint.ts';
 import { STREAM, type RunConfig } from './config.ts';
+import { teacherEntropy } from './entropy.ts';
+import { refuseNonFiniteGradients, refuseNonFiniteLosses } from './finite.ts';
 import { headParameters } from './heads.ts';
 import { drawMasks } from './masking.ts';
 import { parameterGroups } from './optimizer.ts';
 import type { PixelImage } from './pixels.ts';
 import { stepValues } from './schedules.ts';
-import { applyUpdate, computeGradients, updateCenters, type Batch, type LossTerms, type TrainState } from './step.ts';
+import { applyUpdate, clipGradients, computeGradients, updateCenters, type Batch, type LossTerms, type TrainState } from './step.ts';
 import { drawDropPath, vitParameters } from './vit.ts';
 
 /** Where a run gets its pixels; index into the run's list of images. ImageCache, or a test's own. */
@@ -37,13 +39,16 @@ export interface ImageSource {
   prefetch(indices: Iterable<number>): void;
 }
 
+/** Means over the steps that were logged since the checkpoint before. */
+export type LoggedMeans = Pick<TrainMetrics, 'total' | 'dinoGlobal' | 'dinoLocal' | 'sampleEntropy' | 'marginalEntropy'>;
+
 interface CommonOptions {
   readonly runDir: string;
   readonly imageRoot: string;
   readonly executor: Executor;
   readonly signal: AbortSignal;
-  /** Called at each checkpoint; its events become the run's. The teacher is valid until it returns. */
-  readonly onCheckpoint?: (teacher: Backbone, step: number) => AsyncIterable<JobEvent>;
+  /** Called at each checkpoint; its events become the run's. The teacher is valid until it returns; no means at the first. */
+  readonly onCheckpoint?: (teacher: Backbone, step: number, logged: LoggedMeans | null) => AsyncIterable<JobEvent>;
   /** Instead of decoding files below imageRoot. */
   readonly openImages?: (images: readonly ScannedImage[], config: RunConfig, onProblem: (problem: ImageProblem) => void) => ImageSource;
 }
@@ -84,7 +89,7 @@ export async function* resume(options: CommonOptions): AsyncGenerator<JobEvent> 
   const { config, images } = await readRun(options.runDir);
   const { saved, damaged } = await readNewestState(options.runDir);
   for (const error of damaged) yield { type: 'log', level: 'warn', text: `${error.message} Going on from step ${saved?.step}.` };
-  await truncateMetrics(options.runDir, saved?.step ?? 0);
+  await truncateLines(options.runDir, saved?.step ?? 0);
   yield* train(options, config, images, saved);
 }
 
@@ -128,10 +133,12 @@ async function* train(
     }
   }
 
+  const logged: LoggedMeans[] = [];
   const checkpoint = async function* (step: number): AsyncGenerator<JobEvent> {
     await writeCheckpoint(x, runDir, config, state, step);
     yield { type: 'checkpoint', step, totalSteps: steps };
-    if (onCheckpoint) yield* onCheckpoint(backboneOf(x, teacher, config.model, 'backbone.', false), step);
+    const means = meansOf(logged.splice(0));
+    if (onCheckpoint) yield* onCheckpoint(backboneOf(x, teacher, config.model, 'backbone.', false), step, means);
   };
 
   try {
@@ -169,11 +176,18 @@ async function* train(
       const toSave = isTime(done, config.checkpointEvery, steps);
       const numbers = await x.scope(async () => {
         const { terms, targets } = computeGradients(x, config, state, batch, values);
-        const norms = applyUpdate(x, config, state, groups, values, step);
+        const norms = clipGradients(x, config, state, groups);
+        await refuseNonFiniteGradients(x, state, norms, groups.partNames, done, written);
+        applyUpdate(x, config, state, groups, values, step);
         await updateCenters(x, config, state, targets);
-        return toLog || toSave ? await readNumbers(x, terms, norms, groups.partNames) : null;
+        if (!toLog && !toSave) return null;
+        const losses = await readLosses(x, terms);
+        refuseNonFiniteLosses(losses, done, written);
+        const entropy = await teacherEntropy(x, config, targets, values.teacherTemperature);
+        const gradNorms = await x.read(norms);
+        return { ...losses, ...entropy, gradNorm: Object.fromEntries(groups.partNames.map((part, i) => [part, gradNorms[i]!])) };
       });
-      if (numbers) refuseNonFinite(numbers, done, written);
+      if (numbers) logged.push(numbers);
       windowSteps++;
 
       // metrics
@@ -254,32 +268,27 @@ async function readBatch(source: ImageSource, indices: Int32Array, count: number
   );
 }
 
-type Numbers = Pick<TrainMetrics, 'total' | 'dinoGlobal' | 'dinoLocal' | 'ibot' | 'koleo' | 'gradNorm'>;
-
-/** The only place where a run reads numbers back. */
-async function readNumbers(x: Executor, terms: LossTerms, norms: Tensor, partNames: readonly string[]): Promise<Numbers> {
+/** The weighted terms of the loss as numbers; the only readback of a logged step but gradient norms and entropies. */
+async function readLosses(x: Executor, terms: LossTerms): Promise<Record<keyof LossTerms, number>> {
   const scalar = async (term: Tensor | null): Promise<number> => (term ? (await x.read(term))[0]! : 0);
-  const [total, dinoGlobal, dinoLocal, ibot, koleo, gradNorms] = await Promise.all([
+  const [total, dinoGlobal, dinoLocal, ibot, koleo] = await Promise.all([
     scalar(terms.total),
     scalar(terms.dinoGlobal),
     scalar(terms.dinoLocal),
     scalar(terms.ibot),
     scalar(terms.koleo),
-    x.read(norms),
   ]);
-  return { total, dinoGlobal, dinoLocal, ibot, koleo, gradNorm: Object.fromEntries(partNames.map((part, i) => [part, gradNorms[i]!])) };
+  return { dinoGlobal, dinoLocal, ibot, koleo, total };
 }
 
-/** @throws AppError not-finite naming the step and the number */
-function refuseNonFinite({ gradNorm, ...losses }: Numbers, step: number, lastCheckpoint: number): void {
-  const named = [...Object.entries(losses), ...Object.entries(gradNorm).map(([part, norm]) => [`gradient norm of ${part}`, norm] as const)];
-  const bad =
-    named.filter(([name]) => name !== 'total').find(([, value]) => !Number.isFinite(value)) ??
-    named.find(([, value]) => !Number.isFinite(value));
-  if (!bad) return;
-  throw new AppError(
-    'not-finite',
-    `At step ${step} the ${bad[0]} became ${bad[1]}.`,
-    `Start a new run with a lower learning rate or a larger batch; the checkpoint of step ${lastCheckpoint} is whole.`,
-  );
+function meansOf(lines: readonly LoggedMeans[]): LoggedMeans | null {
+  if (lines.length === 0) return null;
+  const mean = (pick: (line: LoggedMeans) => number): number => lines.reduce((sum, line) => sum + pick(line), 0) / lines.length;
+  return {
+    total: mean((line) => line.total),
+    dinoGlobal: mean((line) => line.dinoGlobal),
+    dinoLocal: mean((line) => line.dinoLocal),
+    sampleEntropy: mean((line) => line.sampleEntropy),
+    marginalEntropy: mean((line) => line.marginalEntropy),
+  };
 }

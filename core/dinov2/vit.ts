@@ -17,6 +17,8 @@ export type DropPath = readonly { readonly attention: BatchSubset; readonly ffn:
 export interface TokenGrid {
   /** [N,T,D] after the final norm: class token, registers, patches in row-major order. */
   readonly tokens: Tensor;
+  /** The same before the final norm. */
+  readonly beforeNorm: Tensor;
   readonly samples: number;
   readonly tokensPerSample: number;
   /** Index of the first patch among the tokens. */
@@ -111,10 +113,11 @@ export function vitForward(
   const registers = config.registers > 0 ? p('register_tokens') : null;
   let tokens = x.assembleTokens(patches, p('cls_token'), positions, registers); // [N,T,D]
   for (let i = 0; i < blocks; i++) tokens = block(x, p, config, i, tokens, dropPath);
+  const beforeNorm = tokens;
   tokens = x.layerNorm(tokens, p('norm.weight'), p('norm.bias'), EPSILON);
 
   const firstPatch = 1 + config.registers;
-  return { tokens, samples: N, tokensPerSample: firstPatch + gridHeight * gridWidth, firstPatch, gridHeight, gridWidth };
+  return { tokens, beforeNorm, samples: N, tokensPerSample: firstPatch + gridHeight * gridWidth, firstPatch, gridHeight, gridWidth };
 }
 
 /** x + gamma1 * Attention(LN1(x)), then x + gamma2 * FFN(LN2(x)). With drop path a branch sees its batch subset only. */

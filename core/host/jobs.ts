@@ -199,6 +199,7 @@ class Job {
         case 'log':
         case 'metrics':
         case 'checkpoint':
+        case 'monitors':
         case 'pca':
         case 'problem':
           this.#hub.emit({ type: 'jobEvent', kind: this.#kind, event });

@@ -42,7 +42,7 @@ export class Recorder {
     if (types.has('images') || types.has('problem')) this.#hub.changed('images', 'project');
     if (types.has('proposals')) this.#hub.changed('proposals', 'images', 'project');
     if (types.has('clusters')) this.#hub.changed('clusters', 'proposals');
-    if (types.has('checkpoint') || types.has('pca')) this.#hub.changed('runs');
+    if (types.has('checkpoint') || types.has('monitors') || types.has('pca')) this.#hub.changed('runs');
   }
 
   /** After a job that went through: what only the whole of it can tell. */

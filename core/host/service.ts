@@ -21,6 +21,7 @@ import {
   type Inputs,
   type JobState,
   type PcaStep,
+  type ProbeReport,
   type ProjectSummary,
   type QueueItem,
   type RecentProject,
@@ -30,6 +31,7 @@ import {
   type RunRow,
   type Settings,
   type TrainMetrics,
+  type TrainMonitors,
   type TrainPresets,
 } from '../contract/index.ts';
 import type { BackboneSource, JobRequest } from '../worker/index.ts';
@@ -58,7 +60,7 @@ import {
 } from './store/overview.ts';
 import { clusterCard, clusterCards, discardCluster, nameCluster, queue } from './store/proposals.ts';
 import { decide } from './store/review.ts';
-import { addRun, pcaSteps, runDir, runRow, runRows, setRunState, trainMetrics } from './store/runs.ts';
+import { addRun, pcaSteps, runDir, runRow, runRows, setRunState, trainMetrics, trainMonitors, trainProbe } from './store/runs.ts';
 
 export interface ServiceOptions {
   readonly version: string;
@@ -277,6 +279,14 @@ export class Service implements HostService {
     return trainMetrics(runDir(this.#open(), runId), afterStep);
   }
 
+  async trainMonitors({ runId }: Inputs['runId']): Promise<TrainMonitors> {
+    return trainMonitors(runDir(this.#open(), runId));
+  }
+
+  async trainProbe({ runId }: Inputs['runId']): Promise<ProbeReport | null> {
+    return trainProbe(runDir(this.#open(), runId));
+  }
+
   async pcaSteps({ runId }: Inputs['runId']): Promise<PcaStep[]> {
     const project = this.#open();
     return pcaSteps(project, runRow(project, runId).id);
@@ -287,8 +297,8 @@ export class Service implements HostService {
   async startPrelabel({ runId, step, passes }: Inputs['startPrelabel']): Promise<JobState> {
     const project = this.#writable();
     const run = runId === null ? runRows(project)[0] : runRow(project, runId);
-    const newest = run?.checkpoints.at(-1);
-    if (run && (newest === undefined || (step !== null && !run.checkpoints.includes(step)))) {
+    const chosen = run?.chosen ?? null;
+    if (run && (chosen === null || (step !== null && !run.checkpoints.includes(step)))) {
       const what = step === null ? 'no checkpoint yet' : `no checkpoint of step ${step}`;
       throw new AppError(
         'no-checkpoint',
@@ -297,7 +307,7 @@ export class Service implements HostService {
       );
     }
     await this.#makeRoom();
-    const model = await this.#model(run ? { runId: run.id, step: step ?? newest! } : null, passes);
+    const model = await this.#model(run ? { runId: run.id, step: step ?? chosen!.step } : null, passes);
     return this.#start({ kind: 'prelabel', ...model.common }, null, model);
   }
 

@@ -3,7 +3,7 @@ import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { deserialize, serialize } from 'node:v8';
 import { AppError, type JobEvent, type Rle, type ScannedImage } from '../contract/index.ts';
-import type { Backbone, ModelConfig, RunConfig } from '../dinov2/index.ts';
+import type { Backbone, LoggedMeans, ModelConfig, RunConfig } from '../dinov2/index.ts';
 import type { Executor } from '../nn/index.ts';
 import type { PcaBasis, PrelabelImage } from '../prelabel/index.ts';
 
@@ -70,8 +70,13 @@ export async function* runJob(request: JobRequest, signal: AbortSignal): AsyncGe
 
 async function* train({ runDir, imageRoot, start }: PretrainRequest, executor: Executor, signal: AbortSignal): AsyncGenerator<JobEvent> {
   const { pretrain, resume } = await import('../dinov2/index.ts');
+  const { RunWatch } = await import('../monitor/index.ts');
   const pictures = new PcaPictures(runDir, imageRoot, start?.images ?? null);
-  const onCheckpoint = (teacher: Backbone, step: number) => pictures.draw(teacher, step);
+  const watch = new RunWatch({ runDir, imageRoot });
+  const onCheckpoint = async function* (teacher: Backbone, step: number, logged: LoggedMeans | null): AsyncGenerator<JobEvent> {
+    yield* watch.observe(teacher, step, logged);
+    yield* pictures.draw(teacher, step);
+  };
   const common = { runDir, imageRoot, executor, signal, onCheckpoint };
   yield* start ? pretrain({ ...common, images: start.images, config: start.config }) : resume(common);
 }

@@ -10,7 +10,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import type { AppEvent, ErrorFacts, ExportRow, ImageProblem, RunRow, TrainPresets } from '../../core/contract/index.ts';
+import type { AppEvent, ErrorFacts, ExportRow, ImageProblem, ProbeReport, RunRow, TrainPresets } from '../../core/contract/index.ts';
 import { drawConveyor } from '../../core/demo/conveyor.ts';
 import { encodeJpeg } from '../../core/images/index.ts';
 import { independentDecode } from '../e2e/browser.ts';
@@ -133,13 +133,23 @@ test('help, and calls that cannot be understood', async () => {
       ['pretrain', project, '--steps', '0'],
       ['export', project, '--scope', 'all'],
       ['eval', project],
+      ['probe', project],
       ['scan', images],
     ].map((args) => patchwise(args)),
   );
   assert.deepEqual([help!.code, help!.stderr], [0, '']);
-  for (const command of ['scan', 'pretrain', 'resume', 'prelabel', 'eval', 'export', 'presets'])
+  for (const command of ['scan', 'pretrain', 'resume', 'prelabel', 'probe', 'eval', 'export', 'presets'])
     assert.match(help!.stdout, new RegExp(`^ +patchwise ${command} `, 'm'));
-  const words = [/"tarin"/, /--speed/, /--steps.*"many"/, /--steps.*from 1 on.*"0"/, /--scope.*accepted or.*"all"/, /--masks/, /--project/];
+  const words = [
+    /"tarin"/,
+    /--speed/,
+    /--steps.*"many"/,
+    /--steps.*from 1 on.*"0"/,
+    /--scope.*accepted or.*"all"/,
+    /--masks/,
+    /--masks/,
+    /--project/,
+  ];
   wrong.forEach(({ code, stdout, stderr }, i) => {
     assert.deepEqual([code, stdout], [2, ''], stderr);
     assert.match(stderr, words[i]!);
@@ -218,6 +228,36 @@ test('from a scan to a COCO file, with a Ctrl-C in between', async (t) => {
   assert.equal(proposed.code, 0, proposed.stderr);
   const { proposed: proposals } = proposed.result<{ proposed: number }>();
   assert.ok(proposals > 0);
+
+  // Features against masks: six pictures to learn from, four for the test, one left out by the file.
+  const split = path.join(place, 'split.csv');
+  const sides = Array.from({ length: count }, (_, i) => `part-${i},${i < 6 ? 'train' : i < 9 ? 'test' : 'val'}`);
+  await writeFile(split, `stem,split\n${sides.join('\n')}\n`);
+  const probing = ['probe', project, '--masks', masks, '--side', '112', '--steps'];
+  const [named, wrongSteps] = [
+    await patchwise([...probing, 'start,end', '--split', split, '--json']),
+    await patchwise([...probing, 'best']),
+  ];
+  assert.deepEqual([wrongSteps.code, wrongSteps.stdout], [2, '']);
+  assert.match(wrongSteps.stderr, /--steps takes .*"best"/);
+  assert.equal(named.code, 0, named.stderr);
+  const report = named.result<ProbeReport>();
+  const newest = windows ? '1' : '2';
+  assert.deepEqual(JSON.parse(await readFile(path.join(project, 'runs', newest, 'probe.json'), 'utf8')), report);
+  assert.deepEqual([report.trainImages, report.testImages, report.side], [6, 3, 112]);
+  assert.deepEqual(report.classes, ['class 0', 'class 1', 'class 2', 'class 3', 'class 4', 'class 5'].slice(0, report.classes.length));
+  assert.ok(report.checkpoints.length >= 2 && report.checkpoints.at(-1)!.step === (windows ? 3 : 16));
+  for (const { linear, nearest } of [report.colour, report.untrained, ...report.checkpoints.map(({ score }) => score)]) {
+    for (const values of [linear, nearest]) {
+      assert.equal(values.length, report.classes.length);
+      assert.ok(values.every((iou) => iou >= 0 && iou <= 1));
+      assert.ok(values[0]! > 0.5, 'the belt is most of the picture');
+    }
+  }
+  await writeFile(split, 'id,fold\n1,train\n');
+  const columns = await patchwise([...probing, 'end', '--split', split]);
+  assert.equal(columns.code, 1);
+  assert.match(columns.stderr, /has the columns id, fold; needed are a column "split" and one of path, file, image, name, stem/);
 
   type Score = { max: number; images: number; bestOverlap: number; recall50: number; objects: number; proposalsPerImage: number };
   const components = (await patchwise(['eval', project, '--masks', masks, '--json'])).result<Score>();

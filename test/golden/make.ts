@@ -8,9 +8,9 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { modelConfig, type HeadConfig, type ModelConfig, type RunConfig } from '../../core/dinov2/config.ts';
 import { headParameters } from '../../core/dinov2/heads.ts';
-import { studentLoss, uploadCrops, type Batch, type Targets } from '../../core/dinov2/step.ts';
+import { studentLoss, uploadCrops, type Batch, type StudentTargets } from '../../core/dinov2/step.ts';
 import { drawDropPath, vitParameters, type DropPath } from '../../core/dinov2/vit.ts';
-import type { Executor, ParameterSpec } from '../../core/nn/index.ts';
+import type { Executor, ParameterSpec, Tensor } from '../../core/nn/index.ts';
 import { Random } from '../../core/random.ts';
 import { tinyRun } from '../dinov2/tiny-run.ts';
 import { writeTypedTensors, type TypedTensor } from '../fixtures/safetensors.ts';
@@ -259,10 +259,10 @@ export function drawBatch(training: Training, random: Random): { batch: Batch; p
 }
 
 /** Targets as a tape wants them. */
-export function targetsOf(x: Executor, { dino, ibot }: Record<'dino' | 'ibot', plain.Value>, masks: Uint8Array): Targets {
-  const tensor = ({ shape, data }: plain.Value): Targets['dino'] => x.tensor(Float32Array.from(data), shape);
+export function targetsOf(x: Executor, { dino, ibot }: Record<'dino' | 'ibot', plain.Value>, masks: Uint8Array): StudentTargets {
+  const tensor = ({ shape, data }: plain.Value): Tensor => x.tensor(Float32Array.from(data), shape);
   const maskedPositions = Int32Array.from([...masks.keys()].filter((i) => masks[i]));
-  return { dino: tensor(dino), ibot: tensor(ibot), maskedPositions, means: null };
+  return { dino: tensor(dino), ibot: tensor(ibot), maskedPositions };
 }
 
 async function trainTensors(training: Training, random: Random): Promise<{ tensors: TypedTensor[]; steps: RecordedSteps }> {

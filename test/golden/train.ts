@@ -9,7 +9,7 @@ import * as z from 'zod';
 import type { RunConfig } from '../../core/dinov2/config.ts';
 import { parameterGroups } from '../../core/dinov2/optimizer.ts';
 import type { SafeTensorFile } from '../../core/dinov2/safetensors.ts';
-import { applyUpdate, computeGradients, updateCenters, type Batch, type TrainState } from '../../core/dinov2/step.ts';
+import { applyUpdate, clipGradients, computeGradients, updateCenters, type Batch, type TrainState } from '../../core/dinov2/step.ts';
 import type { DropPath } from '../../core/dinov2/vit.ts';
 import type { BatchSubset, Executor } from '../../core/nn/index.ts';
 import { relativeError, weightsOf } from '../dinov2/golden.ts';
@@ -204,7 +204,8 @@ export async function checkTraining(
             add(`${when}: gradients, pooled`, part, relativeError(ours, theirs), tolerance.gradients);
           }
         }
-        const norms = await x.read(applyUpdate(x, config, state, groups, values, i));
+        const norms = await x.read(clipGradients(x, config, state, groups));
+        applyUpdate(x, config, state, groups, values, i);
         for (const [p, part] of groups.partNames.entries()) {
           const norm = expected.grad_norm[part];
           if (norm === undefined) throw new Error(`its step ${i} has no gradient norm of ${part}`);

@@ -6,10 +6,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { AppError, type JobEvent } from '../../core/contract/index.ts';
 import type { JobRequest, LearnRequest, PrelabelRequest, PretrainRequest } from '../../core/worker/index.ts';
 import { makePng } from '../fixtures/png.ts';
+import { healthy } from '../monitor/lines.ts';
 import { rectangle } from './shapes.ts';
 
 export const seeds = { exits: 901, throws: 902, runsOutOfMemory: 903, hearsNoStop: 904, slow: 905 } as const;
 export const checkpointEvery = 5;
+/** Features are best at this step. */
+export const bestStep = 15;
 /** File beside the feature cache: a line of JSON for each learn request. */
 export const learnRequests = 'learn-requests.jsonl';
 
@@ -54,6 +57,8 @@ async function* train({ runDir, start }: PretrainRequest, signal: AbortSignal): 
       koleo: 0,
       learningRate: 1e-3,
       weightDecay: 0.04,
+      sampleEntropy: 0.4,
+      marginalEntropy: 0.9,
     };
     const rest = { teacherMomentum: 0.99, teacherTemperature: 0.04, gradNorm: { backbone: 1 }, imagesPerSecond: 100, secondsLeft: 1 };
     appendFileSync(join(runDir, 'metrics.jsonl'), `${JSON.stringify({ ...metrics, ...rest })}\n`);
@@ -67,6 +72,9 @@ async function* train({ runDir, start }: PretrainRequest, signal: AbortSignal): 
         renameSync(`${dir}.tmp`, dir);
       }
       yield { type: 'checkpoint', step, totalSteps: steps };
+      const line = { ...healthy()[1]!, step, totalSteps: steps, denseCorrespondence: 0.6 - Math.abs(step - bestStep) / 1000 };
+      appendFileSync(join(runDir, 'monitors.jsonl'), `${JSON.stringify(line)}\n`);
+      yield { type: 'monitors', line };
       const pictures = join(runDir, 'pca', String(step));
       mkdirSync(pictures, { recursive: true });
       writeFileSync(join(pictures, '0.png'), makePng({ width: 2, height: 1, bits: 8, colourType: 2, samples: [step, 0, 0, 0, step, 0] }));
@@ -87,6 +95,7 @@ async function* propose(request: PrelabelRequest | LearnRequest, signal: AbortSi
     mkdirSync(dirname(request.cacheDir), { recursive: true });
     appendFileSync(join(dirname(request.cacheDir), learnRequests), `${JSON.stringify(asked)}\n`);
   }
+  if (request.kind === 'prelabel') yield { type: 'log', level: 'info', text: JSON.stringify(request.source) };
   for (const [done, image] of request.images.entries()) {
     if (signal.aborted) return;
     yield { type: 'progress', phase: 'Regions', done, total: request.images.length, imagesPerSecond: null, secondsLeft: null };

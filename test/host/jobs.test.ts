@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { checkpointEvery, learnRequests, seeds } from './fakeJobs.ts';
+import { bestStep, checkpointEvery, learnRequests, seeds } from './fakeJobs.ts';
 import { eventsOf, fakeJobs, hostWith, jobEnd, newProject, refusal, until, type Page } from './helpers.ts';
 
 const train = (page: Page, steps: number, seed: number) => page.call.startTraining.mutate({ presetId: 'quick', steps, batch: 4, seed });
@@ -28,7 +28,7 @@ test('a new project is scanned; a second scan sees what changed', async (t) => {
     },
   ]);
 
-  const { writeFileSync, rmSync } = await import('node:fs');
+  const { rmSync } = await import('node:fs');
   writeFileSync(join(images, 'broken.jpg'), '');
   rmSync(join(images, 'image-000.png'));
   await page.call.rescan.mutate();
@@ -79,12 +79,59 @@ test('a run trains, stops and resumes; metrics, checkpoints and pictures are the
 
   listening.stop();
   const kinds = new Set(listening.events.map((event) => (event.type === 'jobEvent' ? event.event.type : event.type)));
-  assert.deepEqual([...kinds].sort(), ['changed', 'checkpoint', 'job', 'log', 'metrics', 'pca', 'progress']);
+  assert.deepEqual([...kinds].sort(), ['changed', 'checkpoint', 'job', 'log', 'metrics', 'monitors', 'pca', 'progress']);
   const seen = listening.events.filter((event) => event.type === 'job').map((event) => event.job.state);
   assert.deepEqual(seen.slice(-5), ['running', 'stopping', 'stopped', 'running', 'finished']);
   // 40 steps in about a second: at most five messages a second, and the last one is never lost.
   const progress = listening.events.filter((event) => event.type === 'jobEvent' && event.event.type === 'progress');
   assert.ok(progress.length < 20, `${progress.length} progress messages`);
+});
+
+test('monitors choose the checkpoint that is proposed with; a person may choose another', async (t) => {
+  const { folder, page } = await hostWith(t, 3);
+  await newProject(page);
+  await train(page, 40, 1);
+  await jobEnd(page, 'pretrain');
+  const { lines, alarms } = await page.call.trainMonitors.query({ runId: '1' });
+  assert.deepEqual(
+    lines.map(({ step }) => step),
+    [5, 10, 15, 20, 25, 30, 35, 40],
+  );
+  assert.deepEqual(alarms, []);
+  const [run] = await page.call.runs.query();
+  assert.equal(run!.chosen!.step, bestStep);
+  assert.match(run!.chosen!.reason, /60 % \(1st of 8\).*The newest, step 40/);
+
+  const listening = eventsOf(page);
+  for (const step of [null, 40]) {
+    await page.call.startPrelabel.mutate({ runId: null, step });
+    await jobEnd(page, 'prelabel');
+  }
+  listening.stop();
+  const sources = listening.events.flatMap((event) =>
+    event.type === 'jobEvent' && event.kind === 'prelabel' && event.event.type === 'log' ? [JSON.parse(event.event.text) as unknown] : [],
+  );
+  const runDir = join(folder, 'projects', 'Leaves', 'runs', '1');
+  assert.deepEqual(sources, [
+    { runDir, step: bestStep },
+    { runDir, step: 40 },
+  ]);
+
+  assert.equal(await page.call.trainProbe.query({ runId: '1' }), null);
+  const score = { linear: [0.9, 0.4], nearest: [0.8, 0.3] };
+  const report = {
+    createdAt: '2026-11-22T18:02:00Z',
+    classes: ['background', 'leaf'],
+    trainImages: 2,
+    testImages: 1,
+    side: 448,
+    colour: score,
+    untrained: score,
+    checkpoints: [{ step: 40, score }],
+  };
+  writeFileSync(join(runDir, 'probe.json'), JSON.stringify(report));
+  assert.deepEqual(await page.call.trainProbe.query({ runId: '1' }), report);
+  assert.equal((await refusal(page.call.trainMonitors.query({ runId: '../1' }))).code, 'run-not-found');
 });
 
 test('why a worker ended is told in words, and its run can be resumed', async (t) => {

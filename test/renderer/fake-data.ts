@@ -1,5 +1,5 @@
-/** Made-up rows that the fake host hands out: problems, presets, folders, the curves of a run. */
-import type { FolderEntry, ImageProblem, TrainMetrics, TrainPresets } from '../../core/contract/index.ts';
+/** Made-up rows that the fake host hands out: problems, presets, folders, the curves, monitors and probe of a run. */
+import type { FolderEntry, ImageProblem, MonitorLine, ProbeReport, TrainMetrics, TrainPresets } from '../../core/contract/index.ts';
 import { random } from './fake-pictures.ts';
 
 export const problems: ImageProblem[] = [
@@ -103,8 +103,58 @@ export function metricsAt(step: number, totalSteps: number): TrainMetrics {
     weightDecay: 0.04 + (0.16 * step) / totalSteps,
     teacherMomentum: 0.992,
     teacherTemperature: 0.05,
+    sampleEntropy: 0.4,
+    marginalEntropy: 0.9,
     gradNorm: { backbone: 1.2, dino_head: 0.8 },
     imagesPerSecond: 11.8 + next(),
     secondsLeft: ((totalSteps - step) * 24) / 12,
+  };
+}
+
+/** Features that are best at 60 % of the run; `collapsing`: images look alike from the middle on. */
+export function monitorsAt(step: number, totalSteps: number, collapsing: boolean): MonitorLine {
+  const share = step / totalSteps;
+  const rise = 1 - Math.exp(-5 * share);
+  const late = Math.max(0, share - 0.6);
+  const bad = collapsing && share >= 0.5;
+  return {
+    step,
+    totalSteps,
+    images: 83,
+    width: 128,
+    denseCorrespondence: 0.59 + 0.2 * rise - 0.09 * late,
+    clusterStability: 0.55 + 0.18 * rise - 0.12 * late,
+    viewRetrieval: 0.13 + 0.6 * rise,
+    classRank: bad ? 7 : 16 + 50 * rise,
+    patchRank: 43 + 35 * rise,
+    classCosine: bad ? 0.96 : 0.7 - 0.55 * rise,
+    patchCosine: 0.07,
+    outlierShare: 0.001,
+    loss: step === 0 ? null : metricsAt(step, totalSteps).total,
+    dinoLoss: step === 0 ? null : 0.99 - 0.3 * rise,
+    sampleEntropy: step === 0 ? null : 0.72 - 0.3 * rise,
+    marginalEntropy: step === 0 ? null : 0.93 - 0.04 * rise,
+    seconds: 1.2,
+  };
+}
+
+export function probeOf(checkpoints: readonly number[], totalSteps: number): ProbeReport {
+  const at = (step: number): ProbeReport['untrained'] => {
+    const rise = 1 - Math.exp((-5 * step) / totalSteps);
+    const late = Math.max(0, step / totalSteps - 0.6);
+    return {
+      linear: [0.98 + 0.01 * rise, 0.86 + 0.06 * rise, 0.43 + 0.12 * rise - 0.09 * late],
+      nearest: [0.97 + 0.015 * rise, 0.84 + 0.06 * rise, 0.4 + 0.13 * rise - 0.08 * late],
+    };
+  };
+  return {
+    createdAt: '2026-11-22T18:02:00Z',
+    classes: ['belt', 'part', 'scratch'],
+    trainImages: 150,
+    testImages: 50,
+    side: 518,
+    colour: { linear: [0.975, 0.84, 0.41], nearest: [0.97, 0.82, 0.38] },
+    untrained: at(0),
+    checkpoints: checkpoints.filter((step) => step > 0).map((step) => ({ step, score: at(step) })),
   };
 }

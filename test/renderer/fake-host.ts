@@ -13,6 +13,7 @@ import type {
   HostService,
   ImageRow,
   JobState,
+  MonitorLine,
   ProjectSummary,
   QueueItem,
   ReviewChange,
@@ -22,7 +23,8 @@ import type {
   TrainMetrics,
 } from '../../core/contract/index.ts';
 import { decodeRle } from '../../renderer/src/logic/rle.ts';
-import { folder, metricsAt, presets, problems } from './fake-data.ts';
+import { alarmsOf, chosenCheckpoint } from '../../core/monitor/index.ts';
+import { folder, metricsAt, monitorsAt, presets, probeOf, problems } from './fake-data.ts';
 import { kinds, random, sceneHeight, sceneParts, sceneWidth, variants } from './fake-pictures.ts';
 
 export interface FakeOptions {
@@ -83,6 +85,7 @@ export class FakeHost {
       step: 1500,
       totalSteps: 1500,
       checkpoints: [0, 75, 300, 600, 900, 1200, 1500],
+      chosen: null,
       error: null,
     },
     {
@@ -94,6 +97,7 @@ export class FakeHost {
       step: 212,
       totalSteps: 400,
       checkpoints: [0, 20, 200],
+      chosen: null,
       error: {
         code: 'engine-died',
         message: 'The engine ended by itself at step 212 (signal SIGKILL).',
@@ -361,6 +365,11 @@ export class FakeHost {
     }
   }
 
+  /** run-1 is the one that goes wrong. */
+  #monitors(run: RunRow): MonitorLine[] {
+    return run.checkpoints.map((step) => monitorsAt(step, run.totalSteps, run.id === 'run-1'));
+  }
+
   #every(milliseconds: number, tick: () => boolean): void {
     const timer = setInterval(() => {
       if (tick()) return;
@@ -393,6 +402,11 @@ export class FakeHost {
         this.emit({ type: 'jobEvent', kind: 'pretrain', event: progress });
         if (line.step % 25 === 0) {
           this.emit({ type: 'jobEvent', kind: 'pretrain', event: { type: 'checkpoint', step: line.step, totalSteps: line.totalSteps } });
+          this.emit({
+            type: 'jobEvent',
+            kind: 'pretrain',
+            event: { type: 'monitors', line: monitorsAt(line.step, line.totalSteps, false) },
+          });
           this.emit({ type: 'jobEvent', kind: 'pretrain', event: { type: 'pca', step: line.step, imagePaths: [], explained: 0.4 } });
         }
       }
@@ -536,6 +550,7 @@ export class FakeHost {
           step: 0,
           totalSteps: steps ?? preset.steps,
           checkpoints: [0],
+          chosen: null,
           error: null,
         };
         this.#runs = [run, ...this.#runs];
@@ -551,7 +566,12 @@ export class FakeHost {
         this.emit({ type: 'changed', what: 'runs' });
         return this.#train(going);
       },
-      runs: async () => this.#runs,
+      runs: async () => this.#runs.map((run) => ({ ...run, chosen: chosenCheckpoint(run.checkpoints, this.#monitors(run)) })),
+      trainMonitors: async ({ runId }) => {
+        const lines = this.#monitors(this.#runs.find((r) => r.id === runId)!);
+        return { lines, alarms: alarmsOf(lines) };
+      },
+      trainProbe: async ({ runId }) => (runId === 'run-2' ? probeOf([300, 900, 1500], 1500) : null),
       trainMetrics: async ({ runId, afterStep }) => (this.#metrics.get(runId) ?? []).filter((m) => m.step > afterStep),
       pcaSteps: async ({ runId }) => {
         const run = this.#runs.find((r) => r.id === runId)!;

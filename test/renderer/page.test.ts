@@ -172,6 +172,41 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
     });
   });
 
+  test('a run shows what its features are worth, which checkpoint is chosen and why, and what is alarming', async () => {
+    await using({}, 'train', async (host) => {
+      const run = page.getByRole('region', { name: 'Run' });
+      const quality = page.getByRole('img', { name: 'Quality of patch features over steps' });
+      await run.getByText('Step 900 is used for proposals.').waitFor();
+      await run.getByText(/Best patch features of 6 checkpoints.*\(1st of 6\).*The newest, step 1,500, has/).waitFor();
+      assert.equal(await quality.locator('path.line').count(), 3);
+      assert.equal(await quality.locator('circle').count(), 3 * 7, 'a dot a line and checkpoint');
+      // The mark stands where the middle of the axis is: 900 of 1,500.
+      const [mark, box] = [await quality.locator('line.chosen').getAttribute('x1'), (await quality.boundingBox())!];
+      assert.ok(Math.abs(Number(mark) - (46 + 0.6 * (box.width - 56))) < 1, `${mark} of ${box.width}`);
+      assert.equal(await run.getByRole('alert').count(), 0);
+
+      await run.getByRole('heading', { name: 'Features, measured with your masks' }).waitFor();
+      const scratch = page.getByRole('img', { name: 'IoU of scratch over steps' });
+      assert.deepEqual([await scratch.locator('path.line').count(), await scratch.locator('line.level').count()], [2, 2]);
+      await run.getByText('IoU on 50 images, learned from 150 others at 518 px').waitFor();
+
+      // The chosen checkpoint is what proposing takes unless another is picked.
+      await run.getByRole('button', { name: 'Propose masks' }).click();
+      const dialog = page.getByRole('dialog', { name: 'Propose masks' });
+      await dialog.getByText(/^Best patch features of 6 checkpoints/).waitFor();
+      assert.match((await dialog.getByLabel('Checkpoint').locator('option').first().textContent())!, /Best features: step 900/);
+      await dialog.getByRole('button', { name: 'Propose masks' }).click();
+      await until(() => host.calls.some((call) => call.name === 'startPrelabel'), 'proposing');
+      assert.deepEqual(host.calls.find((call) => call.name === 'startPrelabel')?.input, { runId: 'run-2', step: null });
+
+      await page.getByRole('button', { name: /Quick look/ }).click();
+      const alarm = page.locator('[role=alert][data-kind=collapse]');
+      await alarm.getByText(/different images look the same \(mean cosine 0\.96\); the class tokens use 7 of 128 directions/).waitFor();
+      assert.match((await alarm.textContent())!, /Stop the run.*Since step 200/s);
+      await run.getByRole('heading', { name: 'Features, measured with your masks' }).waitFor({ state: 'detached' });
+    });
+  });
+
   test('a cluster is named once, merged into a class, discarded and brought back', async () => {
     await using({}, 'review/clusters', async (host) => {
       await page.getByLabel('Name of cluster 1').fill('gear wheel');

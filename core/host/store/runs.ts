@@ -1,7 +1,17 @@
-/** Training runs: their rows, and what lies in runs/<id>/ (checkpoints, metrics, PCA pictures). */
+/** Training runs: their rows, and what lies in runs/<id>/ (checkpoints, metrics, monitors, probe, PCA pictures). */
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { AppError, type ErrorFacts, type PcaStep, type RunRow, type TrainMetrics } from '../../contract/index.ts';
+import {
+  AppError,
+  type ErrorFacts,
+  type MonitorLine,
+  type PcaStep,
+  type ProbeReport,
+  type RunRow,
+  type TrainMetrics,
+  type TrainMonitors,
+} from '../../contract/index.ts';
+import { alarmsOf, chosenCheckpoint, parseMonitors } from '../../monitor/index.ts';
 import type { Project, Reader, Writer } from '../project.ts';
 import { imageIdOf } from './images.ts';
 
@@ -40,6 +50,8 @@ export function latestRunId(reader: Reader): string | null {
 }
 
 function toRun(project: Project, row: Row): RunRow {
+  const dir = join(project.dir, 'runs', row.id);
+  const steps = checkpoints(dir);
   const error = row.error_code && { code: row.error_code, message: row.error_message ?? '', action: row.error_action ?? '' };
   return {
     id: row.id,
@@ -49,7 +61,8 @@ function toRun(project: Project, row: Row): RunRow {
     state: row.state,
     step: row.step,
     totalSteps: row.total_steps,
-    checkpoints: checkpoints(join(project.dir, 'runs', row.id)),
+    checkpoints: steps,
+    chosen: chosenCheckpoint(steps, monitorLines(dir)),
     error: error || null,
   };
 }
@@ -104,6 +117,22 @@ export function trainMetrics(dir: string, afterStep: number): TrainMetrics[] {
     if (metrics.step > afterStep) byStep.set(metrics.step, metrics);
   }
   return [...byStep.values()].sort((a, b) => a.step - b.step);
+}
+
+/** What was measured without labels at each checkpoint, and what of it is alarming. */
+export function trainMonitors(dir: string): TrainMonitors {
+  const lines = monitorLines(dir);
+  return { lines, alarms: alarmsOf(lines) };
+}
+
+function monitorLines(dir: string): MonitorLine[] {
+  return parseMonitors(ifThere(() => readFileSync(join(dir, 'monitors.jsonl'), 'utf8')) ?? '');
+}
+
+/** The last comparison with masks; null when there was none. */
+export function trainProbe(dir: string): ProbeReport | null {
+  const text = ifThere(() => readFileSync(join(dir, 'probe.json'), 'utf8'));
+  return text === null ? null : (JSON.parse(text) as ProbeReport);
 }
 
 export function savePca(writer: Writer, runId: string, event: { step: number; imagePaths: readonly string[]; explained: number }): void {

@@ -2,7 +2,7 @@
 
 class ProposeDialog {
   open = $state(false);
-  /** The run and step offered first; null: the newest. */
+  /** The run and step offered first; null: the newest run, its chosen checkpoint. */
   runId = $state<string | null>(null);
   step = $state<number | null>(null);
 

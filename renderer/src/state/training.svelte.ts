@@ -1,6 +1,6 @@
-/** The training page's data: presets, runs, the shown run's curves and PCA pictures, kept live by the host's events. */
+/** The training page's data: presets, runs, the shown run's curves, monitors and PCA pictures, kept live by the host's events. */
 import { api, factsOf, type Facts } from '../api/client.ts';
-import type { PcaStep, RunRow, TrainMetrics } from '../../../core/contract/index.ts';
+import type { PcaStep, ProbeReport, RunRow, TrainMetrics, TrainMonitors } from '../../../core/contract/index.ts';
 import { app, isActive, type RunningEvent } from './app.svelte.ts';
 import { Loaded } from './loaded.svelte.ts';
 
@@ -9,6 +9,8 @@ export class Training {
   readonly runs = new Loaded(() => api.runs.query());
   shownId = $state<string | null>(null);
   metrics = $state.raw<readonly TrainMetrics[]>([]);
+  monitors = $state.raw<TrainMonitors>({ lines: [], alarms: [] });
+  probe = $state.raw<ProbeReport | null>(null);
   pca = $state.raw<readonly PcaStep[]>([]);
   error = $state.raw<Facts | null>(null);
 
@@ -40,6 +42,8 @@ export class Training {
     if (runId === this.shownId) return;
     this.shownId = runId;
     this.metrics = [];
+    this.monitors = { lines: [], alarms: [] };
+    this.probe = null;
     this.pca = [];
     this.#arrived = [];
     await this.#readShown();
@@ -70,9 +74,16 @@ export class Training {
     const runId = this.shownId;
     if (runId === null) return;
     try {
-      const [metrics, pca] = await Promise.all([api.trainMetrics.query({ runId, afterStep: -1 }), api.pcaSteps.query({ runId })]);
+      const [metrics, monitors, probe, pca] = await Promise.all([
+        api.trainMetrics.query({ runId, afterStep: -1 }),
+        api.trainMonitors.query({ runId }),
+        api.trainProbe.query({ runId }),
+        api.pcaSteps.query({ runId }),
+      ]);
       if (runId !== this.shownId) return;
       this.metrics = metrics;
+      this.monitors = monitors;
+      this.probe = probe;
       this.pca = pca;
       this.error = null;
     } catch (error) {
@@ -93,16 +104,18 @@ export class Training {
         this.#arrived = [];
       }, 300);
     }
-    if (event.type === 'checkpoint' || event.type === 'pca') void this.#readPictures();
+    if (event.type === 'checkpoint' || event.type === 'monitors' || event.type === 'pca') void this.#readCheckpoint();
   }
 
-  async #readPictures(): Promise<void> {
+  async #readCheckpoint(): Promise<void> {
     const runId = this.shownId;
     if (runId === null) return;
     void this.runs.load();
     try {
-      const pca = await api.pcaSteps.query({ runId });
-      if (runId === this.shownId) this.pca = pca;
+      const [monitors, pca] = await Promise.all([api.trainMonitors.query({ runId }), api.pcaSteps.query({ runId })]);
+      if (runId !== this.shownId) return;
+      this.monitors = monitors;
+      this.pca = pca;
     } catch {
       // The next checkpoint asks again.
     }

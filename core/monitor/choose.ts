@@ -1,0 +1,60 @@
+/**
+ * Which checkpoint to go on with. The last is often not the best for masks: patch features of self-supervised networks get
+ * worse late in training while the loss still falls (dense degradation). Without labels the choice is by two measures of
+ * patches; whoever has masks can measure with them (core/evaluate/probe.ts), and anyone can choose another.
+ */
+import type { CheckpointChoice, MonitorLine } from '../contract/index.ts';
+
+/**
+ * The best mean of the ranks in dense correspondence and in cluster stability, ties to the later checkpoint. The untrained
+ * network takes no part: its patches match by plain colour, which says nothing of what was learned.
+ * @param checkpoints steps on disk, ascending
+ * @param lines the run's monitors, ascending
+ * @returns null without checkpoints; the newest when none of them was measured
+ */
+export function chosenCheckpoint(checkpoints: readonly number[], lines: readonly MonitorLine[]): CheckpointChoice | null {
+  const newest = checkpoints.at(-1);
+  if (newest === undefined) return null;
+  const measured = lines.filter(({ step }) => step > 0 && checkpoints.includes(step));
+  if (measured.length === 0)
+    return {
+      step: newest,
+      reason: newest === 0 ? 'The untrained network is all there is.' : 'The newest: the features of this run were not measured.',
+    };
+  const dense = ranks(measured.map((line) => line.denseCorrespondence));
+  const stable = ranks(measured.map((line) => line.clusterStability));
+  let best = 0;
+  measured.forEach((_, i) => {
+    if (dense[i] + stable[i] <= dense[best] + stable[best]) best = i;
+  });
+  const count = measured.length;
+  if (count === 1) return { step: measured[0].step, reason: 'The only trained checkpoint that was measured.' };
+  const line = measured[best];
+  const facts = `dense correspondence ${percent(line.denseCorrespondence)} (${place(dense[best], count)}), cluster stability ${percent(line.clusterStability)} (${place(stable[best], count)})`;
+  const last = measured[count - 1];
+  const compared =
+    best === count - 1
+      ? 'It is also the newest.'
+      : `The newest, step ${last.step.toLocaleString('en-US')}, has ${percent(last.denseCorrespondence)} and ${percent(last.clusterStability)}.`;
+  return { step: line.step, reason: `Best patch features of ${count} checkpoints: ${facts}. ${compared}` };
+}
+
+/** Rank of each value, 1 for the largest; equal values share the mean of their places. */
+function ranks(values: readonly number[]): number[] {
+  return values.map((value) => {
+    const above = values.filter((other) => other > value).length;
+    const equal = values.filter((other) => other === value).length;
+    return above + (equal + 1) / 2;
+  });
+}
+
+function percent(share: number): string {
+  return `${(100 * share).toFixed(0)} %`;
+}
+
+/** "1st of 12"; a shared place is the better one. */
+function place(rank: number, count: number): string {
+  const whole = Math.floor(rank);
+  const ending = whole % 100 >= 11 && whole % 100 <= 13 ? 'th' : (['th', 'st', 'nd', 'rd'][whole % 10] ?? 'th');
+  return `${whole}${ending} of ${count}`;
+}

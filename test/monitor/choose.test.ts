@@ -1,0 +1,46 @@
+/** The choice of a checkpoint on lines of runs: ranks, ties, what is left out, and the reason in words. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { MonitorLine } from '../../core/contract/index.ts';
+import { chosenCheckpoint } from '../../core/monitor/index.ts';
+import { healthy } from './lines.ts';
+
+const at = (step: number, denseCorrespondence: number, clusterStability: number): MonitorLine => ({
+  ...healthy()[1]!,
+  step,
+  denseCorrespondence,
+  clusterStability,
+});
+const all = (lines: readonly MonitorLine[]): number[] => lines.map(({ step }) => step);
+
+test('the best mean rank wins, not the largest number and not the last', () => {
+  // Ranks, dense and stable: 100 (3, 2), 200 (2, 1), 300 (1, 4), 400 (4, 3).
+  const lines = [at(0, 0.99, 0.99), at(100, 0.5, 0.6), at(200, 0.55, 0.7), at(300, 0.9, 0.2), at(400, 0.4, 0.4)];
+  const choice = chosenCheckpoint(all(lines), lines)!;
+  assert.equal(choice.step, 200);
+  assert.equal(
+    choice.reason,
+    'Best patch features of 4 checkpoints: dense correspondence 55 % (2nd of 4), cluster stability 70 % (1st of 4). The newest, step 400, has 40 % and 40 %.',
+  );
+});
+
+test('equal means go to the later, and equal values share their place', () => {
+  const mirrored = [at(100, 0.5, 0.7), at(200, 0.7, 0.5), at(300, 0.1, 0.1)];
+  assert.equal(chosenCheckpoint(all(mirrored), mirrored)!.step, 200);
+  const equal = [at(100, 0.5, 0.5), at(200, 0.5, 0.5), at(300, 0.5, 0.5)];
+  assert.equal(chosenCheckpoint(all(equal), equal)!.step, 300);
+  assert.match(chosenCheckpoint(all(equal), equal)!.reason, /It is also the newest\.$/);
+  // 100 and 200 share places 1 and 2 in dense (1.5 each); 200 is behind in stability: 2.5 against 4.5.
+  const shared = [at(100, 0.8, 0.9), at(200, 0.8, 0.3), at(300, 0.2, 0.5)];
+  assert.equal(chosenCheckpoint(all(shared), shared)!.step, 100);
+});
+
+test('the untrained network, and checkpoints that are gone or were not measured, are not chosen', () => {
+  const lines = [at(0, 1, 1), at(100, 0.9, 0.9), at(200, 0.5, 0.5), at(300, 0.6, 0.6)];
+  assert.equal(chosenCheckpoint([0, 200, 300, 400], lines)!.step, 300);
+  assert.deepEqual(chosenCheckpoint([0, 200, 400], lines), { step: 200, reason: 'The only trained checkpoint that was measured.' });
+  assert.equal(chosenCheckpoint([0, 50, 400], [])!.step, 400);
+  assert.match(chosenCheckpoint([0, 50, 400], [])!.reason, /newest.*not measured/);
+  assert.equal(chosenCheckpoint([0], lines)!.step, 0);
+  assert.equal(chosenCheckpoint([], lines), null);
+});
