@@ -31,21 +31,28 @@ export function projectSummary(project: Project): ProjectSummary {
   };
 }
 
+/** A trained network of the project; null: an untrained one. */
+export type ModelChoice = { readonly runId: string; readonly step: number } | { readonly weightsId: string } | null;
+
 /** Whose features the present proposals came from; null before the first pre-label job has finished. */
-export function presentModel(reader: Reader): { modelKey: string; checkpoint: { runId: string; step: number } | null } | null {
-  const row = reader.get<{ model_key: string | null; model_run_id: string | null; model_step: number | null }>(
-    'SELECT model_key, model_run_id, model_step FROM settings',
+export function presentModel(reader: Reader): { modelKey: string; choice: ModelChoice } | null {
+  const row = reader.get<{ model_key: string | null; model_run_id: string | null; model_step: number | null; model_weights_id: string | null }>(
+    'SELECT model_key, model_run_id, model_step, model_weights_id FROM settings',
   )!;
   if (row.model_key === null) return null;
-  return { modelKey: row.model_key, checkpoint: row.model_run_id === null ? null : { runId: row.model_run_id, step: row.model_step! } };
+  const { model_run_id: runId, model_step: step, model_weights_id: weightsId } = row;
+  return { modelKey: row.model_key, choice: weightsId !== null ? { weightsId } : runId === null ? null : { runId, step: step! } };
 }
 
-export function saveModel(writer: Writer, modelKey: string, checkpoint: { runId: string; step: number } | null): void {
+export function saveModel(writer: Writer, modelKey: string, choice: ModelChoice): void {
+  const run = choice && 'runId' in choice ? choice : null;
+  const weightsId = choice && 'weightsId' in choice ? choice.weightsId : null;
   writer.run(
-    'UPDATE settings SET model_key = ?, model_run_id = ?, model_step = ?',
+    'UPDATE settings SET model_key = ?, model_run_id = ?, model_step = ?, model_weights_id = ?',
     modelKey,
-    checkpoint?.runId ?? null,
-    checkpoint?.step ?? null,
+    run?.runId ?? null,
+    run?.step ?? null,
+    weightsId,
   );
 }
 
