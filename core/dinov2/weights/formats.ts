@@ -78,6 +78,7 @@ export const writeHuggingFace: WriteFormat = async (weights, dir, about) => {
   const model = withRegisters ? 'Dinov2WithRegistersModel' : 'Dinov2Model';
   await writeSafetensors(join(dir, 'model.safetensors'), backbone.flatMap(huggingFaceTensors), { format: 'pt' });
   const imageSize = config.positionGrid * config.patchSize;
+  // Rates of dropout and LayerScale's start value are left at their defaults; newer versions take no whole number for them.
   await writeJson(join(dir, 'config.json'), {
     architectures: [model],
     model_type: withRegisters ? 'dinov2_with_registers' : 'dinov2',
@@ -86,19 +87,14 @@ export const writeHuggingFace: WriteFormat = async (weights, dir, about) => {
     num_attention_heads: config.heads,
     mlp_ratio: config.mlpRatio,
     hidden_act: 'gelu',
-    hidden_dropout_prob: 0,
-    attention_probs_dropout_prob: 0,
     initializer_range: 0.02,
     layer_norm_eps: 1e-6,
     image_size: imageSize,
     patch_size: config.patchSize,
     num_channels: 3,
     qkv_bias: true,
-    layerscale_value: 1,
-    drop_path_rate: 0,
     use_swiglu_ffn: config.ffn === 'swiglu',
     ...(withRegisters && { num_register_tokens: config.registers }),
-    torch_dtype: 'float32',
   });
   await writeJson(join(dir, 'preprocessor_config.json'), {
     image_processor_type: 'BitImageProcessor',

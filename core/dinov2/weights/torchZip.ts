@@ -96,7 +96,9 @@ class Archive {
 
   async bytes(entry: Entry): Promise<Uint8Array<ArrayBuffer>> {
     const start = await this.#start(entry);
-    return readRange(this.#file, start, start + entry.compressedSize);
+    const bytes = await readRange(this.#file, start, start + entry.compressedSize);
+    if (crc32(bytes) !== entry.crc32) throw new FileFault(`its entry ${entry.fileName} is not the one that was written (its checksum differs)`);
+    return bytes;
   }
 
   async storage(storage: Storage, from: number, to: number): Promise<Uint8Array<ArrayBuffer>> {
