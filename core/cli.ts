@@ -197,11 +197,18 @@ async function exportWeights({ local, terminal, stop, folder, values }: Call): P
   const weightsId = values['weights'];
   const run = runId ?? (await local.service.runs())[0]?.id;
   if (weightsId === undefined && run === undefined) {
-    throw new AppError('run-not-found', 'This project has no training run.', 'Start one with: patchwise pretrain DIR, or name imported weights with --weights ID.');
+    throw new AppError(
+      'run-not-found',
+      'This project has no training run.',
+      'Start one with: patchwise pretrain DIR, or name imported weights with --weights ID.',
+    );
   }
   const network = weightsId === undefined ? { runId: run!, step } : { weightsId };
   const row = await local.service.exportNetworkTo({ network, format }, out);
-  terminal.result(`${row.source} as ${row.format}, ${row.bytes.toLocaleString('en-US')} bytes: ${row.location}\n  ${row.files.join('\n  ')}`, row);
+  terminal.result(
+    `${row.source} as ${row.format}, ${row.bytes.toLocaleString('en-US')} bytes: ${row.location}\n  ${row.files.join('\n  ')}`,
+    row,
+  );
 }
 
 /** --run and --step; --weights takes their place. */
@@ -274,7 +281,9 @@ async function main(args: readonly string[]): Promise<void> {
     const stopping = new AbortController();
     process.once('SIGINT', () => stopping.abort());
     process.once('SIGTERM', () => stopping.abort());
-    await withService((local) => call.command.run({ local, terminal, stop: stopping, file: call.file, folder: call.folder, values: call.values }));
+    await withService((local) =>
+      call.command.run({ local, terminal, stop: stopping, file: call.file, folder: call.folder, values: call.values }),
+    );
   } catch (error) {
     if (error instanceof Stopped) {
       terminal.say('Stopped.');

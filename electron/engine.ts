@@ -120,7 +120,9 @@ export class Engine {
 
 function isChooseFolder(message: unknown): message is ChooseFolderRequest {
   const { type, requestId, purpose } = (message ?? {}) as Record<string, unknown>;
-  return type === 'chooseFolder' && typeof requestId === 'number' && (purpose === 'images' || purpose === 'project' || purpose === 'weights');
+  return (
+    type === 'chooseFolder' && typeof requestId === 'number' && (purpose === 'images' || purpose === 'project' || purpose === 'weights')
+  );
 }
 
 /** The page's address in the host's line {"url": ...}; null for any other line. */

@@ -47,7 +47,21 @@ export interface OpenSafetensors {
   bytes(entry: SafeTensorEntry): Promise<Uint8Array<ArrayBuffer>>;
 }
 
-const BYTES: Readonly<Record<string, number>> = { BOOL: 1, U8: 1, I8: 1, I16: 2, U16: 2, F16: 2, BF16: 2, I32: 4, U32: 4, F32: 4, F64: 8, I64: 8, U64: 8 };
+const BYTES: Readonly<Record<string, number>> = {
+  BOOL: 1,
+  U8: 1,
+  I8: 1,
+  I16: 2,
+  U16: 2,
+  F16: 2,
+  BF16: 2,
+  I32: 4,
+  U32: 4,
+  F32: 4,
+  F64: 8,
+  I64: 8,
+  U64: 8,
+};
 
 /** As the format's own reader has it; a header beyond is no header. */
 const MOST_HEADER_BYTES = 100_000_000;
@@ -104,7 +118,7 @@ export async function openSafetensors(file: FileHandle): Promise<OpenSafetensors
   const { size } = await file.stat();
   const read = async (position: number, length: number): Promise<Uint8Array<ArrayBuffer>> => {
     const bytes = new Uint8Array(length);
-    for (let done = 0; done < length; ) {
+    for (let done = 0; done < length;) {
       const { bytesRead } = await file.read(bytes, done, Math.min(length - done, 2 ** 30), position + done);
       done += bytesRead;
       if (bytesRead === 0) throw new Error(`it ends at byte ${position + done}, ${length - done} too early`);

@@ -78,7 +78,9 @@ export class Folders {
   /** A file from the native dialog or the command line. @throws AppError weights-unreadable when it is not there */
   async chosenFile(path: string): Promise<FileEntry> {
     const file = await realpath(path).catch((error: unknown) => {
-      throw new AppError('weights-unreadable', `${path} is not there.`, 'Check the name, or whether its disk is connected.', { cause: error });
+      throw new AppError('weights-unreadable', `${path} is not there.`, 'Check the name, or whether its disk is connected.', {
+        cause: error,
+      });
     });
     return this.#fileEntry(file, (await stat(file)).size);
   }

@@ -70,7 +70,18 @@ export async function importWeights(project: Project, path: string, sha256: stri
     const names = [...(heads?.dino ? (['dino'] as const) : []), ...(heads?.ibot ? (['ibot'] as const) : [])];
     const checked = sha256 !== null;
     project.write((w) =>
-      addWeights(w, { fileName, bytes, sha256: facts.sha256, checked, layout, type, model: opened.config, parameters, heads: names, notes }),
+      addWeights(w, {
+        fileName,
+        bytes,
+        sha256: facts.sha256,
+        checked,
+        layout,
+        type,
+        model: opened.config,
+        parameters,
+        heads: names,
+        notes,
+      }),
     );
     return weightsRow(project, id);
   } finally {

@@ -206,7 +206,8 @@ function openMigratedCopy(dir: string, older: Opened): Opened {
   const copy = mkdtempSync(join(tmpdir(), 'patchwise-read-'));
   let db: DatabaseSync | null = null;
   try {
-    for (const name of [databaseName, `${databaseName}-wal`]) if (existsSync(join(dir, name))) copyFileSync(join(dir, name), join(copy, name));
+    for (const name of [databaseName, `${databaseName}-wal`])
+      if (existsSync(join(dir, name))) copyFileSync(join(dir, name), join(copy, name));
     db = connect(copy);
     migrate(db, copy);
   } catch (error) {

@@ -52,15 +52,7 @@ import { reviewStats } from './store/figures.ts';
 import { redo, saveNote, undo } from './store/history.ts';
 import { imageFiles, imageRow, imagesPage, problems } from './store/images.ts';
 import { reviewImage } from './store/objects.ts';
-import {
-  isScanned,
-  learningExamples,
-  presentModel,
-  projectSummary,
-  saveModel,
-  setImageDone,
-  type ModelChoice,
-} from './store/overview.ts';
+import { isScanned, learningExamples, presentModel, projectSummary, saveModel, setImageDone, type ModelChoice } from './store/overview.ts';
 import { clusterCard, clusterCards, discardCluster, nameCluster, queue } from './store/proposals.ts';
 import { decide } from './store/review.ts';
 import { addRun, pcaSteps, runDir, runRow, runRows, setRunState, trainMetrics } from './store/runs.ts';
@@ -577,11 +569,7 @@ export class Service implements HostService {
     return { choice, modelKey, common };
   }
 
-  #start(
-    request: JobRequest,
-    runId: string | null,
-    model: { modelKey: string; choice: ModelChoice } | null,
-  ): JobState {
+  #start(request: JobRequest, runId: string | null, model: { modelKey: string; choice: ModelChoice } | null): JobState {
     const project = this.#open();
     const { kind } = request;
     const recorder = new Recorder(project, this.#hub, { kind, runId, modelKey: model?.modelKey ?? null, onScreen: () => this.#onScreen });

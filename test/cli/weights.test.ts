@@ -52,7 +52,8 @@ test('calls about weights that cannot be understood', (t) => {
     assert.match(stderr, words);
   }
   const { stdout } = patchwise(place, '--help');
-  for (const command of ['import-weights FILE DIR', 'export-weights DIR']) assert.match(stdout, new RegExp(`^ +patchwise ${command} `, 'm'));
+  for (const command of ['import-weights FILE DIR', 'export-weights DIR'])
+    assert.match(stdout, new RegExp(`^ +patchwise ${command} `, 'm'));
 });
 
 test('a run goes out in every format and comes back; imported weights propose', async (t) => {
@@ -76,7 +77,10 @@ test('a run goes out in every format and comes back; imported weights propose', 
 
   const handed = answer<NetworkExportRow>(place, 'export-weights', 'project', '--step', '2', '--format', 'hand-over', '--out', 'out/new');
   assert.ok(handed.files.includes('train.py'), 'nano has no official name');
-  assert.equal(readFileSync(join(handed.location, 'images.txt'), 'utf8'), Array.from({ length: pictures }, (_, i) => `part-${i}.jpg\n`).join(''));
+  assert.equal(
+    readFileSync(join(handed.location, 'images.txt'), 'utf8'),
+    Array.from({ length: pictures }, (_, i) => `part-${i}.jpg\n`).join(''),
+  );
   assert.match(readFileSync(join(handed.location, 'config.yaml'), 'utf8'), /^ {2}arch: "vit_nano"$/m);
   assert.deepEqual((await readWeights(join(handed.location, 'weights.pth'))).backbone, teacher.backbone);
 

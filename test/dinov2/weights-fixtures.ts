@@ -38,7 +38,10 @@ export async function openedNetwork(
   const backbone = drawn(config);
   const own = heads.flatMap((name, i) => headParameters(smallHead, config.embedDim, new Random(i), name));
   const path = join(folder, 'teacher.safetensors');
-  const named = [...backbone.map((spec) => ({ ...spec, name: `teacher.backbone.${spec.name}` })), ...own.map((spec) => ({ ...spec, name: `teacher.${spec.name}` }))];
+  const named = [
+    ...backbone.map((spec) => ({ ...spec, name: `teacher.backbone.${spec.name}` })),
+    ...own.map((spec) => ({ ...spec, name: `teacher.${spec.name}` })),
+  ];
   await writeSafetensors(path, named, { format: 'pt' });
   const weights = await openWeights(path);
   t.after(() => weights.close());
@@ -59,7 +62,10 @@ export async function zipFile(path: string, entries: readonly ZipEntry[], forceZ
   const zip = new ZipFile();
   const written = pipeline(zip.outputStream, createWriteStream(path));
   for (const { name, bytes, compress = false } of entries) {
-    zip.addBuffer(Buffer.from(bytes), name.includes('/') && !name.startsWith('data/') ? name : `made/${name}`, { compress, forceZip64Format: forceZip64 });
+    zip.addBuffer(Buffer.from(bytes), name.includes('/') && !name.startsWith('data/') ? name : `made/${name}`, {
+      compress,
+      forceZip64Format: forceZip64,
+    });
   }
   zip.end({ forceZip64Format: forceZip64, comment: '' });
   await written;
@@ -97,7 +103,12 @@ export function pickleOfTensors(tensors: readonly Described[]): Buffer {
 }
 
 /** A file that torch.save might have written, with this pickle and these storages. */
-export async function torchFile(path: string, data: Uint8Array, storages: readonly Uint8Array[] = [], more: readonly ZipEntry[] = []): Promise<void> {
+export async function torchFile(
+  path: string,
+  data: Uint8Array,
+  storages: readonly Uint8Array[] = [],
+  more: readonly ZipEntry[] = [],
+): Promise<void> {
   await zipFile(path, [{ name: 'data.pkl', bytes: data }, ...storages.map((bytes, i) => ({ name: `data/${i}`, bytes })), ...more]);
 }
 

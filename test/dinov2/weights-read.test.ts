@@ -33,8 +33,23 @@ function rounded(value: number, type: string): number {
 }
 
 test('there are recorded files of every kind', { skip: noGolden }, () => {
-  const kinds = ['official', 'official-legacy', 'official-fp16', 'official-bf16', 'official-metadata', 'parameters', 'views-one-storage', 'teacher-checkpoint', 'chunked-blocks', 'hf'];
-  for (const kind of kinds) assert.ok(recorded.some((name) => name.startsWith(`import-${kind}.`)), kind);
+  const kinds = [
+    'official',
+    'official-legacy',
+    'official-fp16',
+    'official-bf16',
+    'official-metadata',
+    'parameters',
+    'views-one-storage',
+    'teacher-checkpoint',
+    'chunked-blocks',
+    'hf',
+  ];
+  for (const kind of kinds)
+    assert.ok(
+      recorded.some((name) => name.startsWith(`import-${kind}.`)),
+      kind,
+    );
 });
 
 for (const name of recorded) {
@@ -44,7 +59,14 @@ for (const name of recorded) {
     const type = halfTypes[name] ?? 'F32';
     assert.equal(facts.type, type);
     assert.deepEqual(
-      { embedDim: config.embedDim, depth: config.depth, heads: config.heads, patch: config.patchSize, ffn: config.ffn, registers: config.registers },
+      {
+        embedDim: config.embedDim,
+        depth: config.depth,
+        heads: config.heads,
+        patch: config.patchSize,
+        ffn: config.ffn,
+        registers: config.registers,
+      },
       { embedDim: 64, depth: 2, heads: 1, patch: 14, ffn: 'mlp', registers: 0 },
     );
     assert.equal(config.positionGrid, 37);
@@ -139,7 +161,10 @@ test('a pickle that asks for anything else is refused by its name, and nothing i
   ];
   for (const [name, data] of traces) {
     await torchFile(path, data);
-    await assert.rejects(openWeights(path), refused(new RegExp(`^evil\\.pth: it asks Python for ${name.replaceAll('.', '\\.')}, .*nothing of it was run`)));
+    await assert.rejects(
+      openWeights(path),
+      refused(new RegExp(`^evil\\.pth: it asks Python for ${name.replaceAll('.', '\\.')}, .*nothing of it was run`)),
+    );
   }
   // The same in the format of before 1.6, where the pickle follows a magic number.
   const legacy = pickle(0x80, 2, 0x8a, 10, '\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.', 0x80, 2, 'M\xe9\x03.', 0x80, 2, '}.');
@@ -256,7 +281,9 @@ test('storages that are missing, of another size or named over and over are refu
   await assert.rejects(readWeights(path), refused(/bytes where \d+ are described/));
   // A giant's shapes over the values of one of its matrices: little to read, much to hold.
   const giant = vitShapes(modelConfig('giant')).map(({ name, shape }) => ({ name, shape, length: 2 ** 24, strides: strides(shape) }));
-  const one = pickleOfTensors(giant).toString('latin1').replaceAll(/X.\0\0\0\d+(?=X\x03\0\0\0cpu)/g, 'X\x01\0\0\x000');
+  const one = pickleOfTensors(giant)
+    .toString('latin1')
+    .replaceAll(/X.\0\0\0\d+(?=X\x03\0\0\0cpu)/g, 'X\x01\0\0\x000');
   await torchFile(path, Buffer.from(one, 'latin1'), [new Uint8Array(0)]);
   await assert.rejects(readWeights(path), refused(/tensors count \d+ values, of which the file holds 16777216/));
 });
@@ -278,7 +305,10 @@ test('sizes, feed-forward layers, registers and heads follow from names and shap
     assert.deepEqual(read.config, config);
     assert.deepEqual(read.backbone, drawn(config));
     assert.equal(read.heads, null);
-    assert.equal(read.facts.parameters, drawn(config).reduce((sum, { values }) => sum + values.length, 0));
+    assert.equal(
+      read.facts.parameters,
+      drawn(config).reduce((sum, { values }) => sum + values.length, 0),
+    );
   }
 });
 
@@ -322,7 +352,10 @@ test('safetensors of 16-bit numbers are read exactly', async (t) => {
   const values = [0, -0, 1, -2.5, 65504, 2 ** -24, 1 / 3, 1e-3];
   const halves = new Uint8Array(Float16Array.from(values).buffer);
   const brains = new Uint8Array(Uint16Array.from(values, (value) => new Uint32Array(Float32Array.of(value).buffer)[0]! >>> 16).buffer);
-  const header = JSON.stringify({ f16: { dtype: 'F16', shape: [8], data_offsets: [0, 16] }, bf16: { dtype: 'BF16', shape: [2, 4], data_offsets: [16, 32] } });
+  const header = JSON.stringify({
+    f16: { dtype: 'F16', shape: [8], data_offsets: [0, 16] },
+    bf16: { dtype: 'BF16', shape: [2, 4], data_offsets: [16, 32] },
+  });
   const length = Buffer.alloc(8);
   length.writeUInt32LE(header.length);
   await writeBytes(path, Buffer.concat([length, Buffer.from(header), halves, brains]));
@@ -330,7 +363,10 @@ test('safetensors of 16-bit numbers are read exactly', async (t) => {
   assert.deepEqual(tensors.get('f16')!.values, Float32Array.from(values, Math.f16round));
   assert.deepEqual(
     tensors.get('bf16')!.values,
-    Float32Array.from(values, (value) => new Float32Array(Uint32Array.of(new Uint32Array(Float32Array.of(value).buffer)[0]! & 0xffff0000).buffer)[0]!),
+    Float32Array.from(
+      values,
+      (value) => new Float32Array(Uint32Array.of(new Uint32Array(Float32Array.of(value).buffer)[0]! & 0xffff0000).buffer)[0]!,
+    ),
   );
 });
 

@@ -9,7 +9,15 @@ import { AppError } from '../../core/contract/index.ts';
 import { loadBackbone } from '../../core/dinov2/backbone.ts';
 import { modelConfig, OFFICIAL_CROPS, type ModelConfig, type RunConfig } from '../../core/dinov2/config.ts';
 import { resolveConfig } from '../../core/dinov2/presets.ts';
-import { exportNetwork, keepWeights, openWeights, publishedNetworks, readWeights, resizePositionTable, type NetworkExport } from '../../core/dinov2/weights/index.ts';
+import {
+  exportNetwork,
+  keepWeights,
+  openWeights,
+  publishedNetworks,
+  readWeights,
+  resizePositionTable,
+  type NetworkExport,
+} from '../../core/dinov2/weights/index.ts';
 import { IMAGENET_ROWS, officialConfig } from '../../core/dinov2/weights/handOver.ts';
 import { createExecutor, type ParameterSpec } from '../../core/nn/index.ts';
 import { Random } from '../../core/random.ts';
@@ -26,7 +34,12 @@ const kinds: Record<string, ModelConfig> = {
   SwiGLU: smallModel({ ffn: 'swiglu' }),
 };
 
-async function exported(t: TestContext, config: ModelConfig, format: Exclude<NetworkExport['format'], 'hand-over'>, heads: readonly ('dino_head' | 'ibot_head')[] = []) {
+async function exported(
+  t: TestContext,
+  config: ModelConfig,
+  format: Exclude<NetworkExport['format'], 'hand-over'>,
+  heads: readonly ('dino_head' | 'ibot_head')[] = [],
+) {
   const folder = temporaryFolder(t);
   const network = await openedNetwork(t, folder, config, heads);
   const dir = join(folder, format);
@@ -40,7 +53,9 @@ async function exported(t: TestContext, config: ModelConfig, format: Exclude<Net
 /** The table as the official constructors have it, by the same rule as everywhere. */
 function withTable(config: ModelConfig, specs: readonly ParameterSpec[], grid: number): ParameterSpec[] {
   return specs.map((spec) =>
-    spec.name === 'pos_embed' ? { name: spec.name, shape: [1, 1 + grid * grid, config.embedDim], values: resizePositionTable(spec.values, config, grid) } : spec,
+    spec.name === 'pos_embed'
+      ? { name: spec.name, shape: [1, 1 + grid * grid, config.embedDim], values: resizePositionTable(spec.values, config, grid) }
+      : spec,
   );
 }
 
@@ -120,14 +135,17 @@ for (const [kind, config] of Object.entries(kinds)) {
     assert.match(read.facts.layout, /Hugging Face names/);
   });
 
-  test(`Hugging Face folder, ${kind}: transformers gives our outputs`, { skip: missingPython('torch', 'transformers', 'numpy') }, async (t) => {
-    const { dir } = await exported(t, config, 'huggingface');
-    const random = new Random(3);
-    // At the trained size, where nothing is resized.
-    const side = config.positionGrid * config.patchSize;
-    const image = Float32Array.from({ length: 3 * side * side }, () => random.normal());
-    writeFileSync(join(dir, 'image.bin'), image);
-    const script = `
+  test(
+    `Hugging Face folder, ${kind}: transformers gives our outputs`,
+    { skip: missingPython('torch', 'transformers', 'numpy') },
+    async (t) => {
+      const { dir } = await exported(t, config, 'huggingface');
+      const random = new Random(3);
+      // At the trained size, where nothing is resized.
+      const side = config.positionGrid * config.patchSize;
+      const image = Float32Array.from({ length: 3 * side * side }, () => random.normal());
+      writeFileSync(join(dir, 'image.bin'), image);
+      const script = `
 import sys, json, torch, numpy
 from transformers import ${config.registers > 0 ? 'Dinov2WithRegistersModel' : 'Dinov2Model'} as Model
 folder, side = json.load(sys.stdin)
@@ -135,22 +153,23 @@ model, info = Model.from_pretrained(folder, output_loading_info=True)
 image = torch.from_numpy(numpy.fromfile(folder + "/image.bin", dtype="<f4").reshape(1, 3, side, side))
 with torch.no_grad(): out = model.eval()(pixel_values=image).last_hidden_state[0]
 print(json.dumps({"missing": sorted(info["missing_keys"]), "surplus": sorted(info["unexpected_keys"]), "tokens": out.tolist()}))`;
-    const answer = askPython(script, [dir, side]) as { missing: string[]; surplus: string[]; tokens: number[][] };
-    assert.deepEqual([answer.missing, answer.surplus], [[], []]);
+      const answer = askPython(script, [dir, side]) as { missing: string[]; surplus: string[]; tokens: number[][] };
+      assert.deepEqual([answer.missing, answer.surplus], [[], []]);
 
-    const x = await createExecutor({ engine: 'cpu', threads: 2 });
-    const kept = join(dir, 'kept.safetensors');
-    const weights = await openWeights(join(dir, 'model.safetensors'));
-    await keepWeights(weights, kept);
-    await weights.close();
-    const network = await loadBackbone({ weightsFile: kept }, x);
-    const { cls, patches } = await network.features(image, 1, side, side);
-    const expected = (from: number, to: number) => answer.tokens.slice(from, to).flat();
-    assert.ok(relativeError(cls, expected(0, 1)) < 1e-5, `cls ${relativeError(cls, expected(0, 1))}`);
-    const patchError = relativeError(patches, expected(1 + config.registers, answer.tokens.length));
-    assert.ok(patchError < 1e-5, `patches ${patchError}`);
-    await x.dispose();
-  });
+      const x = await createExecutor({ engine: 'cpu', threads: 2 });
+      const kept = join(dir, 'kept.safetensors');
+      const weights = await openWeights(join(dir, 'model.safetensors'));
+      await keepWeights(weights, kept);
+      await weights.close();
+      const network = await loadBackbone({ weightsFile: kept }, x);
+      const { cls, patches } = await network.features(image, 1, side, side);
+      const expected = (from: number, to: number) => answer.tokens.slice(from, to).flat();
+      assert.ok(relativeError(cls, expected(0, 1)) < 1e-5, `cls ${relativeError(cls, expected(0, 1))}`);
+      const patchError = relativeError(patches, expected(1 + config.registers, answer.tokens.length));
+      assert.ok(patchError < 1e-5, `patches ${patchError}`);
+      await x.dispose();
+    },
+  );
 }
 
 test('the same network gives the same bytes', async (t) => {
@@ -172,8 +191,14 @@ test('a kept import is the network that was read, and a damaged one is refused',
   const bytes = readFileSync(path);
   bytes[bytes.length - 5]! ^= 1;
   writeFileSync(path, bytes);
-  await assert.rejects(loadBackbone({ weightsFile: path }, x), (error: unknown) => error instanceof AppError && error.code === 'checkpoint-damaged');
-  await assert.rejects(loadBackbone({ weightsFile: `${path}.gone` }, x), (error: unknown) => error instanceof AppError && error.code === 'weights-not-found');
+  await assert.rejects(
+    loadBackbone({ weightsFile: path }, x),
+    (error: unknown) => error instanceof AppError && error.code === 'checkpoint-damaged',
+  );
+  await assert.rejects(
+    loadBackbone({ weightsFile: `${path}.gone` }, x),
+    (error: unknown) => error instanceof AppError && error.code === 'weights-not-found',
+  );
   await x.dispose();
 });
 
@@ -256,7 +281,9 @@ test('numbers that the trainer cannot take are rounded, or told', () => {
 });
 
 test('named networks keep their official names, others are registered', async (t) => {
-  const names = (['small', 'base', 'large', 'giant'] as const).map((name) => (officialConfig(run({ model: modelConfig(name) })).official['student'] as Record<string, unknown>)['arch']);
+  const names = (['small', 'base', 'large', 'giant'] as const).map(
+    (name) => (officialConfig(run({ model: modelConfig(name) })).official['student'] as Record<string, unknown>)['arch'],
+  );
   assert.deepEqual(names, ['vit_small', 'vit_base', 'vit_large', 'vit_giant2']);
   const { dir, files } = await handedOver(t, run(), ['a.png']);
   assert.ok(files.includes('train.py'));
@@ -267,7 +294,10 @@ test('named networks keep their official names, others are registered', async (t
 test('the configuration is YAML with the numbers of the run', { skip: missingPython('yaml') }, async (t) => {
   const config = run({ optimizer: { ...run().optimizer, finalLearningRate: 1e-7 } });
   const { dir } = await handedOver(t, config, ['a.png']);
-  const parsed = askPython('import sys, json, yaml\nprint(json.dumps(yaml.safe_load(open(json.load(sys.stdin)))))', join(dir, 'config.yaml'));
+  const parsed = askPython(
+    'import sys, json, yaml\nprint(json.dumps(yaml.safe_load(open(json.load(sys.stdin)))))',
+    join(dir, 'config.yaml'),
+  );
   assert.deepEqual(parsed, JSON.parse(JSON.stringify(officialConfig(config).official)));
 });
 
@@ -292,25 +322,32 @@ print(json.dumps([len(entries), numbers.tolist(), counts.tolist(), path, int(row
   assert.deepEqual(askPython(script, dir), [IMAGENET_ROWS, [1, 2, 3], counts, 'img/img_2.JPEG', 0, 'img', ['img'], ['img'], 0]);
 });
 
-test('the script links every image to its name, and says what is missing', { skip: process.platform === 'win32' ? 'a shell script' : false }, async (t) => {
-  const { dir } = await handedOver(t, run(), ['a.png', 'b/c d.jpg', "b/it's $odd.tif"]);
-  const images = join(temporaryFolder(t), 'my images');
-  mkdirSync(join(images, 'b'), { recursive: true });
-  for (const name of ['a.png', 'b/c d.jpg', "b/it's $odd.tif"]) writeFileSync(join(images, name), name);
-  const script = join(dir, 'link-images.sh');
-  const first = spawnSync('sh', [script, images], { encoding: 'utf8' });
-  assert.deepEqual([first.status, first.stdout, first.stderr], [0, '3 of 3 images linked\n', '']);
-  assert.equal(readlinkSync(join(dir, 'train/img/img_3.JPEG')), join(images, "b/it's $odd.tif"));
-  assert.equal(readFileSync(join(dir, 'train/img/img_2.JPEG'), 'utf8'), 'b/c d.jpg');
-  const elsewhere = temporaryFolder(t);
-  writeFileSync(join(elsewhere, 'a.png'), '');
-  const second = spawnSync('sh', [script, elsewhere], { encoding: 'utf8' });
-  assert.equal(second.status, 1);
-  assert.match(second.stderr, /not there: .*c d\.jpg/);
-  assert.notEqual(spawnSync('sh', [script]).status, 0);
-});
+test(
+  'the script links every image to its name, and says what is missing',
+  { skip: process.platform === 'win32' ? 'a shell script' : false },
+  async (t) => {
+    const { dir } = await handedOver(t, run(), ['a.png', 'b/c d.jpg', "b/it's $odd.tif"]);
+    const images = join(temporaryFolder(t), 'my images');
+    mkdirSync(join(images, 'b'), { recursive: true });
+    for (const name of ['a.png', 'b/c d.jpg', "b/it's $odd.tif"]) writeFileSync(join(images, name), name);
+    const script = join(dir, 'link-images.sh');
+    const first = spawnSync('sh', [script, images], { encoding: 'utf8' });
+    assert.deepEqual([first.status, first.stdout, first.stderr], [0, '3 of 3 images linked\n', '']);
+    assert.equal(readlinkSync(join(dir, 'train/img/img_3.JPEG')), join(images, "b/it's $odd.tif"));
+    assert.equal(readFileSync(join(dir, 'train/img/img_2.JPEG'), 'utf8'), 'b/c d.jpg');
+    const elsewhere = temporaryFolder(t);
+    writeFileSync(join(elsewhere, 'a.png'), '');
+    const second = spawnSync('sh', [script, elsewhere], { encoding: 'utf8' });
+    assert.equal(second.status, 1);
+    assert.match(second.stderr, /not there: .*c d\.jpg/);
+    assert.notEqual(spawnSync('sh', [script]).status, 0);
+  },
+);
 
 test('what cannot be handed over is refused in words', async (t) => {
-  await assert.rejects(handedOver(t, run(), ['a\nb.png']), (error: unknown) => error instanceof AppError && /line break/.test(error.message));
+  await assert.rejects(
+    handedOver(t, run(), ['a\nb.png']),
+    (error: unknown) => error instanceof AppError && /line break/.test(error.message),
+  );
   await assert.rejects(handedOver(t, run(), []), (error: unknown) => error instanceof AppError && error.code === 'too-few-images');
 });

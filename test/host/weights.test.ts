@@ -84,8 +84,13 @@ test('a file is imported once, compared with the SHA-256 that was given, and its
   const fileId = files.find(({ name }) => name === 'dinov2_small.safetensors')!.id;
 
   const other = await refusal(page.call.importWeights.mutate({ fileId, sha256: 'a'.repeat(64) }));
-  assert.deepEqual([other.code, other.message], ['weights-mismatch', `dinov2_small.safetensors has the SHA-256 ${sha256}, not ${'a'.repeat(64)}.`]);
-  const broken = await refusal(page.call.importWeights.mutate({ fileId: files.find(({ name }) => name === 'broken.pth')!.id, sha256: null }));
+  assert.deepEqual(
+    [other.code, other.message],
+    ['weights-mismatch', `dinov2_small.safetensors has the SHA-256 ${sha256}, not ${'a'.repeat(64)}.`],
+  );
+  const broken = await refusal(
+    page.call.importWeights.mutate({ fileId: files.find(({ name }) => name === 'broken.pth')!.id, sha256: null }),
+  );
   assert.deepEqual([broken.code, broken.message], ['weights-unreadable', 'broken.pth: it is a web page.']);
   assert.deepEqual(await page.call.weights.query(), []);
   assert.equal(existsSync(join(project, 'weights')), false);
@@ -102,7 +107,15 @@ test('a file is imported once, compared with the SHA-256 that was given, and its
       importedAt: '',
       layout: 'safetensors file, official names',
       type: 'F32',
-      network: { name: 'custom', embedDim: 64, depth: 2, patchSize: 14, registers: 4, positionGrid: 8, parameters: drawn(config).reduce((n, { values }) => n + values.length, 0) },
+      network: {
+        name: 'custom',
+        embedDim: 64,
+        depth: 2,
+        patchSize: 14,
+        registers: 4,
+        positionGrid: 8,
+        parameters: drawn(config).reduce((n, { values }) => n + values.length, 0),
+      },
       heads: [],
       notes: [],
     },
@@ -124,7 +137,10 @@ test('proposals come from imported weights without a run, learning goes on with 
   await newProject(page);
   const [file] = await filesOf(page);
   const { id } = await page.call.importWeights.mutate({ fileId: file!.id, sha256: null });
-  assert.equal((await refusal(page.call.startPrelabel.mutate({ runId: null, step: null, weightsId: 'nothing' }))).code, 'weights-not-found');
+  assert.equal(
+    (await refusal(page.call.startPrelabel.mutate({ runId: null, step: null, weightsId: 'nothing' }))).code,
+    'weights-not-found',
+  );
   await page.call.startPrelabel.mutate({ runId: null, step: null, weightsId: id });
   assert.equal((await jobEnd(page, 'prelabel')).state, 'finished');
   const used = await refusal(page.call.removeWeights.mutate({ weightsId: id }));
@@ -138,7 +154,10 @@ test('proposals come from imported weights without a run, learning goes on with 
   await jobEnd(page, 'learn');
   await page.call.closeProject.mutate();
   const db = new DatabaseSync(join(project, 'project.sqlite'), { readOnly: true });
-  const keys = db.prepare('SELECT DISTINCT model_key FROM proposals').all().map((row) => row['model_key']);
+  const keys = db
+    .prepare('SELECT DISTINCT model_key FROM proposals')
+    .all()
+    .map((row) => row['model_key']);
   const settings = db.prepare('SELECT model_key, model_run_id, model_weights_id FROM settings').get()!;
   db.close();
   assert.deepEqual(keys, [`weights-${sha256}`]);
@@ -161,24 +180,42 @@ test('networks are written for other programs, listed, and refused in words', as
     const row = await page.call.exportNetwork.mutate({ network, format });
     assert.deepEqual([row.source, row.format, [...row.files].sort()], ['imported dinov2_small.safetensors', format, expected]);
     assert.deepEqual(readdirSync(row.location).sort(), expected);
-    const weights = await readWeights(join(row.location, row.files.find((name) => /\.(pth|safetensors)$/.test(name))!));
+    const weights = await readWeights(
+      join(
+        row.location,
+        row.files.find((name) => /\.(pth|safetensors)$/.test(name))!,
+      ),
+    );
     assert.deepEqual(
       weights.backbone.filter(({ name }) => name !== 'pos_embed'),
       drawn(config).filter(({ name }) => name !== 'pos_embed'),
     );
   }
-  assert.deepEqual((await page.call.networkExports.query()).map(({ format }) => format).sort(), ['huggingface', 'official', 'trainer-checkpoint']);
+  assert.deepEqual((await page.call.networkExports.query()).map(({ format }) => format).sort(), [
+    'huggingface',
+    'official',
+    'trainer-checkpoint',
+  ]);
   const without = await refusal(page.call.exportNetwork.mutate({ network, format: 'hand-over' }));
   assert.deepEqual([without.code, /imported weights have none/.test(without.message)], ['bad-input', true]);
-  assert.equal((await refusal(page.call.exportNetwork.mutate({ network: { runId: '7', step: null }, format: 'official' }))).code, 'run-not-found');
+  assert.equal(
+    (await refusal(page.call.exportNetwork.mutate({ network: { runId: '7', step: null }, format: 'official' }))).code,
+    'run-not-found',
+  );
 
   // A run of the stand-in has no network in its checkpoints: refused, and nothing is left.
   await page.call.startTraining.mutate({ presetId: 'quick', steps: 5, batch: 4, seed: 1 });
   await jobEnd(page, 'pretrain');
   const exports = join(project, 'exports');
   const before = readdirSync(exports);
-  assert.equal((await refusal(page.call.exportNetwork.mutate({ network: { runId: '1', step: null }, format: 'official' }))).code, 'weights-unreadable');
-  assert.equal((await refusal(page.call.exportNetwork.mutate({ network: { runId: '1', step: 3 }, format: 'official' }))).code, 'no-checkpoint');
+  assert.equal(
+    (await refusal(page.call.exportNetwork.mutate({ network: { runId: '1', step: null }, format: 'official' }))).code,
+    'weights-unreadable',
+  );
+  assert.equal(
+    (await refusal(page.call.exportNetwork.mutate({ network: { runId: '1', step: 3 }, format: 'official' }))).code,
+    'no-checkpoint',
+  );
   assert.deepEqual(readdirSync(exports), before);
 
   // With a real one in its place, it is handed over with the images of the run, first pages only.

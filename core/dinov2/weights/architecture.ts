@@ -5,7 +5,8 @@ import { FileFault } from './fault.ts';
 
 type Shapes = ReadonlyMap<string, { readonly shape: readonly number[] }>;
 
-const NOT_DINOV2 = 'Choose the weights of a DINOv2 backbone: the official .pth, a training checkpoint, or model.safetensors from Hugging Face.';
+const NOT_DINOV2 =
+  'Choose the weights of a DINOv2 backbone: the official .pth, a training checkpoint, or model.safetensors from Hugging Face.';
 const shown = (shape: readonly number[]): string => `[${shape.join(', ')}]`;
 /** Beyond the largest published (1536, 40) by far; keeps a made-up shape from asking for the whole memory. */
 const WIDEST = 8192;
@@ -20,13 +21,16 @@ export function inferModel(tensors: Shapes): ModelConfig {
   const shapeOf = (name: string, rank: number): readonly number[] => {
     const tensor = tensors.get(name);
     if (!tensor) throw new FileFault(`it has no ${name}, which every DINOv2 backbone has`, NOT_DINOV2);
-    if (tensor.shape.length !== rank) throw new FileFault(`${name} has the shape ${shown(tensor.shape)}, where ${rank} axes are needed`, NOT_DINOV2);
+    if (tensor.shape.length !== rank)
+      throw new FileFault(`${name} has the shape ${shown(tensor.shape)}, where ${rank} axes are needed`, NOT_DINOV2);
     return tensor.shape;
   };
   const embedDim = shapeOf('cls_token', 3)[2]!;
-  if (embedDim === 0 || embedDim % 64 !== 0 || embedDim > WIDEST) throw new FileFault(`its width of ${embedDim} is not a multiple of 64 up to ${WIDEST}`, NOT_DINOV2);
+  if (embedDim === 0 || embedDim % 64 !== 0 || embedDim > WIDEST)
+    throw new FileFault(`its width of ${embedDim} is not a multiple of 64 up to ${WIDEST}`, NOT_DINOV2);
   const [, , patchSize, patchWidth] = shapeOf('patch_embed.proj.weight', 4) as [number, number, number, number];
-  if (patchSize !== patchWidth || patchSize === 0) throw new FileFault(`its patches of ${patchSize} x ${patchWidth} pixels are not square`, NOT_DINOV2);
+  if (patchSize !== patchWidth || patchSize === 0)
+    throw new FileFault(`its patches of ${patchSize} x ${patchWidth} pixels are not square`, NOT_DINOV2);
   const patches = shapeOf('pos_embed', 3)[1]! - 1;
   const positionGrid = Math.round(Math.sqrt(Math.max(0, patches)));
   if (positionGrid === 0 || positionGrid ** 2 !== patches) {
@@ -63,7 +67,11 @@ export function inferHead(tensors: Shapes, embedDim: number, name: HeadName): He
 }
 
 /** @throws FileFault naming what is missing, surplus or of another shape */
-export function refuseDifferences(tensors: Shapes, expected: readonly { readonly name: string; readonly shape: readonly number[] }[], what: string): void {
+export function refuseDifferences(
+  tensors: Shapes,
+  expected: readonly { readonly name: string; readonly shape: readonly number[] }[],
+  what: string,
+): void {
   const names = new Set(expected.map(({ name }) => name));
   const missing = expected.filter(({ name }) => !tensors.has(name)).map(({ name }) => name);
   const surplus = [...tensors.keys()].filter((name) => !names.has(name));

@@ -41,7 +41,11 @@ export const writeOfficial: WriteFormat = async (weights, dir, about) => {
   const { config, backbone } = weights;
   const grid = hubGrid(config);
   const file = `${fileStem(config)}.pth`;
-  await writeTorch(join(dir, file), backbone.map((tensor) => withPositionGrid(tensor, config, grid)), null);
+  await writeTorch(
+    join(dir, file),
+    backbone.map((tensor) => withPositionGrid(tensor, config, grid)),
+    null,
+  );
   const hub = hubFunction(config);
   const build = hub
     ? `model = torch.hub.load("facebookresearch/dinov2", "${hub}", pretrained=False)`

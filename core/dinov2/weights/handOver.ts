@@ -27,10 +27,19 @@ export interface HandOverRun {
 }
 
 /** @returns the names of the files written into `dir`, which exists and is the caller's to rename */
-export async function writeHandOver(weights: OpenedWeights, dir: string, about: string, { config, images }: HandOverRun): Promise<string[]> {
+export async function writeHandOver(
+  weights: OpenedWeights,
+  dir: string,
+  about: string,
+  { config, images }: HandOverRun,
+): Promise<string[]> {
   const odd = images.find((path) => /[\n\r]/.test(path));
   if (odd !== undefined) {
-    throw new AppError('bad-input', `The name of ${JSON.stringify(odd)} has a line break.`, 'Rename it: the list of images has one name a line.');
+    throw new AppError(
+      'bad-input',
+      `The name of ${JSON.stringify(odd)} has a line break.`,
+      'Rename it: the list of images has one name a line.',
+    );
   }
   if (images.length === 0) throw new AppError('too-few-images', 'The run has no images.', 'Choose another run.');
   const { official, notes } = officialConfig(config);
@@ -40,7 +49,15 @@ export async function writeHandOver(weights: OpenedWeights, dir: string, about: 
   await writeFile(join(dir, 'link-images.sh'), LINK_IMAGES, { flush: true, mode: 0o755 });
   await mkdir(join(dir, 'extra'));
   await writeEntries(join(dir, 'extra'), images.length);
-  const files = ['config.yaml', 'weights.pth', 'images.txt', 'link-images.sh', 'extra/entries-TRAIN.npy', 'extra/class-ids-TRAIN.npy', 'extra/class-names-TRAIN.npy'];
+  const files = [
+    'config.yaml',
+    'weights.pth',
+    'images.txt',
+    'link-images.sh',
+    'extra/entries-TRAIN.npy',
+    'extra/class-ids-TRAIN.npy',
+    'extra/class-names-TRAIN.npy',
+  ];
   const registered = officialConstructor(config.model) === null;
   if (registered) {
     await writeFile(join(dir, 'train.py'), trainScript(config), { flush: true });
@@ -60,7 +77,11 @@ type Yaml = string | number | boolean | readonly (string | number)[] | { readonl
  */
 export function officialConfig(config: RunConfig): { official: Record<string, Yaml>; notes: string[] } {
   const { model, heads, crops, masking, optimizer, teacher, lossWeights } = config;
-  const { length, epochs, notes: rounded } = epochsOf({
+  const {
+    length,
+    epochs,
+    notes: rounded,
+  } = epochsOf({
     epochs: config.steps,
     warmup: optimizer.warmupSteps,
     freeze: optimizer.freezeLastLayerSteps,
@@ -151,7 +172,9 @@ function epochsOf<K extends string>(steps: Record<K, number>): { length: number;
   const length = 3 * common >= hundredth ? common : hundredth;
   const epochs = Object.fromEntries(Object.entries<number>(steps).map(([key, n]) => [key, Math.round(n / length)])) as Record<K, number>;
   const changed = Object.entries<number>(steps).filter(([key, n]) => epochs[key as K] * length !== n);
-  const notes = changed.map(([key, n]) => `${n} steps (${key}) became ${epochs[key as K] * length}: the trainer counts in epochs of ${length}.`);
+  const notes = changed.map(
+    ([key, n]) => `${n} steps (${key}) became ${epochs[key as K] * length}: the trainer counts in epochs of ${length}.`,
+  );
   return { length, epochs, notes };
 }
 
@@ -166,13 +189,24 @@ function fixedInCode({ crops, optimizer, teacher, studentTemperature }: RunConfi
     ['student temperature', studentTemperature, 0.1],
     ['Sinkhorn-Knopp iterations', teacher.sinkhornIterations, 3],
     ['momentum of the centre', teacher.centerMomentum, 0.9],
-    ...(['aspect', 'flipProbability', 'jitter', 'grayscaleProbability', 'blurProbability', 'blurSigma', 'solarizeProbability'] satisfies (keyof CropConfig)[]).map(
-      (key) => [`augmentation, ${key}`, crops[key], OFFICIAL_CROPS[key]] as const,
-    ),
+    ...(
+      [
+        'aspect',
+        'flipProbability',
+        'jitter',
+        'grayscaleProbability',
+        'blurProbability',
+        'blurSigma',
+        'solarizeProbability',
+      ] satisfies (keyof CropConfig)[]
+    ).map((key) => [`augmentation, ${key}`, crops[key], OFFICIAL_CROPS[key]] as const),
   ];
   return written
     .filter(([, ours, theirs]) => JSON.stringify(ours) !== JSON.stringify(theirs))
-    .map(([name, ours, theirs]) => `${name}: ${JSON.stringify(ours)} in this run, ${JSON.stringify(theirs)} in the trainer's code, which has no key for it.`);
+    .map(
+      ([name, ours, theirs]) =>
+        `${name}: ${JSON.stringify(ours)} in this run, ${JSON.stringify(theirs)} in the trainer's code, which has no key for it.`,
+    );
 }
 
 /** The official constructor, or the name that train.py registers one under. */
@@ -222,7 +256,8 @@ async function writeEntries(dir: string, images: number): Promise<void> {
   const characters = `'<U${CLASS.length}'`;
   const descr = `[('actual_index', '<u4'), ('class_index', '<u4'), ('class_id', ${characters}), ('class_name', ${characters})]`;
   await writeNpy(join(dir, 'entries-TRAIN.npy'), descr, rows, pieces());
-  for (const list of ['class-ids', 'class-names']) await writeNpy(join(dir, `${list}-TRAIN.npy`), characters, 1, [fixedText(CLASS, CLASS.length)]);
+  for (const list of ['class-ids', 'class-names'])
+    await writeNpy(join(dir, `${list}-TRAIN.npy`), characters, 1, [fixedText(CLASS, CLASS.length)]);
 }
 
 const LINK_IMAGES = `#!/bin/sh

@@ -26,10 +26,16 @@ export function officialNames(tensors: ReadonlyMap<string, StoredTensor>): Named
   const names = [...tensors.keys()].map((name) => ({ name, plain: name.replace(WRAPPERS, '') }));
   const ofTeacher = names.some(({ plain }) => plain.startsWith('teacher.'));
   if (!ofTeacher && names.some(({ plain }) => plain.startsWith('student.'))) {
-    throw new FileFault('it holds the state of a training run without its teacher', 'Choose teacher.safetensors beside it, or an official run’s teacher_checkpoint.pth.');
+    throw new FileFault(
+      'it holds the state of a training run without its teacher',
+      'Choose teacher.safetensors beside it, or an official run’s teacher_checkpoint.pth.',
+    );
   }
   if (names.some(({ plain }) => plain.includes('_flat_param'))) {
-    throw new FileFault('it is one part of a network that FSDP has divided', 'Choose eval/training_<iteration>/teacher_checkpoint.pth of that run.');
+    throw new FileFault(
+      'it is one part of a network that FSDP has divided',
+      'Choose eval/training_<iteration>/teacher_checkpoint.pth of that run.',
+    );
   }
   const backbone = new Map<string, StoredTensor>();
   const heads = new Map<string, StoredTensor>();
@@ -40,15 +46,26 @@ export function officialNames(tensors: ReadonlyMap<string, StoredTensor>): Named
       leftOut.push(name);
       continue;
     }
-    const inner = plain.replace(/^teacher\./, '').replace(WRAPPERS, '').replace(/^backbone\./, '').replace(WRAPPERS, '');
+    const inner = plain
+      .replace(/^teacher\./, '')
+      .replace(WRAPPERS, '')
+      .replace(/^backbone\./, '')
+      .replace(WRAPPERS, '');
     huggingFace ||= HUGGING_FACE.test(inner);
     const target = HEADS.test(inner) ? heads : backbone;
-    const official = HUGGING_FACE.test(inner) ? fromHuggingFace(inner.replace(HUGGING_FACE, '')) : inner.replace(/^blocks\.\d+\.(?=\d+\.)/, 'blocks.');
+    const official = HUGGING_FACE.test(inner)
+      ? fromHuggingFace(inner.replace(HUGGING_FACE, ''))
+      : inner.replace(/^blocks\.\d+\.(?=\d+\.)/, 'blocks.');
     if (target.has(official)) throw new FileFault(`it has ${official} twice, once as ${name}`);
     target.set(official, tensors.get(name)!);
   }
   if (huggingFace) joinQueryKeyValue(backbone);
-  return { naming: huggingFace ? 'Hugging Face names' : ofTeacher ? 'teacher of a training checkpoint' : 'official names', backbone, heads, leftOut };
+  return {
+    naming: huggingFace ? 'Hugging Face names' : ofTeacher ? 'teacher of a training checkpoint' : 'official names',
+    backbone,
+    heads,
+    leftOut,
+  };
 }
 
 /** Of transformers' Dinov2Model and Dinov2WithRegistersModel, as (pattern, official). */

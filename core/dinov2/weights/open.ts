@@ -70,7 +70,8 @@ export interface ImportedWeights {
  */
 export async function openWeights(path: string): Promise<OpenedWeights> {
   return inWords(path, async () => {
-    if ((await stat(path)).isDirectory()) throw new FileFault('it is a folder', 'Choose the file of weights in it: model.safetensors or a .pth file.');
+    if ((await stat(path)).isDirectory())
+      throw new FileFault('it is a folder', 'Choose the file of weights in it: model.safetensors or a .pth file.');
     const file = await open(path, 'r');
     try {
       return await opened(path, file);
@@ -134,7 +135,8 @@ async function opened(path: string, file: FileHandle): Promise<OpenedWeights> {
   const lazy = (name: string, shape: readonly number[], tensor: StoredTensor | undefined): LazyTensor => ({
     name,
     shape,
-    read: () => inWords(path, async () => (tensor ? finite(name, await tensor.read()) : new Float32Array(shape.reduce((a, b) => a * b, 1)))),
+    read: () =>
+      inWords(path, async () => (tensor ? finite(name, await tensor.read()) : new Float32Array(shape.reduce((a, b) => a * b, 1)))),
   });
   const headOf = (name: HeadName): OpenHead | undefined => {
     try {
@@ -175,7 +177,8 @@ async function sha256(file: FileHandle, size: number): Promise<string> {
 /** @throws FileFault for a value that no network can go on from */
 function finite(name: string, values: Float32Array): Float32Array {
   const bad = values.findIndex((value) => !Number.isFinite(value));
-  if (bad >= 0) throw new FileFault(`${name} holds ${values[bad]}`, 'Choose an earlier checkpoint, or weights that were saved before that happened.');
+  if (bad >= 0)
+    throw new FileFault(`${name} holds ${values[bad]}`, 'Choose an earlier checkpoint, or weights that were saved before that happened.');
   return values;
 }
 
@@ -195,8 +198,10 @@ function faultOf(error: unknown): { what: string; action: string } {
   const reason = error instanceof Error ? error.message : String(error);
   const { code } = error as NodeJS.ErrnoException;
   if (code === 'ENOENT') return { what: 'it is not there', action: 'Check the name, or whether its disk is connected.' };
-  if (code === 'EACCES' || code === 'EPERM') return { what: 'it may not be read', action: 'Change its permissions, or copy it to a place of your own.' };
+  if (code === 'EACCES' || code === 'EPERM')
+    return { what: 'it may not be read', action: 'Change its permissions, or copy it to a place of your own.' };
   const { action } = new FileFault('');
-  if (reason.startsWith('End of central directory record signature not found')) return { what: 'it is cut off: the end of its zip archive is missing', action };
+  if (reason.startsWith('End of central directory record signature not found'))
+    return { what: 'it is cut off: the end of its zip archive is missing', action };
   return { what: reason.replace(/\.$/, ''), action };
 }

@@ -11,7 +11,11 @@ const DOWNLOAD_AGAIN = 'Download the weights themselves; a browser may have save
 
 /** Files that people take for weights. */
 const OTHERS: readonly { readonly start: string | readonly number[]; readonly what: string; readonly action: string }[] = [
-  { start: 'version https://git-lfs', what: 'it is a Git LFS pointer, not the file it stands for', action: 'Fetch the file itself: git lfs pull.' },
+  {
+    start: 'version https://git-lfs',
+    what: 'it is a Git LFS pointer, not the file it stands for',
+    action: 'Fetch the file itself: git lfs pull.',
+  },
   { start: '<', what: 'it is a web page', action: DOWNLOAD_AGAIN },
   { start: [0x1f, 0x8b], what: 'it is a gzip archive', action: 'Unpack it, then import the weights inside.' },
   { start: 'Rar!', what: 'it is a RAR archive', action: 'Unpack it, then import the weights inside.' },
@@ -34,9 +38,15 @@ export async function openTensorFile(file: FileHandle): Promise<TensorFile> {
     if (start.subarray(0, bytes.length).equals(bytes)) throw new FileFault(what, action);
   }
   if (start[0] === 0x80 && start[1]! >= 2 && start[1]! <= 5) {
-    throw new FileFault('it is a Python pickle, but not one that torch.save wrote', 'Save the weights with torch.save(model.state_dict(), ...).');
+    throw new FileFault(
+      'it is a Python pickle, but not one that torch.save wrote',
+      'Save the weights with torch.save(model.state_dict(), ...).',
+    );
   }
-  throw new FileFault('it is neither a PyTorch file nor a safetensors file', 'Choose the file that holds the weights: .pth or .safetensors.');
+  throw new FileFault(
+    'it is neither a PyTorch file nor a safetensors file',
+    'Choose the file that holds the weights: .pth or .safetensors.',
+  );
 }
 
 async function safetensors(file: FileHandle): Promise<TensorFile> {

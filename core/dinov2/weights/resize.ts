@@ -12,7 +12,8 @@ import type { ModelConfig } from '../config.ts';
  */
 export function resizePositionTable(table: Float32Array, config: ModelConfig, grid: number): Float32Array {
   const { embedDim: D, positionGrid: M, positionOffset, positionAntialias } = config;
-  if (table.length !== (1 + M * M) * D) throw new Error(`resizePositionTable: ${table.length} values are not a table of ${M} x ${M} patches`);
+  if (table.length !== (1 + M * M) * D)
+    throw new Error(`resizePositionTable: ${table.length} values are not a table of ${M} x ${M} patches`);
   if (grid === M) return table.slice();
   const weights = resizeWeights(M, grid, positionOffset, positionAntialias); // [grid,M]
   const rows = new Float64Array(grid * M * D); // [grid,M,D]: along y

@@ -11,7 +11,7 @@ const PLACES = [
 
 /** @throws FileFault telling what is in the file instead */
 export function stateDict(root: unknown): Map<string, TorchTensor> {
-  if (!(root instanceof Map)) throw new FileFault(`it holds ${described(root)}, not a state dict`, 'Save the network\'s state_dict().');
+  if (!(root instanceof Map)) throw new FileFault(`it holds ${described(root)}, not a state dict`, "Save the network's state_dict().");
   const direct = tensorsOf(root, '');
   if (direct.size > 0) return direct;
   for (const { key, prefix } of PLACES) {
@@ -21,7 +21,10 @@ export function stateDict(root: unknown): Map<string, TorchTensor> {
     if (found.size > 0) return found;
   }
   const keys = [...root.keys()].slice(0, 8).map(String).join(', ');
-  throw new FileFault(`it holds no tensors under its own names nor under teacher, model or state_dict${keys === '' ? '' : `, but: ${keys}`}`, 'Save the network\'s state_dict().');
+  throw new FileFault(
+    `it holds no tensors under its own names nor under teacher, model or state_dict${keys === '' ? '' : `, but: ${keys}`}`,
+    "Save the network's state_dict().",
+  );
 }
 
 function tensorsOf(map: ReadonlyMap<unknown, unknown>, prefix: string): Map<string, TorchTensor> {

@@ -23,7 +23,7 @@ const MOST_AT_ONCE = 2 ** 30;
 /** @throws FileFault when the file ends before `to` */
 export async function readRange(file: FileHandle, from: number, to: number): Promise<Uint8Array<ArrayBuffer>> {
   const bytes = new Uint8Array(to - from);
-  for (let done = 0; done < bytes.length; ) {
+  for (let done = 0; done < bytes.length;) {
     const { bytesRead } = await file.read(bytes, done, Math.min(bytes.length - done, MOST_AT_ONCE), from + done);
     if (bytesRead === 0) throw new FileFault(`it ends at byte ${from + done}, ${bytes.length - done} too early`);
     done += bytesRead;

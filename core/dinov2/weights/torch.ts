@@ -44,7 +44,18 @@ const STORAGE_TYPES: Readonly<Record<string, string>> = {
   'torch.BoolStorage': 'BOOL',
 };
 
-export const STORAGE_BYTES: Readonly<Record<string, number>> = { F32: 4, F16: 2, BF16: 2, F64: 8, I64: 8, I32: 4, I16: 2, I8: 1, U8: 1, BOOL: 1 };
+export const STORAGE_BYTES: Readonly<Record<string, number>> = {
+  F32: 4,
+  F16: 2,
+  BF16: 2,
+  F64: 8,
+  I64: 8,
+  I32: 4,
+  I16: 2,
+  I8: 1,
+  U8: 1,
+  BOOL: 1,
+};
 
 /** Beyond these, the names that a state dict needs. */
 const CALLABLES: Readonly<Record<string, (args: readonly unknown[]) => unknown>> = {
@@ -81,7 +92,11 @@ export class TorchNames implements PickleCalls {
     if (kind !== 'storage' || name === undefined || typeof key !== 'string' || !isNatural(length)) {
       throw new FileFault('its list of tensors names a storage that is malformed');
     }
-    if (view !== null) throw new FileFault(`storage ${key} is a part of another, as only very old PyTorch wrote`, 'Load and save it again with a newer PyTorch.');
+    if (view !== null)
+      throw new FileFault(
+        `storage ${key} is a part of another, as only very old PyTorch wrote`,
+        'Load and save it again with a newer PyTorch.',
+      );
     const known = this.storages.get(key);
     if (known && (known.type !== name || known.length !== length)) throw new FileFault(`it describes storage ${key} in two ways`);
     const storage = known ?? { key, type: name, length };
@@ -154,7 +169,8 @@ export async function readTensor(
   read: (storage: Storage, from: number, to: number) => Promise<Uint8Array<ArrayBuffer>>,
 ): Promise<Float32Array> {
   const { type } = storage;
-  if (!isFloatType(type)) throw new FileFault(`one of its tensors has values of the type ${type}, not 16- or 32-bit floating-point numbers`);
+  if (!isFloatType(type))
+    throw new FileFault(`one of its tensors has values of the type ${type}, not 16- or 32-bit floating-point numbers`);
   const count = shape.reduce((a, b) => a * b, 1);
   if (count === 0) return new Float32Array(0);
   const size = FLOAT_BYTES[type];

@@ -27,9 +27,11 @@ export async function openTorchLegacy(file: FileHandle): Promise<TensorFile> {
     return value;
   };
   const protocol = next();
-  if (protocol !== PROTOCOL) throw new FileFault(`it is of protocol ${String(protocol)}, not ${PROTOCOL}`, 'Load and save it again with a newer PyTorch.');
+  if (protocol !== PROTOCOL)
+    throw new FileFault(`it is of protocol ${String(protocol)}, not ${PROTOCOL}`, 'Load and save it again with a newer PyTorch.');
   const machine = next();
-  if (machine instanceof Map && machine.get('little_endian') === false) throw new FileFault('its numbers are big-endian', 'Save it again on an ordinary PC.');
+  if (machine instanceof Map && machine.get('little_endian') === false)
+    throw new FileFault('its numbers are big-endian', 'Save it again on an ordinary PC.');
   const root = next();
   const keys = next();
   if (!Array.isArray(keys)) throw new FileFault('its list of storages is malformed');
@@ -48,14 +50,22 @@ export async function openTorchLegacy(file: FileHandle): Promise<TensorFile> {
   return { kind: 'PyTorch file of before 1.6', tensors };
 }
 
-async function storageStarts(file: FileHandle, size: number, from: number, keys: readonly unknown[], names: TorchNames): Promise<Map<string, number>> {
+async function storageStarts(
+  file: FileHandle,
+  size: number,
+  from: number,
+  keys: readonly unknown[],
+  names: TorchNames,
+): Promise<Map<string, number>> {
   const starts = new Map<string, number>();
   let at = from;
   for (const key of keys) {
     const storage = typeof key === 'string' ? names.storages.get(key) : undefined;
-    if (!storage || starts.has(storage.key)) throw new FileFault(`its list of storages names ${String(key)}, which is not described or came before`);
+    if (!storage || starts.has(storage.key))
+      throw new FileFault(`its list of storages names ${String(key)}, which is not described or came before`);
     const length = new DataView((await readRange(file, at, at + 8)).buffer).getBigInt64(0, true);
-    if (length !== BigInt(storage.length)) throw new FileFault(`storage ${storage.key} has ${length} values where ${storage.length} are described`);
+    if (length !== BigInt(storage.length))
+      throw new FileFault(`storage ${storage.key} has ${length} values where ${storage.length} are described`);
     starts.set(storage.key, at + 8);
     at += 8 + storage.length * STORAGE_BYTES[storage.type]!;
     if (at > size) throw new FileFault(`it ends at byte ${size}, ${at - size} too early`);

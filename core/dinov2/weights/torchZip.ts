@@ -25,7 +25,8 @@ export async function openTorchZip(file: FileHandle): Promise<TensorFile> {
   const order = await archive.text('byteorder');
   if (order !== null && order !== 'little') throw new FileFault(`its numbers are ${order}-endian`, 'Save it again on an ordinary PC.');
   const pickle = archive.entry('data.pkl');
-  if (pickle.uncompressedSize > MOST_PICKLE_BYTES) throw new FileFault(`its data.pkl of ${pickle.uncompressedSize} bytes is no list of tensors`);
+  if (pickle.uncompressedSize > MOST_PICKLE_BYTES)
+    throw new FileFault(`its data.pkl of ${pickle.uncompressedSize} bytes is no list of tensors`);
   const names = new TorchNames();
   const { value } = unpickle(await archive.bytes(pickle), 0, names);
 
@@ -72,7 +73,10 @@ class Archive {
     this.#entries = entries;
     const pickle = [...entries.keys()].find((name) => /^[^/]+\/data\.pkl$/.test(name));
     if (pickle === undefined) {
-      throw new FileFault('it is a zip archive, but not one that torch.save wrote', 'If the weights are inside, take them out and import those.');
+      throw new FileFault(
+        'it is a zip archive, but not one that torch.save wrote',
+        'If the weights are inside, take them out and import those.',
+      );
     }
     this.#folder = pickle.slice(0, -'data.pkl'.length);
     if (entries.has(`${this.#folder}constants.pkl`)) {
@@ -84,7 +88,10 @@ class Archive {
     const entry = this.#entries.get(this.#folder + name);
     if (!entry) throw new FileFault(`it lacks ${name}`);
     if (entry.compressionMethod !== 0) {
-      throw new FileFault(`its entry ${name} is compressed, which torch.save never does`, 'Unpack it and save the weights again with torch.save.');
+      throw new FileFault(
+        `its entry ${name} is compressed, which torch.save never does`,
+        'Unpack it and save the weights again with torch.save.',
+      );
     }
     return entry;
   }
@@ -97,7 +104,8 @@ class Archive {
   async bytes(entry: Entry): Promise<Uint8Array<ArrayBuffer>> {
     const start = await this.#start(entry);
     const bytes = await readRange(this.#file, start, start + entry.compressedSize);
-    if (crc32(bytes) !== entry.crc32) throw new FileFault(`its entry ${entry.fileName} is not the one that was written (its checksum differs)`);
+    if (crc32(bytes) !== entry.crc32)
+      throw new FileFault(`its entry ${entry.fileName} is not the one that was written (its checksum differs)`);
     return bytes;
   }
 
@@ -110,11 +118,13 @@ class Archive {
   async #check({ key, type, length }: Storage): Promise<number> {
     const entry = this.entry(`data/${key}`);
     const bytes = length * STORAGE_BYTES[type]!;
-    if (entry.compressedSize !== bytes) throw new FileFault(`storage ${key} has ${entry.compressedSize} bytes where ${bytes} are described`);
+    if (entry.compressedSize !== bytes)
+      throw new FileFault(`storage ${key} has ${entry.compressedSize} bytes where ${bytes} are described`);
     const start = await this.#start(entry);
     let sum = 0;
     for await (const piece of readPieces(this.#file, start, start + bytes)) sum = crc32(piece, sum);
-    if (sum !== entry.crc32) throw new FileFault(`the numbers of storage ${key} are not the ones that were written (their checksum differs)`);
+    if (sum !== entry.crc32)
+      throw new FileFault(`the numbers of storage ${key} are not the ones that were written (their checksum differs)`);
     this.#checked.set(key, start);
     return start;
   }

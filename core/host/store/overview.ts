@@ -36,9 +36,12 @@ export type ModelChoice = { readonly runId: string; readonly step: number } | { 
 
 /** Whose features the present proposals came from; null before the first pre-label job has finished. */
 export function presentModel(reader: Reader): { modelKey: string; choice: ModelChoice } | null {
-  const row = reader.get<{ model_key: string | null; model_run_id: string | null; model_step: number | null; model_weights_id: string | null }>(
-    'SELECT model_key, model_run_id, model_step, model_weights_id FROM settings',
-  )!;
+  const row = reader.get<{
+    model_key: string | null;
+    model_run_id: string | null;
+    model_step: number | null;
+    model_weights_id: string | null;
+  }>('SELECT model_key, model_run_id, model_step, model_weights_id FROM settings')!;
   if (row.model_key === null) return null;
   const { model_run_id: runId, model_step: step, model_weights_id: weightsId } = row;
   return { modelKey: row.model_key, choice: weightsId !== null ? { weightsId } : runId === null ? null : { runId, step: step! } };

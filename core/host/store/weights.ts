@@ -41,7 +41,12 @@ export function weightsRows(reader: Reader): WeightsRow[] {
 /** @throws AppError weights-not-found */
 export function weightsRow(reader: Reader, id: string): WeightsRow {
   const row = findWeights(reader, id);
-  if (!row) throw new AppError('weights-not-found', `There are no imported weights "${id}" in this project.`, 'Choose others, or import them again.');
+  if (!row)
+    throw new AppError(
+      'weights-not-found',
+      `There are no imported weights "${id}" in this project.`,
+      'Choose others, or import them again.',
+    );
   return row;
 }
 
