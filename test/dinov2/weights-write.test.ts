@@ -28,6 +28,7 @@ import { askTorch, digests, drawn, openedNetwork, pickleOfTensors, smallModel, z
 
 const about = 'From the Patchwise project "Test", run 1, step 2.';
 const noTorch = missingPython('torch');
+const noTransformers = missingPython('torch', 'transformers', 'numpy');
 const kinds: Record<string, ModelConfig> = {
   plain: smallModel(),
   'with registers': smallModel({ registers: 4 }),
@@ -135,17 +136,14 @@ for (const [kind, config] of Object.entries(kinds)) {
     assert.match(read.facts.layout, /Hugging Face names/);
   });
 
-  test(
-    `Hugging Face folder, ${kind}: transformers gives our outputs`,
-    { skip: missingPython('torch', 'transformers', 'numpy') },
-    async (t) => {
-      const { dir } = await exported(t, config, 'huggingface');
-      const random = new Random(3);
-      // At the trained size, where nothing is resized.
-      const side = config.positionGrid * config.patchSize;
-      const image = Float32Array.from({ length: 3 * side * side }, () => random.normal());
-      writeFileSync(join(dir, 'image.bin'), image);
-      const script = `
+  test(`Hugging Face folder, ${kind}: transformers gives our outputs`, { skip: noTransformers }, async (t) => {
+    const { dir } = await exported(t, config, 'huggingface');
+    const random = new Random(3);
+    // At the trained size, where nothing is resized.
+    const side = config.positionGrid * config.patchSize;
+    const image = Float32Array.from({ length: 3 * side * side }, () => random.normal());
+    writeFileSync(join(dir, 'image.bin'), image);
+    const script = `
 import sys, json, torch, numpy
 from transformers import ${config.registers > 0 ? 'Dinov2WithRegistersModel' : 'Dinov2Model'} as Model
 folder, side = json.load(sys.stdin)
@@ -153,23 +151,22 @@ model, info = Model.from_pretrained(folder, output_loading_info=True)
 image = torch.from_numpy(numpy.fromfile(folder + "/image.bin", dtype="<f4").reshape(1, 3, side, side))
 with torch.no_grad(): out = model.eval()(pixel_values=image).last_hidden_state[0]
 print(json.dumps({"missing": sorted(info["missing_keys"]), "surplus": sorted(info["unexpected_keys"]), "tokens": out.tolist()}))`;
-      const answer = askPython(script, [dir, side]) as { missing: string[]; surplus: string[]; tokens: number[][] };
-      assert.deepEqual([answer.missing, answer.surplus], [[], []]);
+    const answer = askPython(script, [dir, side]) as { missing: string[]; surplus: string[]; tokens: number[][] };
+    assert.deepEqual([answer.missing, answer.surplus], [[], []]);
 
-      const x = await createExecutor({ engine: 'cpu', threads: 2 });
-      const kept = join(dir, 'kept.safetensors');
-      const weights = await openWeights(join(dir, 'model.safetensors'));
-      await keepWeights(weights, kept);
-      await weights.close();
-      const network = await loadBackbone({ weightsFile: kept }, x);
-      const { cls, patches } = await network.features(image, 1, side, side);
-      const expected = (from: number, to: number) => answer.tokens.slice(from, to).flat();
-      assert.ok(relativeError(cls, expected(0, 1)) < 1e-5, `cls ${relativeError(cls, expected(0, 1))}`);
-      const patchError = relativeError(patches, expected(1 + config.registers, answer.tokens.length));
-      assert.ok(patchError < 1e-5, `patches ${patchError}`);
-      await x.dispose();
-    },
-  );
+    const x = await createExecutor({ engine: 'cpu', threads: 2 });
+    const kept = join(dir, 'kept.safetensors');
+    const weights = await openWeights(join(dir, 'model.safetensors'));
+    await keepWeights(weights, kept);
+    await weights.close();
+    const network = await loadBackbone({ weightsFile: kept }, x);
+    const { cls, patches } = await network.features(image, 1, side, side);
+    const expected = (from: number, to: number) => answer.tokens.slice(from, to).flat();
+    assert.ok(relativeError(cls, expected(0, 1)) < 1e-5, `cls ${relativeError(cls, expected(0, 1))}`);
+    const patchError = relativeError(patches, expected(1 + config.registers, answer.tokens.length));
+    assert.ok(patchError < 1e-5, `patches ${patchError}`);
+    await x.dispose();
+  });
 }
 
 test('the same network gives the same bytes', async (t) => {
@@ -301,9 +298,13 @@ test('the configuration is YAML with the numbers of the run', { skip: missingPyt
   assert.deepEqual(parsed, JSON.parse(JSON.stringify(officialConfig(config).official)));
 });
 
-test('the backbone goes over under "model", as trained', { skip: noTorch }, async (t) => {
-  const { dir, backbone } = await handedOver(t, run(), ['a.png']);
-  assert.deepEqual(askTorch(join(dir, 'weights.pth'), 'model'), digests(backbone));
+test('the backbone goes over under "model", with the position table of the global crops', { skip: noTorch }, async (t) => {
+  const asTrained = await handedOver(t, run(), ['a.png']);
+  assert.equal(run().crops.globalSize / run().model.patchSize, run().model.positionGrid);
+  assert.deepEqual(askTorch(join(asTrained.dir, 'weights.pth'), 'model'), digests(asTrained.backbone));
+  const config = run({ model: smallModel({ positionGrid: 37 }) });
+  const resized = await handedOver(t, config, ['a.png']);
+  assert.deepEqual(askTorch(join(resized.dir, 'weights.pth'), 'model'), digests(withTable(config.model, resized.backbone, 8)));
 });
 
 test('the list of images is what the ImageNet class reads', { skip: missingPython('numpy') }, async (t) => {

@@ -11,7 +11,7 @@ import { AppError } from '../../contract/index.ts';
 import { OFFICIAL_CROPS, type CropConfig, type RunConfig } from '../config.ts';
 import { README, writeReadme } from './formats.ts';
 import { fixedText, writeNpy } from './npy.ts';
-import type { OpenedWeights } from './open.ts';
+import { withPositionGrid, type OpenedWeights } from './open.ts';
 import { officialConstructor } from './published.ts';
 import { writeTorch } from './torchWriter.ts';
 
@@ -44,7 +44,10 @@ export async function writeHandOver(
   if (images.length === 0) throw new AppError('too-few-images', 'The run has no images.', 'Choose another run.');
   const { official, notes } = officialConfig(config);
   await writeFile(join(dir, 'config.yaml'), yaml(official), { flush: true });
-  await writeTorch(join(dir, 'weights.pth'), weights.backbone, 'model');
+  // The trainer builds its table for the global crops and takes no other.
+  const grid = config.crops.globalSize / config.model.patchSize;
+  const backbone = weights.backbone.map((tensor) => withPositionGrid(tensor, weights.config, grid));
+  await writeTorch(join(dir, 'weights.pth'), backbone, 'model');
   await writeFile(join(dir, 'images.txt'), images.map((path) => `${path}\n`).join(''), { flush: true });
   await writeFile(join(dir, 'link-images.sh'), LINK_IMAGES, { flush: true, mode: 0o755 });
   await mkdir(join(dir, 'extra'));
