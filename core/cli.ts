@@ -1,8 +1,8 @@
-/** The command line: scan, pretrain, resume, prelabel, probe, eval, export on the same projects as the app. Exit codes: 0 done, 1 failed, 2 wrong call, 130 stopped. */
-import { parseArgs, type ParseArgsOptionsConfig } from 'node:util';
+/** The command line: scan, pretrain, resume, prelabel, probe, eval, export, weights in and out, on the same projects as the app. Exit codes: 0 done, 1 failed, 2 wrong call, 130 stopped. */
 import { readdir } from 'node:fs/promises';
 import path from 'node:path';
-import { AppError, errorFacts, type ExportFormat, type ExportScope, type RunRow } from './contract/index.ts';
+import { parseArgs, type ParseArgsOptionsConfig } from 'node:util';
+import { AppError, errorFacts, type ExportFormat, type ExportScope, type NetworkFormat, type RunRow } from './contract/index.ts';
 import {
   drawSplit,
   GroundTruth,
@@ -29,6 +29,7 @@ const HELP = `Patchwise: self-supervised training on your own images, and masks 
   patchwise resume DIR [--run ID]          go on with a stopped run, with the numbers it would have had
   patchwise prelabel DIR                   propose masks with the checkpoint whose features are best
       --run ID   --step N   another one        (without any run: the untrained network)
+      --weights ID          imported weights
       --fine                finer outlines: every image is looked at four times, half a patch apart
   patchwise probe DIR --masks MASKS        measure features against masks you have: colours, untrained, trained
       --images IMAGES   of the masks, when not the project's     --split FILE   CSV: which for learning, which for the test
@@ -37,6 +38,16 @@ const HELP = `Patchwise: self-supervised training on your own images, and masks 
       --instances DIR   16-bit PNG, one number an object        --max N   proposals an image (20)
   patchwise export DIR                     write a COCO file
       --format coco-rle | coco-polygons        --scope accepted | reviewed | everything   (reviewed)
+  patchwise import-weights FILE DIR        take DINOv2 weights into the project: official .pth, training checkpoints,
+                                           Hugging Face's model.safetensors, or a teacher.safetensors of Patchwise
+      --sha256 HEX   refuse the file unless this is its SHA-256
+  patchwise export-weights DIR             write a network for other programs: the newest checkpoint, or
+      --run ID   --step N   --weights ID       another one
+      --format official            a flat .pth with the official names, for torch.load and the official constructors
+               huggingface         a folder that transformers' from_pretrained reads
+               trainer-checkpoint  teacher_checkpoint.pth as the official trainer writes it, with the heads
+               hand-over           all that the official trainer needs to go on with a run on several GPUs
+      --out FOLDER   a new folder (in the project's exports)
   patchwise presets DIR                    the presets for this project and this machine, with their reasons
 
   --json   events and results as JSON lines on stdout
@@ -51,13 +62,16 @@ interface Call {
   readonly local: LocalService;
   readonly terminal: Terminal;
   readonly stop: Stop;
-  /** The folder after the command's name. */
+  /** The folder after the command's name, and the file before it where the command takes one. */
   readonly folder: string;
+  readonly file: string;
   readonly values: Readonly<Record<string, string | undefined>>;
   readonly flags: ReadonlySet<string>;
 }
 
 interface Command {
+  /** Word for a file that comes before the folder. */
+  readonly file?: string;
   readonly folder: string;
   /** Options that take a value. */
   readonly options: readonly string[];
@@ -70,10 +84,12 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   scan: { folder: 'IMAGES', options: ['project'], run: scan },
   pretrain: { folder: 'DIR', options: ['images', 'preset', 'steps', 'batch', 'seed'], run: pretrain },
   resume: { folder: 'DIR', options: ['run'], run: resume },
-  prelabel: { folder: 'DIR', options: ['run', 'step'], flags: ['fine'], run: prelabel },
+  prelabel: { folder: 'DIR', options: ['run', 'step', 'weights'], flags: ['fine'], run: prelabel },
   probe: { folder: 'DIR', options: ['masks', 'images', 'split', 'run', 'steps', 'side', 'seed'], run: probe },
   eval: { folder: 'DIR', options: ['masks', 'instances', 'max'], run: evaluate },
   export: { folder: 'DIR', options: ['format', 'scope'], run: exportProject },
+  'import-weights': { file: 'FILE', folder: 'DIR', options: ['sha256'], run: importWeights },
+  'export-weights': { folder: 'DIR', options: ['run', 'step', 'weights', 'format', 'out'], run: exportWeights },
   presets: { folder: 'DIR', options: [], run: presets },
 };
 
@@ -127,7 +143,8 @@ async function endOfRun(local: LocalService, terminal: Terminal, stop: Stop, run
 }
 
 async function prelabel({ local, terminal, stop, folder, values, flags }: Call): Promise<void> {
-  const request = { runId: values['run'] ?? null, step: count(values, 'step', 0), passes: flags.has('fine') ? (4 as const) : (1 as const) };
+  const passes = flags.has('fine') ? (4 as const) : (1 as const);
+  const request = { ...checkpoint(values), weightsId: values['weights'] ?? null, passes };
   await openOrCreate(local, folder, null, terminal, stop);
   const runs = await local.service.runs();
   const chosen = (request.runId === null ? runs[0] : runs.find(({ id }) => id === request.runId))?.chosen;
@@ -230,6 +247,56 @@ async function exportProject({ local, terminal, stop, folder, values }: Call): P
   terminal.result(`${row.objects} objects on ${row.images} images: ${row.location}`, row);
 }
 
+async function importWeights({ local, terminal, stop, file, folder, values }: Call): Promise<void> {
+  const sha256 = values['sha256']?.trim().toLowerCase() ?? null;
+  if (sha256 !== null && !/^[0-9a-f]{64}$/.test(sha256)) throw new UsageError('--sha256 takes 64 hexadecimal digits.');
+  await openOrCreate(local, folder, null, terminal, stop);
+  const { id: fileId } = await local.folders.chosenFile(path.resolve(file));
+  const row = await local.service.importWeights({ fileId, sha256 });
+  const { network } = row;
+  const lines = [
+    `${row.fileName}: ViT ${network.name}, ${network.embedDim} wide, ${network.depth} blocks, patches of ${network.patchSize} px, ${network.registers} registers`,
+    `  ${row.layout}, ${row.type}, ${row.bytes.toLocaleString('en-US')} bytes, position table ${network.positionGrid} x ${network.positionGrid}`,
+    `  heads: ${row.heads.length > 0 ? row.heads.join(', ') : 'none'}`,
+    `  SHA-256 ${row.sha256}${row.checked ? ', as given' : ''}`,
+    ...row.notes.map((note) => `  ${note}`),
+    `Kept as ${row.id}. Propose masks with it: patchwise prelabel ${folder} --weights ${row.id}`,
+  ];
+  terminal.result(lines.join('\n'), row);
+}
+
+async function exportWeights({ local, terminal, stop, folder, values }: Call): Promise<void> {
+  const formats = ['official', 'huggingface', 'trainer-checkpoint', 'hand-over'] satisfies NetworkFormat[];
+  if (values['format'] === undefined) throw new UsageError(`export-weights needs --format: ${formats.join(', ')}.`);
+  const format = choice(values, 'format', formats, 'official');
+  const { runId, step } = checkpoint(values);
+  const out = values['out'] === undefined ? null : path.resolve(values['out']);
+  await openOrCreate(local, folder, null, terminal, stop);
+  const weightsId = values['weights'];
+  const run = runId ?? (await local.service.runs())[0]?.id;
+  if (weightsId === undefined && run === undefined) {
+    throw new AppError(
+      'run-not-found',
+      'This project has no training run.',
+      'Start one with: patchwise pretrain DIR, or name imported weights with --weights ID.',
+    );
+  }
+  const network = weightsId === undefined ? { runId: run!, step } : { weightsId };
+  const row = await local.service.exportNetworkTo({ network, format }, out);
+  terminal.result(
+    `${row.source} as ${row.format}, ${row.bytes.toLocaleString('en-US')} bytes: ${row.location}\n  ${row.files.join('\n  ')}`,
+    row,
+  );
+}
+
+/** --run and --step; --weights takes their place. */
+function checkpoint(values: Call['values']): { runId: string | null; step: number | null } {
+  if (values['weights'] !== undefined && (values['run'] !== undefined || values['step'] !== undefined)) {
+    throw new UsageError('--weights takes the place of --run and --step.');
+  }
+  return { runId: values['run'] ?? null, step: count(values, 'step', 0) };
+}
+
 async function presets({ local, terminal, stop, folder }: Call): Promise<void> {
   await openOrCreate(local, folder, null, terminal, stop);
   const offered = await local.service.trainPresets();
@@ -256,7 +323,9 @@ function choice<T extends string>(values: Call['values'], name: string, allowed:
 }
 
 /** @returns null when help was asked for */
-function readCall(args: readonly string[]): (Pick<Call, 'folder' | 'values' | 'flags'> & { command: Command; json: boolean }) | null {
+function readCall(
+  args: readonly string[],
+): (Pick<Call, 'file' | 'folder' | 'values' | 'flags'> & { command: Command; json: boolean }) | null {
   if (args.length === 0 || args.includes('--help') || args.includes('-h')) return null;
   const command = COMMANDS[args[0]];
   if (!command) throw new UsageError(`There is no command "${args[0]}".`);
@@ -269,11 +338,16 @@ function readCall(args: readonly string[]): (Pick<Call, 'folder' | 'values' | 'f
   } catch (error) {
     throw new UsageError((error as Error).message);
   }
-  if (parsed.positionals.length !== 1) throw new UsageError(`${args[0]} takes one folder: patchwise ${args[0]} ${command.folder}`);
+  const words = [...(command.file === undefined ? [] : [command.file]), command.folder];
+  if (parsed.positionals.length !== words.length) {
+    const what = command.file === undefined ? 'one folder' : 'a file and a folder';
+    throw new UsageError(`${args[0]} takes ${what}: patchwise ${args[0]} ${words.join(' ')}`);
+  }
   const given = Object.entries(parsed.values);
   const values = Object.fromEntries(given.filter((entry): entry is [string, string] => typeof entry[1] === 'string'));
   const flags = new Set(given.filter(([, value]) => value === true).map(([name]) => name));
-  return { command, folder: parsed.positionals[0], values, flags, json: flags.has('json') };
+  const [file = '', folder = file] = parsed.positionals;
+  return { command, file, folder, values, flags, json: flags.has('json') };
 }
 
 async function main(args: readonly string[]): Promise<void> {

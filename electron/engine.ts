@@ -9,7 +9,8 @@ import { createInterface, type Interface } from 'node:readline';
 export interface ChooseFolderRequest {
   readonly type: 'chooseFolder';
   readonly requestId: number;
-  readonly purpose: 'images' | 'project';
+  /** `weights`: a file, not a folder. */
+  readonly purpose: 'images' | 'project' | 'weights';
 }
 
 export interface EngineOptions {
@@ -119,7 +120,9 @@ export class Engine {
 
 function isChooseFolder(message: unknown): message is ChooseFolderRequest {
   const { type, requestId, purpose } = (message ?? {}) as Record<string, unknown>;
-  return type === 'chooseFolder' && typeof requestId === 'number' && (purpose === 'images' || purpose === 'project');
+  return (
+    type === 'chooseFolder' && typeof requestId === 'number' && (purpose === 'images' || purpose === 'project' || purpose === 'weights')
+  );
 }
 
 /** The page's address in the host's line {"url": ...}; null for any other line. */

@@ -24,7 +24,8 @@ export interface ShellOptions {
   readonly icon: string;
 }
 
-const folderTitles = { images: 'Choose a folder of images', project: 'Choose a project' };
+const titles = { images: 'Choose a folder of images', project: 'Choose a project', weights: 'Choose a file of DINOv2 weights' };
+const weightsFilter = { name: 'DINOv2 weights', extensions: ['pth', 'pt', 'bin', 'ckpt', 'safetensors'] };
 
 /** Runs the app until it quits. */
 export async function startShell(options: ShellOptions): Promise<void> {
@@ -180,9 +181,12 @@ class Shell {
     this.#window.focus();
   }
 
-  async #chooseFolder(purpose: keyof typeof folderTitles): Promise<string | null> {
-    const title = folderTitles[purpose];
-    const options = { title, message: title, properties: ['openDirectory' as const, 'createDirectory' as const] };
+  async #chooseFolder(purpose: keyof typeof titles): Promise<string | null> {
+    const title = titles[purpose];
+    const options =
+      purpose === 'weights'
+        ? { title, message: title, properties: ['openFile' as const], filters: [weightsFilter] }
+        : { title, message: title, properties: ['openDirectory' as const, 'createDirectory' as const] };
     const { dialog } = this.#electron;
     const { canceled, filePaths } = this.#window
       ? await dialog.showOpenDialog(this.#window, options)

@@ -35,6 +35,10 @@ export type ErrorCode =
   | 'engine-died'
   | 'job-running'
   | 'no-checkpoint'
+  | 'weights-unreadable'
+  | 'weights-mismatch'
+  | 'weights-not-found'
+  | 'weights-in-use'
   // labels and review
   | 'class-in-use'
   | 'class-name-taken'

@@ -85,7 +85,7 @@ export type AppEvent =
   /** Something in the open project changed; the page re-reads what it shows. */
   | {
       readonly type: 'changed';
-      readonly what: 'project' | 'images' | 'classes' | 'proposals' | 'clusters' | 'runs' | 'exports' | 'settings';
+      readonly what: 'project' | 'images' | 'classes' | 'proposals' | 'clusters' | 'runs' | 'weights' | 'exports' | 'settings';
     };
 
 export interface JobState {

@@ -24,6 +24,14 @@ export interface FolderEntry {
   readonly isProject: boolean;
 }
 
+/** A file of weights that may be imported, as the folder browser lists it. */
+export interface FileEntry {
+  /** Opaque, as a folder's. */
+  readonly id: string;
+  readonly name: string;
+  readonly bytes: number;
+}
+
 export interface ClassRow {
   readonly id: number;
   readonly name: string;
@@ -230,6 +238,66 @@ export interface PcaStep {
   readonly pictures: readonly { readonly imageId: number; readonly url: string }[];
   /** Share of variance of the three components together, 0..1; above 0.6 for the first alone hints at collapse. */
   readonly explained: number;
+}
+
+// --- weights from and for other programs ------------------------------------------------------------------------------
+
+/** A network that was imported into the project. */
+export interface WeightsRow {
+  /** The first 16 digits of the file's SHA-256. */
+  readonly id: string;
+  readonly fileName: string;
+  readonly bytes: number;
+  /** Of the imported file, hex. */
+  readonly sha256: string;
+  /** True when a SHA-256 was given at import, and it was this one. */
+  readonly checked: boolean;
+  readonly importedAt: string;
+  /** What the file was: "PyTorch file, official names". */
+  readonly layout: string;
+  /** Type of its values: F32, F16, BF16. */
+  readonly type: string;
+  readonly network: NetworkFacts;
+  /** Which projection heads came with it. */
+  readonly heads: readonly ('dino' | 'ibot')[];
+  /** What a person should know of it. */
+  readonly notes: readonly string[];
+}
+
+export interface NetworkFacts {
+  /** small, base, ..., or custom for a size without a name. */
+  readonly name: string;
+  readonly embedDim: number;
+  readonly depth: number;
+  readonly patchSize: number;
+  readonly registers: number;
+  /** The position table holds that many patches a side. */
+  readonly positionGrid: number;
+  readonly parameters: number;
+}
+
+/** A file that Meta published. Where to get it; the app fetches nothing. */
+export interface PublishedWeights {
+  readonly id: string;
+  readonly network: NetworkFacts;
+  readonly url: string;
+  /** Four bytes a parameter: derived, not read from the file, which is a little larger. */
+  readonly derivedBytes: number;
+}
+
+/** official: a flat .pth · huggingface: a folder for transformers · trainer-checkpoint: with heads · hand-over: a folder for the official trainer. */
+export type NetworkFormat = 'official' | 'huggingface' | 'trainer-checkpoint' | 'hand-over';
+
+export interface NetworkExportRow {
+  readonly id: string;
+  readonly createdAt: string;
+  readonly format: NetworkFormat;
+  /** Which network, in words: "run 2, step 400". */
+  readonly source: string;
+  readonly bytes: number;
+  readonly files: readonly string[];
+  /** The folder, for display. */
+  readonly location: string;
 }
 
 // --- proposals and review ---------------------------------------------------------------------------------------------

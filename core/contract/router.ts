@@ -37,6 +37,8 @@ export function createRouter(service: HostService) {
     folderRoots: p.query(() => run(() => service.folderRoots())),
     folderChildren: p.input(inputs.folderChildren).query(({ input }) => run(() => service.folderChildren(input))),
     chooseFolder: p.input(inputs.chooseFolder).mutation(({ input }) => run(() => service.chooseFolder(input))),
+    folderFiles: p.input(inputs.folderFiles).query(({ input }) => run(() => service.folderFiles(input))),
+    chooseWeightsFile: p.mutation(() => run(() => service.chooseWeightsFile())),
 
     recentProjects: p.query(() => run(() => service.recentProjects())),
     currentProject: p.query(() => run(() => service.currentProject())),
@@ -67,6 +69,13 @@ export function createRouter(service: HostService) {
     trainMonitors: p.input(inputs.runId).query(({ input }) => run(() => service.trainMonitors(input))),
     trainProbe: p.input(inputs.runId).query(({ input }) => run(() => service.trainProbe(input))),
     pcaSteps: p.input(inputs.runId).query(({ input }) => run(() => service.pcaSteps(input))),
+
+    publishedWeights: p.query(() => run(() => service.publishedWeights())),
+    weights: p.query(() => run(() => service.weights())),
+    importWeights: p.input(inputs.importWeights).mutation(({ input }) => run(() => service.importWeights(input))),
+    removeWeights: p.input(inputs.weightsId).mutation(({ input }) => run(() => service.removeWeights(input))),
+    exportNetwork: p.input(inputs.exportNetwork).mutation(({ input }) => run(() => service.exportNetwork(input))),
+    networkExports: p.query(() => run(() => service.networkExports())),
 
     startPrelabel: p.input(inputs.startPrelabel).mutation(({ input }) => run(() => service.startPrelabel(input))),
     clusters: p.query(() => run(() => service.clusters())),

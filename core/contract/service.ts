@@ -9,12 +9,15 @@ import type {
   ClusterCard,
   ExportPreflight,
   ExportRow,
+  FileEntry,
   FolderEntry,
   ImageProblem,
   ImageRow,
+  NetworkExportRow,
   PcaStep,
   ProbeReport,
   ProjectSummary,
+  PublishedWeights,
   QueueItem,
   RecentProject,
   ReviewChange,
@@ -25,11 +28,14 @@ import type {
   TrainMetrics,
   TrainMonitors,
   TrainPresets,
+  WeightsRow,
 } from './model.ts';
 import type { AppEvent, JobState } from './events.ts';
 
 const rle = z.object({ size: z.tuple([z.int().min(1), z.int().min(1)]).readonly(), counts: z.string().max(20_000_000) });
 const id = z.int().min(1);
+/** A run's teacher at a step (null: its newest checkpoint), or an imported network. */
+const network = z.union([z.object({ runId: z.string(), step: z.int().min(0).nullable() }), z.object({ weightsId: z.string() })]);
 
 /** Input schemas, named as the calls. Calls without input have none. */
 export const inputs = {
@@ -37,6 +43,7 @@ export const inputs = {
   folderChildren: z.object({ folderId: z.string() }),
   /** purpose decides the words on the native dialog. */
   chooseFolder: z.object({ purpose: z.enum(['images', 'project']) }),
+  folderFiles: z.object({ folderId: z.string() }),
   /** locationId null: the default projects folder. The project becomes a new folder `name` inside the location. */
   createProject: z.object({ name: z.string().trim().min(1).max(120), imagesId: z.string(), locationId: z.string().nullable() }),
   openProject: z.object({ folderId: z.string() }),
@@ -64,13 +71,29 @@ export const inputs = {
   }),
   runId: z.object({ runId: z.string() }),
   trainMetrics: z.object({ runId: z.string(), afterStep: z.int().min(-1) }),
-  /** runId null: the latest run; step null: its chosen checkpoint. No run at all: the untrained network. */
+  /**
+   * runId null: the latest run; step null: its chosen checkpoint. No run at all: the untrained network. With weightsId an
+   * imported network, whatever runs there are.
+   */
   startPrelabel: z.object({
     runId: z.string().nullable(),
     step: z.int().min(0).nullable(),
+    weightsId: z.string().nullable().optional(),
     /** 4 looks at every image four times, shifted by half a patch: finer outlines, four times the time for features. */
     passes: z.union([z.literal(1), z.literal(4)]).default(1),
   }),
+  /** sha256: what the file's must be, hex; null: not known. */
+  importWeights: z.object({
+    fileId: z.string(),
+    sha256: z
+      .string()
+      .trim()
+      .toLowerCase()
+      .regex(/^[0-9a-f]{64}$/)
+      .nullable(),
+  }),
+  weightsId: z.object({ weightsId: z.string() }),
+  exportNetwork: z.object({ network, format: z.enum(['official', 'huggingface', 'trainer-checkpoint', 'hand-over']) }),
   nameCluster: z.object({ clusterId: id, classId: id.nullable() }),
   discardCluster: z.object({ clusterId: id, discarded: z.boolean() }),
   /** review: surest first, grouped by class · learn: most informative first. */
@@ -113,6 +136,10 @@ export interface HostService {
   folderChildren(input: Inputs['folderChildren']): Promise<{ folder: FolderEntry; parentId: string | null; children: FolderEntry[] }>;
   /** Native dialog; null when the person cancels. @throws AppError not-allowed outside Electron */
   chooseFolder(input: Inputs['chooseFolder']): Promise<FolderEntry | null>;
+  /** Files in a folder that may be weights, by their endings. */
+  folderFiles(input: Inputs['folderFiles']): Promise<FileEntry[]>;
+  /** Native dialog for a file of weights; null when the person cancels. @throws AppError not-allowed outside Electron */
+  chooseWeightsFile(): Promise<FileEntry | null>;
 
   recentProjects(): Promise<RecentProject[]>;
   currentProject(): Promise<ProjectSummary | null>;
@@ -148,6 +175,22 @@ export interface HostService {
   /** null: no masks were ever compared with this run's features. */
   trainProbe(input: Inputs['runId']): Promise<ProbeReport | null>;
   pcaSteps(input: Inputs['runId']): Promise<PcaStep[]>;
+
+  /** What can be downloaded elsewhere; the app itself never does. */
+  publishedWeights(): Promise<PublishedWeights[]>;
+  /** Newest first. */
+  weights(): Promise<WeightsRow[]>;
+  /**
+   * Copies a file's network into the project; a file that is there already is answered with its row.
+   * @throws AppError weights-unreadable, weights-mismatch
+   */
+  importWeights(input: Inputs['importWeights']): Promise<WeightsRow>;
+  /** @throws AppError weights-in-use while the present proposals come from it */
+  removeWeights(input: Inputs['weightsId']): Promise<void>;
+  /** Writes a network for other programs into the project's exports. */
+  exportNetwork(input: Inputs['exportNetwork']): Promise<NetworkExportRow>;
+  /** Newest first. */
+  networkExports(): Promise<NetworkExportRow[]>;
 
   startPrelabel(input: Inputs['startPrelabel']): Promise<JobState>;
   clusters(): Promise<ClusterCard[]>;

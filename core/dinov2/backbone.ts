@@ -4,6 +4,7 @@ import type { Executor, ParameterSet } from '../nn/index.ts';
 import { Random } from '../random.ts';
 import { readTeacher } from './checkpoint.ts';
 import { STREAM, type ModelConfig } from './config.ts';
+import { readSafetensors, type SafeTensorFile } from './safetensors.ts';
 import { classTokens, vitForward, vitParameters } from './vit.ts';
 
 export interface Features {
@@ -80,17 +81,42 @@ function rowLengths(rows: Float32Array, D: number, out: Float32Array, offset: nu
   }
 }
 
-/** The teacher of a run's checkpoint. @throws AppError checkpoint-damaged, no-checkpoint */
-export async function loadBackbone(
-  { runDir, step }: { readonly runDir: string; readonly step: number },
-  executor: Executor,
-): Promise<Backbone> {
-  const { config, tensors } = await readTeacher(runDir, step);
+/** Where a trained network lies: a run's teacher at a step, or a file that `keepWeights` wrote. */
+export type TrainedSource = { readonly runDir: string; readonly step: number } | { readonly weightsFile: string };
+
+/** @throws AppError checkpoint-damaged, no-checkpoint, weights-not-found */
+export async function loadBackbone(source: TrainedSource, executor: Executor): Promise<Backbone> {
+  const { model, tensors } = 'weightsFile' in source ? await readKept(source.weightsFile) : await readModel(source);
   const prefix = 'teacher.backbone.';
   const specs = [...tensors]
     .filter(([name]) => name.startsWith(prefix))
     .map(([name, { shape, values }]) => ({ name: name.slice(prefix.length), shape, values: values as Float32Array }));
-  return backboneOf(executor, executor.createParameters(specs), config.model, '', true);
+  return backboneOf(executor, executor.createParameters(specs), model, '', true);
+}
+
+interface StoredModel {
+  readonly model: ModelConfig;
+  readonly tensors: SafeTensorFile['tensors'];
+}
+
+async function readModel({ runDir, step }: { readonly runDir: string; readonly step: number }): Promise<StoredModel> {
+  const { config, tensors } = await readTeacher(runDir, step);
+  return { model: config.model, tensors };
+}
+
+async function readKept(path: string): Promise<StoredModel> {
+  const importAgain = 'Remove them from the list of imported weights, then import them again.';
+  try {
+    const { metadata, tensors } = await readSafetensors(path);
+    if (metadata['model'] === undefined) throw new Error('it does not say which network it holds');
+    return { model: JSON.parse(metadata['model']) as ModelConfig, tensors };
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') {
+      throw new AppError('weights-not-found', `The imported weights are no longer at ${path}.`, importAgain, { cause: error });
+    }
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new AppError('checkpoint-damaged', `The imported weights at ${path} are damaged: ${reason}.`, importAgain, { cause: error });
+  }
 }
 
 /** The network a run with that seed starts from. */

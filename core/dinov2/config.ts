@@ -5,7 +5,8 @@
 
 /** A Vision Transformer as DINOv2 builds it (spec 1). */
 export interface ModelConfig {
-  readonly name: ModelName;
+  /** `custom`: read from a file, of none of the named sizes. */
+  readonly name: ModelName | 'custom';
   /** Width D of a token. */
   readonly embedDim: number;
   readonly depth: number;
@@ -15,7 +16,7 @@ export interface ModelConfig {
   readonly ffn: 'mlp' | 'swiglu';
   /** Side of a patch in pixels. */
   readonly patchSize: number;
-  /** Register tokens (Darcet et al. 2023): 0 or 4. */
+  /** Register tokens (Darcet et al. 2023): 0 or 4 in released weights. */
   readonly registers: number;
   /** The position table holds positionGrid x positionGrid patches and one class token. */
   readonly positionGrid: number;
@@ -39,6 +40,12 @@ const SIZES: Record<ModelName, { embedDim: number; depth: number; heads: number;
   large: { embedDim: 1024, depth: 24, heads: 16, ffn: 'mlp' },
   giant: { embedDim: 1536, depth: 40, heads: 24, ffn: 'swiglu' },
 };
+
+/** The name of a network of that size, if it has one. */
+export function modelName(size: { readonly embedDim: number; readonly depth: number }): ModelConfig['name'] {
+  const named = Object.entries(SIZES).find(([, { embedDim, depth }]) => embedDim === size.embedDim && depth === size.depth);
+  return named ? (named[0] as ModelName) : 'custom';
+}
 
 /**
  * The named model, with registers deciding how positions are resized, as in the released weights.

@@ -11,26 +11,38 @@ const EPSILON = 1e-12;
 
 /** Names, shapes and start values (spec 1.5), official names behind `dino_head.` or `ibot_head.`. */
 export function headParameters(config: HeadConfig, embedDim: number, random: Random, name: HeadName): ParameterSpec[] {
-  const { hidden, bottleneck, prototypes } = config;
-  const specs: ParameterSpec[] = [];
-  const add = (suffix: string, shape: readonly number[], start: () => number): void => {
-    const values = new Float32Array(shape.reduce((a, b) => a * b, 1));
-    for (let i = 0; i < values.length; i++) values[i] = start();
-    specs.push({ name: `${name}.${suffix}`, shape, values });
+  const bound = 1 / Math.sqrt(config.bottleneck); // PyTorch's default for a linear layer
+  const start = (parameter: string): number => {
+    if (parameter.endsWith('.bias')) return 0;
+    if (parameter.endsWith('.weight_g')) return 1;
+    return parameter.endsWith('.weight_v') ? random.uniform(-bound, bound) : 0.02 * random.normal();
   };
+  return headShapes(config, embedDim, name).map(({ name: parameter, shape }) => {
+    const values = new Float32Array(shape.reduce((a, b) => a * b, 1));
+    for (let i = 0; i < values.length; i++) values[i] = start(parameter);
+    return { name: parameter, shape, values };
+  });
+}
+
+/** Names and shapes alone. */
+export function headShapes(
+  { hidden, bottleneck, prototypes }: HeadConfig,
+  embedDim: number,
+  name: HeadName,
+): { readonly name: string; readonly shape: readonly number[] }[] {
   const layers = [
     [0, hidden, embedDim],
     [2, hidden, hidden],
     [4, bottleneck, hidden],
   ] as const; // numbered as in the official Sequential, GELUs between
-  for (const [index, out, input] of layers) {
-    add(`mlp.${index}.weight`, [out, input], () => 0.02 * random.normal());
-    add(`mlp.${index}.bias`, [out], () => 0);
-  }
-  const bound = 1 / Math.sqrt(bottleneck); // PyTorch's default for a linear layer
-  add('last_layer.weight_g', [prototypes, 1], () => 1);
-  add('last_layer.weight_v', [prototypes, bottleneck], () => random.uniform(-bound, bound));
-  return specs;
+  return [
+    ...layers.flatMap(([index, out, input]) => [
+      { name: `${name}.mlp.${index}.weight`, shape: [out, input] },
+      { name: `${name}.mlp.${index}.bias`, shape: [out] },
+    ]),
+    { name: `${name}.last_layer.weight_g`, shape: [prototypes, 1] },
+    { name: `${name}.last_layer.weight_v`, shape: [prototypes, bottleneck] },
+  ];
 }
 
 /** Rows [R,D] to unit vectors [R,bottleneck]. */

@@ -3,6 +3,16 @@ export { modelConfig, type CropConfig, type HeadConfig, type ModelConfig, type M
 export { resolveConfig, trainPresets, type ConfigOverrides, type TrainFacts } from './presets.ts';
 export { pretrain, resume, type ImageSource, type LoggedMeans, type PretrainOptions } from './train.ts';
 export { listCheckpoints, readRun } from './checkpoint.ts';
-export { loadBackbone, untrainedBackbone, type Backbone, type Features } from './backbone.ts';
+export { loadBackbone, untrainedBackbone, type Backbone, type Features, type TrainedSource } from './backbone.ts';
+export {
+  exportNetwork,
+  keepWeights,
+  openWeights,
+  publishedNetworks,
+  readWeights,
+  resizePositionTable,
+  type ImportedWeights,
+  type NetworkExport,
+} from './weights/index.ts';
 export { applyCrop, drawCrop, normalisePixels, normalizeImage } from './augment.ts';
 export type { PixelImage } from './pixels.ts';

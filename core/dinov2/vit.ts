@@ -29,17 +29,34 @@ export interface TokenGrid {
 
 /** Names, shapes and start values (spec 1.5), in the order of official checkpoints. */
 export function vitParameters(config: ModelConfig, random: Random, prefix = ''): ParameterSpec[] {
-  const { embedDim: D, depth, patchSize: p, registers: R, positionGrid: M } = config;
-  const H = ffnHidden(config);
-  const specs: ParameterSpec[] = [];
-  const add = (name: string, shape: readonly number[], start: () => number): void => {
+  return parameterList(config, random).map(({ name, shape, start }) => {
     const values = new Float32Array(shape.reduce((a, b) => a * b, 1));
     for (let i = 0; i < values.length; i++) values[i] = start();
-    specs.push({ name: prefix + name, shape, values });
-  };
+    return { name: prefix + name, shape, values };
+  });
+}
+
+/** Names and shapes alone. */
+export function vitShapes(config: ModelConfig): { readonly name: string; readonly shape: readonly number[] }[] {
+  return parameterList(config, null).map(({ name, shape }) => ({ name, shape }));
+}
+
+interface Parameter {
+  readonly name: string;
+  readonly shape: readonly number[];
+  /** The next value; draws from the random numbers that the list was made with. */
+  readonly start: () => number;
+}
+
+/** @param random null: the start values are not asked for */
+function parameterList(config: ModelConfig, random: Random | null): Parameter[] {
+  const { embedDim: D, depth, patchSize: p, registers: R, positionGrid: M } = config;
+  const H = ffnHidden(config);
+  const list: Parameter[] = [];
+  const add = (name: string, shape: readonly number[], start: () => number): void => void list.push({ name, shape, start });
   const zero = (): number => 0;
   const one = (): number => 1;
-  const normal = (std: number) => () => std * random.normal();
+  const normal = (std: number) => () => std * random!.normal();
   const linear = (name: string, out: number, input: number): void => {
     add(`${name}.weight`, [out, input], normal(0.02));
     add(`${name}.bias`, [out], zero);
@@ -54,8 +71,8 @@ export function vitParameters(config: ModelConfig, random: Random, prefix = ''):
   if (R > 0) add('register_tokens', [1, R, D], normal(1e-6));
   add('mask_token', [1, D], zero);
   const bound = 1 / Math.sqrt(3 * p * p); // PyTorch's default for a convolution
-  add('patch_embed.proj.weight', [D, 3, p, p], () => random.uniform(-bound, bound));
-  add('patch_embed.proj.bias', [D], () => random.uniform(-bound, bound));
+  add('patch_embed.proj.weight', [D, 3, p, p], () => random!.uniform(-bound, bound));
+  add('patch_embed.proj.bias', [D], () => random!.uniform(-bound, bound));
   for (let i = 0; i < depth; i++) {
     const block = `blocks.${i}`;
     norm(`${block}.norm1`);
@@ -73,7 +90,7 @@ export function vitParameters(config: ModelConfig, random: Random, prefix = ''):
     add(`${block}.ls2.gamma`, [D], () => config.layerScale);
   }
   norm('norm');
-  return specs;
+  return list;
 }
 
 export interface ForwardOptions {

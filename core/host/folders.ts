@@ -7,11 +7,13 @@ import { createHmac, randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { opendir, realpath, stat } from 'node:fs/promises';
 import { basename, dirname, join, relative, resolve, sep } from 'node:path';
-import { AppError, type FolderEntry } from '../contract/index.ts';
+import { AppError, type FileEntry, type FolderEntry } from '../contract/index.ts';
 import { databaseName } from './project.ts';
 
 const imageName = /\.(jpe?g|png|webp|tiff?|bmp|gif)$/i;
 const maxCounted = 1000;
+/** What weights are called; what a file really is, its reader tells. */
+const weightsName = /\.(pth|pt|bin|ckpt|safetensors)$/i;
 
 /** True when `path` is `folder` or below it. Both absolute and free of links. */
 export function isInside(path: string, folder: string): boolean {
@@ -23,6 +25,8 @@ export class Folders {
   readonly #key = randomBytes(32);
   /** Id to real path, for every folder handed out. */
   readonly #paths = new Map<string, string>();
+  /** The same for files of weights; a folder's id is none of a file's. */
+  readonly #files = new Map<string, string>();
   /** Real paths that everything handed out lies in. */
   readonly #roots: string[] = [];
   #named: string[] = [];
@@ -69,6 +73,46 @@ export class Folders {
       parentId: parent !== path && this.#allowed(parent) ? this.#id(parent) : null,
       children: children.sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true })),
     };
+  }
+
+  /** A file from the native dialog or the command line. @throws AppError weights-unreadable when it is not there */
+  async chosenFile(path: string): Promise<FileEntry> {
+    const file = await realpath(path).catch((error: unknown) => {
+      throw new AppError('weights-unreadable', `${path} is not there.`, 'Check the name, or whether its disk is connected.', {
+        cause: error,
+      });
+    });
+    return this.#fileEntry(file, (await stat(file)).size);
+  }
+
+  /** Files in a folder that may be weights. @throws AppError bad-input, folder-unreadable */
+  async files(id: string): Promise<FileEntry[]> {
+    const path = this.path(id);
+    const found: FileEntry[] = [];
+    try {
+      for await (const { name } of await opendir(path)) {
+        if (name.startsWith('.') || !weightsName.test(name)) continue;
+        const file = await realpath(join(path, name)).catch(() => null);
+        const facts = file === null || !this.#allowed(file) ? null : await stat(file).catch(() => null);
+        if (facts?.isFile()) found.push({ ...this.#fileEntry(file!, facts.size), name });
+      }
+    } catch (error) {
+      throw unreadable(path, error);
+    }
+    return found.sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }));
+  }
+
+  /** @throws AppError bad-input for an id that was not handed out in this launch */
+  file(id: string): string {
+    const path = this.#files.get(id);
+    if (path === undefined) throw new AppError('bad-input', `There is no file "${id}".`, 'Reload the page and choose the file again.');
+    return path;
+  }
+
+  #fileEntry(path: string, bytes: number): FileEntry {
+    const id = createHmac('sha256', this.#key).update(`file ${path}`).digest('hex').slice(0, 24);
+    this.#files.set(id, path);
+    return { id, name: basename(path), bytes };
   }
 
   #allowed(path: string): boolean {

@@ -8,7 +8,7 @@ import type { WorkerOptions } from './jobs.ts';
 import type { Planner } from './planner.ts';
 import { defaultConfigDir, UserConfig } from './recent.ts';
 import { listen, type Listening } from './server.ts';
-import { Service } from './service.ts';
+import { Service, type ChoosePath } from './service.ts';
 
 export type { WorkerOptions } from './jobs.ts';
 export type { Planner } from './planner.ts';
@@ -25,7 +25,7 @@ export interface HostOptions {
   /** The built page. Default: dist/renderer of this installation. */
   readonly rendererDir?: string;
   /** The native dialog: an absolute path, or null when cancelled. */
-  readonly chooseFolder?: (purpose: 'images' | 'project') => Promise<string | null>;
+  readonly chooseFolder?: ChoosePath;
   /** A project to open at once. */
   readonly project?: string;
   /** How workers are forked; tests bring another jobs module. */

@@ -25,7 +25,7 @@ const questions = new Map<number, (path: string | null) => void>();
 let host: Host | null = null;
 let ending = false;
 
-function chooseFolder(purpose: 'images' | 'project'): Promise<string | null> {
+function chooseFolder(purpose: 'images' | 'project' | 'weights'): Promise<string | null> {
   const requestId = questions.size === 0 ? 1 : Math.max(...questions.keys()) + 1;
   return new Promise((resolve) => {
     questions.set(requestId, resolve);

@@ -113,10 +113,11 @@ export class Project implements Reader {
     }
     return readable(dir, () => {
       const readOnly = !writable(dir) || !writable(file);
-      const { db, copy } = readOnly ? openReadOnly(dir) : { db: connect(dir), copy: null };
+      let { db, copy }: Opened = readOnly ? openReadOnly(dir) : { db: connect(dir), copy: null };
       try {
         checkIdentity(db, dir);
         if (!readOnly) migrate(db, dir);
+        else if (versionOf(db) < migrations.length) ({ db, copy } = openMigratedCopy(dir, { db, copy }));
         const project = new Project(dir, db, readOnly, copy);
         // A run that was going on when the host ended was stopped by that; it can be resumed.
         if (!readOnly) project.write((w) => w.run("UPDATE runs SET state = 'stopped' WHERE state = 'running'"));
@@ -194,11 +195,36 @@ function connect(dir: string): DatabaseSync {
   }
 }
 
+interface Opened {
+  readonly db: DatabaseSync;
+  /** Folder of the copy that is open instead of the project's own file. */
+  readonly copy: string | null;
+}
+
+/** A read-only project of an older schema: its queries need the new one, which only a copy can be brought to. */
+function openMigratedCopy(dir: string, older: Opened): Opened {
+  const copy = mkdtempSync(join(tmpdir(), 'patchwise-read-'));
+  let db: DatabaseSync | null = null;
+  try {
+    for (const name of [databaseName, `${databaseName}-wal`])
+      if (existsSync(join(dir, name))) copyFileSync(join(dir, name), join(copy, name));
+    db = connect(copy);
+    migrate(db, copy);
+  } catch (error) {
+    db?.close();
+    rmSync(copy, { recursive: true, force: true });
+    throw error;
+  }
+  older.db.close();
+  if (older.copy) rmSync(older.copy, { recursive: true, force: true });
+  return { db, copy };
+}
+
 /**
  * A WAL database on a read-only place opens as `immutable` after a clean close. When the host was killed before, the last
  * decisions are still in the -wal file, which `immutable` would not read: then a copy of both is opened.
  */
-function openReadOnly(dir: string): { db: DatabaseSync; copy: string | null } {
+function openReadOnly(dir: string): Opened {
   const file = join(dir, databaseName);
   const open = (path: string | URL) => {
     const db = new DatabaseSync(path, { readOnly: true, timeout: 0 });
@@ -258,7 +284,7 @@ function checkIdentity(db: DatabaseSync, dir: string): void {
 /** Only after `checkIdentity`: a foreign or newer file is left as it is. */
 function migrate(db: DatabaseSync, dir: string): void {
   db.exec('PRAGMA journal_mode = WAL');
-  const { user_version: version } = db.prepare('PRAGMA user_version').get() as { user_version: number };
+  const version = versionOf(db);
   if (version === migrations.length) return;
   try {
     db.exec('BEGIN IMMEDIATE');
@@ -269,6 +295,10 @@ function migrate(db: DatabaseSync, dir: string): void {
     if (db.isTransaction) db.exec('ROLLBACK');
     throw appError(error, dir);
   }
+}
+
+function versionOf(db: DatabaseSync): number {
+  return (db.prepare('PRAGMA user_version').get() as { user_version: number }).user_version;
 }
 
 function writable(path: string): boolean {

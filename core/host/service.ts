@@ -14,15 +14,18 @@ import {
   type Decision,
   type ExportPreflight,
   type ExportRow,
+  type FileEntry,
   type FolderEntry,
   type HostService,
   type ImageProblem,
   type ImageRow,
   type Inputs,
   type JobState,
+  type NetworkExportRow,
   type PcaStep,
   type ProbeReport,
   type ProjectSummary,
+  type PublishedWeights,
   type QueueItem,
   type RecentProject,
   type ReviewChange,
@@ -33,6 +36,7 @@ import {
   type TrainMetrics,
   type TrainMonitors,
   type TrainPresets,
+  type WeightsRow,
 } from '../contract/index.ts';
 import type { BackboneSource, JobRequest } from '../worker/index.ts';
 import { exportPreflight, exportRows, runExport } from './exports.ts';
@@ -40,6 +44,7 @@ import { isInside, type Folders } from './folders.ts';
 import { Hub } from './hub.ts';
 import { Jobs, type WorkerOptions } from './jobs.ts';
 import { LiveLearning } from './learning.ts';
+import { exportNetwork, importWeights, publishedWeights, removeWeightsFolder } from './networks.ts';
 import { machinePlanner, type Planner } from './planner.ts';
 import { Project } from './project.ts';
 import type { UserConfig } from './recent.ts';
@@ -56,11 +61,16 @@ import {
   projectSummary,
   saveModel,
   setImageDone,
+  type ModelChoice,
   type ProposingModel,
 } from './store/overview.ts';
 import { clusterCard, clusterCards, discardCluster, nameCluster, queue } from './store/proposals.ts';
 import { decide } from './store/review.ts';
 import { addRun, pcaSteps, runDir, runRow, runRows, setRunState, trainMetrics, trainMonitors, trainProbe } from './store/runs.ts';
+import { deleteWeights, findWeights, networkExportRows, weightsFile, weightsRow, weightsRows } from './store/weights.ts';
+
+/** Asks for a folder of images, the folder of a project, or a file of weights. */
+export type ChoosePath = (purpose: 'images' | 'project' | 'weights') => Promise<string | null>;
 
 export interface ServiceOptions {
   readonly version: string;
@@ -69,7 +79,7 @@ export interface ServiceOptions {
   /** Where projects go when no place is chosen. */
   readonly projectsDir: string;
   /** Native dialog: an absolute path, or null when cancelled. Absent outside Electron. */
-  readonly chooseFolder?: (purpose: 'images' | 'project') => Promise<string | null>;
+  readonly chooseFolder?: ChoosePath;
   readonly worker?: WorkerOptions;
   readonly planner?: Planner;
   readonly learnDelayMs?: number;
@@ -116,15 +126,17 @@ export class Service implements HostService {
   }
 
   async chooseFolder({ purpose }: Inputs['chooseFolder']): Promise<FolderEntry | null> {
-    if (!this.#options.chooseFolder) {
-      throw new AppError(
-        'not-allowed',
-        'There is no native dialog outside the desktop app.',
-        'Choose from the folders named with --root when Patchwise was started.',
-      );
-    }
-    const path = await this.#options.chooseFolder(purpose);
+    const path = await this.#choose(purpose);
     return path === null ? null : this.#options.folders.chosen(path);
+  }
+
+  async folderFiles({ folderId }: Inputs['folderFiles']): Promise<FileEntry[]> {
+    return this.#options.folders.files(folderId);
+  }
+
+  async chooseWeightsFile(): Promise<FileEntry | null> {
+    const path = await this.#choose('weights');
+    return path === null ? null : this.#options.folders.chosenFile(path);
   }
 
   // --- project --------------------------------------------------------------------------------------------------------
@@ -292,22 +304,66 @@ export class Service implements HostService {
     return pcaSteps(project, runRow(project, runId).id);
   }
 
-  // --- proposals and review -------------------------------------------------------------------------------------------
+  // --- weights from and for other programs ----------------------------------------------------------------------------
 
-  async startPrelabel({ runId, step, passes }: Inputs['startPrelabel']): Promise<JobState> {
+  async publishedWeights(): Promise<PublishedWeights[]> {
+    return publishedWeights();
+  }
+
+  async weights(): Promise<WeightsRow[]> {
+    return weightsRows(this.#open());
+  }
+
+  async importWeights({ fileId, sha256 }: Inputs['importWeights']): Promise<WeightsRow> {
+    const row = await importWeights(this.#writable(), this.#options.folders.file(fileId), sha256);
+    this.#hub.changed('weights');
+    return row;
+  }
+
+  async removeWeights({ weightsId }: Inputs['weightsId']): Promise<void> {
     const project = this.#writable();
-    const run = runId === null ? runRows(project)[0] : runRow(project, runId);
-    const chosen = run?.chosen ?? null;
-    if (run && (chosen === null || (step !== null && !run.checkpoints.includes(step)))) {
-      const what = step === null ? 'no checkpoint yet' : `no checkpoint of step ${step}`;
+    const { fileName } = weightsRow(project, weightsId);
+    const present = presentModel(project)?.choice;
+    if (present && 'weightsId' in present && present.weightsId === weightsId) {
       throw new AppError(
-        'no-checkpoint',
-        `Training run ${run.id} has ${what}.`,
-        'Wait for its first checkpoint, or choose one that it has.',
+        'weights-in-use',
+        `The present proposals come from ${fileName}, and learning from decisions needs it.`,
+        'Propose masks with another network first, then remove it.',
       );
     }
+    this.#jobs.refuseIfBusy('proposing'); // it may be reading them
+    project.write((w) => deleteWeights(w, weightsId));
+    this.#hub.changed('weights');
+    await removeWeightsFolder(project, weightsId);
+  }
+
+  async exportNetwork(input: Inputs['exportNetwork']): Promise<NetworkExportRow> {
+    return this.exportNetworkTo(input, null);
+  }
+
+  /** For the command line; the page has no paths. @param out absolute, see networks.ts */
+  async exportNetworkTo({ network, format }: Inputs['exportNetwork'], out: string | null): Promise<NetworkExportRow> {
+    const project = this.#writable();
+    if (out !== null && isInside(out, project.facts.image_folder)) {
+      throw new AppError('bad-input', `${out} is in the image folder, which Patchwise never writes to.`, 'Choose another place.');
+    }
+    const choice = 'weightsId' in network ? network : this.#checkpoint(network.runId, network.step)!;
+    const row = await exportNetwork(project, choice, format, out);
+    this.#hub.changed('exports');
+    return row;
+  }
+
+  async networkExports(): Promise<NetworkExportRow[]> {
+    return networkExportRows(this.#open());
+  }
+
+  // --- proposals and review -------------------------------------------------------------------------------------------
+
+  async startPrelabel({ runId, step, weightsId = null, passes }: Inputs['startPrelabel']): Promise<JobState> {
+    this.#writable();
+    const choice = weightsId === null ? this.#checkpoint(runId, step) : { weightsId };
     await this.#makeRoom();
-    const model = await this.#model(run ? { runId: run.id, step: step ?? chosen!.step } : null, passes);
+    const model = await this.#model(choice, passes);
     return this.#start({ kind: 'prelabel', ...model.common }, null, model);
   }
 
@@ -431,6 +487,39 @@ export class Service implements HostService {
     return project;
   }
 
+  /** @throws AppError not-allowed outside Electron */
+  async #choose(purpose: Parameters<ChoosePath>[0]): Promise<string | null> {
+    if (!this.#options.chooseFolder) {
+      throw new AppError(
+        'not-allowed',
+        'There is no native dialog outside the desktop app.',
+        'Choose from the folders named with --root when Patchwise was started.',
+      );
+    }
+    return this.#options.chooseFolder(purpose);
+  }
+
+  /**
+   * @param runId null: the latest run; step null: its newest checkpoint
+   * @returns null when there is no run at all
+   * @throws AppError run-not-found, no-checkpoint
+   */
+  #checkpoint(runId: string | null, step: number | null): { runId: string; step: number } | null {
+    const project = this.#open();
+    const run = runId === null ? runRows(project)[0] : runRow(project, runId);
+    if (!run) return null;
+    const { chosen } = run;
+    if (chosen === null || (step !== null && !run.checkpoints.includes(step))) {
+      const what = step === null ? 'no checkpoint yet' : `no checkpoint of step ${step}`;
+      throw new AppError(
+        'no-checkpoint',
+        `Training run ${run.id} has ${what}.`,
+        'Wait for its first checkpoint, or choose one that it has.',
+      );
+    }
+    return { runId: run.id, step: step ?? chosen.step };
+  }
+
   #reviewer(): string {
     return this.#options.config.settings().reviewer;
   }
@@ -478,14 +567,17 @@ export class Service implements HostService {
   }
 
   /** Which network, and what a proposing job needs of the project. */
-  async #model(checkpoint: ProposingModel['checkpoint'], passes: ProposingModel['passes']) {
+  async #model(choice: ModelChoice, passes: ProposingModel['passes']) {
     const project = this.#open();
     const images = imageFiles(project);
     let source: BackboneSource;
     let modelKey: string;
-    if (checkpoint) {
-      source = { runDir: runDir(project, checkpoint.runId), step: checkpoint.step };
-      modelKey = `run-${checkpoint.runId}-step-${checkpoint.step}`;
+    if (choice && 'weightsId' in choice) {
+      source = { weightsFile: weightsFile(project, choice.weightsId) };
+      modelKey = `weights-${weightsRow(project, choice.weightsId).sha256}`;
+    } else if (choice) {
+      source = { runDir: runDir(project, choice.runId), step: choice.step };
+      modelKey = `run-${choice.runId}-step-${choice.step}`;
     } else {
       // The network that training would start from.
       const { model: untrained, seed } = await this.#planner.config(null, images.length, { steps: null, batch: null, seed: null });
@@ -494,7 +586,7 @@ export class Service implements HostService {
     }
     const cacheDir = join(project.dir, 'cache', 'features');
     const common = { source, modelKey, cacheDir, imageRoot: project.facts.image_folder, images, passes };
-    return { checkpoint, modelKey, passes, common };
+    return { choice, modelKey, passes, common };
   }
 
   #start(request: JobRequest, runId: string | null, model: ProposingModel | null): JobState {
@@ -522,12 +614,14 @@ export class Service implements HostService {
     const project = this.#project;
     const model = project && !project.readOnly ? presentModel(project) : null;
     if (!project || !model) return true;
-    const { modelKey, common, checkpoint, passes } = await this.#model(model.checkpoint, model.passes);
+    // Imported weights of the present proposals are kept as long; a project that was copied in part may lack them.
+    if (model.choice && 'weightsId' in model.choice && !findWeights(project, model.choice.weightsId)) return true;
+    const { modelKey, common, choice, passes } = await this.#model(model.choice, model.passes);
     // Another project, or another untrained network than was proposed with (the folder has grown): nothing of it is cached.
     if (this.#project !== project || modelKey !== model.modelKey) return true;
     if (this.#jobs.running('proposing')) return false;
     const examples = learningExamples(project);
-    if (examples.accepted.length > 0) this.#start({ kind: 'learn', ...common, ...examples }, null, { modelKey, checkpoint, passes });
+    if (examples.accepted.length > 0) this.#start({ kind: 'learn', ...common, ...examples }, null, { modelKey, choice, passes });
     return true;
   }
 }

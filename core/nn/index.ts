@@ -4,6 +4,8 @@ import { createCpuExecutor } from './cpu/index.ts';
 import type { Executor } from './ops.ts';
 
 export type * from './ops.ts';
+/** The matrix of a resized position table, for whoever resizes one outside an executor. */
+export { resizeWeights } from './cpu/index.ts';
 
 export type EngineName = 'cpu';
 

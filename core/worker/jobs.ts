@@ -3,7 +3,7 @@ import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { deserialize, serialize } from 'node:v8';
 import { AppError, type JobEvent, type Rle, type ScannedImage } from '../contract/index.ts';
-import type { Backbone, LoggedMeans, ModelConfig, RunConfig } from '../dinov2/index.ts';
+import type { Backbone, LoggedMeans, ModelConfig, RunConfig, TrainedSource } from '../dinov2/index.ts';
 import type { Executor } from '../nn/index.ts';
 import type { PcaBasis, PrelabelImage } from '../prelabel/index.ts';
 
@@ -22,9 +22,8 @@ export interface PretrainRequest {
   readonly start: { readonly images: readonly ScannedImage[]; readonly config: RunConfig } | null;
 }
 
-/** Which network: a run's teacher at a checkpoint, or one with random weights. */
-export type BackboneSource =
-  { readonly runDir: string; readonly step: number } | { readonly untrained: ModelConfig; readonly seed: number };
+/** Which network: a run's teacher at a checkpoint, an imported one, or one with random weights. */
+export type BackboneSource = TrainedSource | { readonly untrained: ModelConfig; readonly seed: number };
 
 interface ProposeRequest {
   readonly source: BackboneSource;

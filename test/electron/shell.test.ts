@@ -176,3 +176,18 @@ test('the engine’s question for a folder becomes a native dialog', async (t) =
   });
   await quit(electron);
 });
+
+test('the engine’s question for a file of weights becomes a native dialog for one file', async (t) => {
+  const { electron, start } = shell(t, 'asks-for-weights');
+  electron.folder = { canceled: false, filePaths: ['/downloads/dinov2_vits14_pretrain.pth'] };
+  const asked = electron.next('dialog.showOpenDialog');
+  await start();
+  await asked;
+  assert.deepEqual(electron.named('dialog.showOpenDialog')[0]?.args.at(-1), {
+    title: 'Choose a file of DINOv2 weights',
+    message: 'Choose a file of DINOv2 weights',
+    properties: ['openFile'],
+    filters: [{ name: 'DINOv2 weights', extensions: ['pth', 'pt', 'bin', 'ckpt', 'safetensors'] }],
+  });
+  await quit(electron);
+});

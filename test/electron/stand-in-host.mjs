@@ -32,11 +32,11 @@ if (mode === 'dies-at-start') {
     writeFileSync(rest[0], '');
     setTimeout(() => process.kill(process.pid, 'SIGKILL'), 50);
   }
-} else if (mode === 'asks') {
+} else if (mode === 'asks' || mode === 'asks-for-weights') {
   process.on('SIGTERM', close);
   process.on('message', (answer) => console.error(`answer ${JSON.stringify(answer)}`));
   process.send({ type: 'nonsense' });
-  process.send({ type: 'chooseFolder', requestId: 12, purpose: 'images' });
+  process.send({ type: 'chooseFolder', requestId: 12, purpose: mode === 'asks' ? 'images' : 'weights' });
   ready();
 } else {
   process.on('SIGTERM', close);

@@ -18,10 +18,13 @@ import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { test, type TestContext } from 'node:test';
 import { AppError } from '../../core/contract/index.ts';
+import { migrations } from '../../core/host/migrations/index.ts';
 import { Project } from '../../core/host/project.ts';
 import { reviewImage } from '../../core/host/store/objects.ts';
 import { decide } from '../../core/host/store/review.ts';
 import { saveImage } from '../../core/host/store/images.ts';
+import { presentModel } from '../../core/host/store/overview.ts';
+import { weightsRows } from '../../core/host/store/weights.ts';
 import { temporaryFolder } from '../fixtures/files.ts';
 import { canMount, folderOfDisks, remountReadOnly } from './helpers.ts';
 import { imageSize, rectangle, scanned } from './shapes.ts';
@@ -89,9 +92,9 @@ test('newer, foreign, damaged, missing: refused in words and left untouched', (t
   edited('PRAGMA user_version = 99');
   const before = readFileSync(file);
   const newer = thrown(() => Project.open(dir));
-  assert.deepEqual([newer.code, /version 99; this one knows up to 2/.test(newer.message)], ['project-newer', true]);
+  assert.deepEqual([newer.code, newer.message.includes(`version 99; this one knows up to ${migrations.length}`)], ['project-newer', true]);
   assert.deepEqual(readFileSync(file), before);
-  edited('PRAGMA user_version = 1; PRAGMA application_id = 7');
+  edited(`PRAGMA user_version = ${migrations.length}; PRAGMA application_id = 7`);
   assert.equal(thrown(() => Project.open(dir)).code, 'project-damaged');
   edited(`PRAGMA application_id = ${0x50746368}`);
   Project.open(dir).close();
@@ -113,6 +116,41 @@ test('newer, foreign, damaged, missing: refused in words and left untouched', (t
   rmSync(file);
   assert.equal(thrown(() => Project.open(dir)).code, 'project-not-found');
   assert.equal(thrown(() => Project.create(dir, 'x', '/images')).code, 'project-exists');
+});
+
+/** A project as the first version of Patchwise left it. */
+function firstVersion(dir: string): void {
+  mkdirSync(dir);
+  const db = new DatabaseSync(join(dir, 'project.sqlite'));
+  db.exec(`PRAGMA journal_mode = WAL; ${migrations[0]}; PRAGMA application_id = ${0x50746368}; PRAGMA user_version = 1`);
+  db.exec(`INSERT INTO settings (id, project_id, name, image_folder, created_at, model_key, model_run_id, model_step)
+    VALUES (1, 'p', 'Old', '/images', '2026-01-01T00:00:00Z', 'run-1-step-20', '1', 20)`);
+  db.close();
+}
+
+test('a project of the first version gains what is new and keeps the rest, also where it may not be written', async (t) => {
+  const folder = temporaryFolder(t);
+  const dir = join(folder, 'old');
+  firstVersion(dir);
+  const check = (project: Project) => {
+    assert.deepEqual(presentModel(project), { modelKey: 'run-1-step-20', choice: { runId: '1', step: 20 } });
+    assert.deepEqual([project.facts.name, weightsRows(project)], ['Old', []]);
+    project.close();
+  };
+  const { folder: disks, mount } = folderOfDisks(t);
+  if (canMount(disks)) {
+    const disk = mount('disk', '4m');
+    firstVersion(join(disk, 'old'));
+    remountReadOnly(disk);
+    const before = readFileSync(join(disk, 'old', 'project.sqlite'));
+    const project = Project.open(join(disk, 'old'));
+    assert.equal(project.readOnly, true);
+    assert.equal(thrown(() => project.write(() => {})).code, 'project-read-only');
+    check(project);
+    assert.deepEqual(readFileSync(join(disk, 'old', 'project.sqlite')), before);
+  } else t.diagnostic('mounting is not allowed here: only the writable project was opened');
+  check(Project.open(dir));
+  check(Project.open(dir));
 });
 
 test('a read-only project opens for reading, with the decisions of a killed host, and says so when written', async (t) => {
@@ -174,7 +212,7 @@ test('a full disk: the decision is refused, those before are kept, and work goes
   assert.equal(reviewImage(again, 1).objects.length, answered + 1);
   again.close();
   assert.equal(
-    thrown(() => (writeFileSync(filler, Buffer.alloc(900_000)), Project.create(join(disk, 'q'), 'q', '/images'))).code,
+    thrown(() => (writeFileSync(filler, Buffer.alloc(880_000)), Project.create(join(disk, 'q'), 'q', '/images'))).code,
     'disk-full',
   );
   assert.ok(!existsSync(join(disk, 'q')), 'nothing half made is left');

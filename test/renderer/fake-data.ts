@@ -1,5 +1,15 @@
 /** Made-up rows that the fake host hands out: problems, presets, folders, the curves, monitors and probe of a run. */
-import type { FolderEntry, ImageProblem, MonitorLine, ProbeReport, TrainMetrics, TrainPresets } from '../../core/contract/index.ts';
+import type {
+  FileEntry,
+  FolderEntry,
+  ImageProblem,
+  MonitorLine,
+  ProbeReport,
+  PublishedWeights,
+  TrainMetrics,
+  TrainPresets,
+  WeightsRow,
+} from '../../core/contract/index.ts';
 import { random } from './fake-pictures.ts';
 
 export const problems: ImageProblem[] = [
@@ -80,6 +90,45 @@ function numbersOf(model: string, steps: number, batch: number, why: string): { 
 
 export function folder(id: string, imageFiles: number, hasFolders: boolean, isProject = false): FolderEntry {
   return { id, name: id.slice(id.lastIndexOf('/') + 1), label: `/${id}`, hasFolders, imageFiles, isProject };
+}
+
+/** Files of weights in every folder of the fake host. */
+export const files: FileEntry[] = [
+  { id: 'file-reg', name: 'dinov2_vits14_reg4_pretrain.pth', bytes: 88_283_115 },
+  { id: 'file-broken', name: 'model.safetensors', bytes: 1_204 },
+];
+
+const sizes = [
+  { name: 'small', short: 'vits', embedDim: 384, depth: 12, parameters: 22_056_576 },
+  { name: 'base', short: 'vitb', embedDim: 768, depth: 12, parameters: 86_580_480 },
+  { name: 'large', short: 'vitl', embedDim: 1024, depth: 24, parameters: 304_368_640 },
+  { name: 'giant', short: 'vitg', embedDim: 1536, depth: 40, parameters: 1_136_480_768 },
+];
+
+export const published: PublishedWeights[] = sizes.flatMap(({ short, ...size }) =>
+  [0, 4].map((registers) => {
+    const id = `dinov2_${short}14${registers ? '_reg4' : ''}_pretrain`;
+    const network = { ...size, patchSize: 14, registers, positionGrid: 37 };
+    return { id, network, url: `https://dl.fbaipublicfiles.com/dinov2/dinov2_${short}14/${id}.pth`, derivedBytes: 4 * size.parameters };
+  }),
+);
+
+export const sha256OfFile = '3f2c8b6a9d417e05c1f7a2b4d8e6905132746f8a0b9c1d2e3f405162738495a6';
+
+export function importedWeights(file: FileEntry, checked: boolean): WeightsRow {
+  return {
+    id: sha256OfFile.slice(0, 16),
+    fileName: file.name,
+    bytes: file.bytes,
+    sha256: sha256OfFile,
+    checked,
+    importedAt: new Date().toISOString(),
+    layout: 'PyTorch file, official names',
+    type: 'F32',
+    network: { ...published[1]!.network },
+    heads: [],
+    notes: [],
+  };
 }
 
 export function metricsAt(step: number, totalSteps: number): TrainMetrics {

@@ -14,6 +14,7 @@ import type {
   ImageRow,
   JobState,
   MonitorLine,
+  NetworkExportRow,
   ProjectSummary,
   QueueItem,
   ReviewChange,
@@ -21,10 +22,11 @@ import type {
   RunRow,
   Settings,
   TrainMetrics,
+  WeightsRow,
 } from '../../core/contract/index.ts';
 import { decodeRle } from '../../renderer/src/logic/rle.ts';
 import { alarmsOf, chosenCheckpoint } from '../../core/monitor/index.ts';
-import { folder, metricsAt, monitorsAt, presets, probeOf, problems } from './fake-data.ts';
+import { files, folder, importedWeights, metricsAt, monitorsAt, presets, probeOf, problems, published, sha256OfFile } from './fake-data.ts';
 import { kinds, random, sceneHeight, sceneParts, sceneWidth, variants } from './fake-pictures.ts';
 
 export interface FakeOptions {
@@ -75,6 +77,8 @@ export class FakeHost {
   ];
   #clusters: ClusterCard[] = [];
   #exports: ExportRow[] = [];
+  #weights: WeightsRow[] = [];
+  #networkExports: NetworkExportRow[] = [];
   #runs: RunRow[] = [
     {
       id: 'run-2',
@@ -473,6 +477,56 @@ export class FakeHost {
       chooseFolder: async () => {
         throw new AppError('not-allowed', 'There is no native dialog here.', 'Choose the folder in the page.');
       },
+      folderFiles: async ({ folderId }) => (folderId.includes('/') ? files : []),
+      chooseWeightsFile: async () => {
+        throw new AppError('not-allowed', 'There is no native dialog here.', 'Choose the file in the page.');
+      },
+      publishedWeights: async () => published,
+      weights: async () => this.#weights,
+      importWeights: async ({ fileId, sha256 }) => {
+        const file = files.find((one) => one.id === fileId);
+        if (!file) throw new AppError('bad-input', `There is no file "${fileId}".`, 'Choose it again.');
+        if (file.id === 'file-broken')
+          throw new AppError(
+            'weights-unreadable',
+            `${file.name}: it is a Git LFS pointer, not the file it stands for.`,
+            'Fetch the file itself: git lfs pull.',
+          );
+        if (sha256 !== null && sha256 !== sha256OfFile)
+          throw new AppError(
+            'weights-mismatch',
+            `${file.name} has the SHA-256 ${sha256OfFile}, not ${sha256}.`,
+            'Get it again from its publisher.',
+          );
+        const row = importedWeights(file, sha256 !== null);
+        this.#weights = [row];
+        this.emit({ type: 'changed', what: 'weights' });
+        return row;
+      },
+      removeWeights: async ({ weightsId }) => {
+        this.#weights = this.#weights.filter((row) => row.id !== weightsId);
+        this.emit({ type: 'changed', what: 'weights' });
+      },
+      exportNetwork: async ({ network, format }) => {
+        const id = `2026-11-27-${String(100_000 + this.#networkExports.length)}-${format}`;
+        const row: NetworkExportRow = {
+          id,
+          createdAt: new Date().toISOString(),
+          format,
+          source:
+            'weightsId' in network ? 'imported dinov2_vits14_reg4_pretrain.pth' : `run ${network.runId}, step ${network.step ?? 1500}`,
+          bytes: 22_403_112,
+          files:
+            format === 'huggingface'
+              ? ['model.safetensors', 'config.json', 'preprocessor_config.json', 'README.md']
+              : ['weights.pth', 'README.md'],
+          location: `/home/ana/Patchwise/Conveyor parts/exports/${id}`,
+        };
+        this.#networkExports = [row, ...this.#networkExports];
+        this.emit({ type: 'changed', what: 'exports' });
+        return row;
+      },
+      networkExports: async () => this.#networkExports,
       recentProjects: async () => [
         {
           id: 'p1',

@@ -13,6 +13,7 @@ import { chromium, type Browser, type BrowserContext, type Page } from 'playwrig
 import { build } from 'vite';
 import type { Decision, ReviewObject } from '../../core/contract/index.ts';
 import { decodeRle } from '../../renderer/src/logic/rle.ts';
+import { sha256OfFile } from './fake-data.ts';
 import { FakeHost, type FakeOptions } from './fake-host.ts';
 import { serve, type Served } from './fake-server.ts';
 
@@ -426,6 +427,94 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
         const link = page.getByRole('link', { name: /annotations\.json/ });
         assert.equal(await link.getAttribute('href'), '/files/export/export-1/annotations.json');
         await page.getByText('exports/export-1').waitFor();
+      },
+      [/412/],
+    );
+  });
+
+  test('published weights: a file is found in the page, compared, imported, proposed with; what is wrong is said in place', async () => {
+    await using(
+      {},
+      'train',
+      async (host) => {
+        await page.getByRole('button', { name: 'Published weights' }).click();
+        const line = page.getByRole('row', { name: 'dinov2_vits14_reg4_pretrain' });
+        const address = 'https://dl.fbaipublicfiles.com/dinov2/dinov2_vits14/dinov2_vits14_reg4_pretrain.pth';
+        assert.equal(await line.getByLabel('Address of').inputValue(), address);
+        await line.getByText('88 MB').waitFor();
+        const choose = async (name: RegExp): Promise<void> => {
+          const dialog = page.getByRole('dialog');
+          await dialog.getByRole('button', { name: 'data' }).click();
+          await dialog.getByRole('button', { name: '2026-11' }).click();
+          await dialog.getByRole('button', { name }).click();
+        };
+
+        // Not a SHA-256, then another one's, then the right one.
+        await line.getByLabel('SHA-256 of').fill('abc');
+        await line.getByText('A SHA-256 has 64 digits').waitFor();
+        assert.equal(await line.getByRole('button').isDisabled(), true);
+        await line.getByLabel('SHA-256 of').fill('0'.repeat(64));
+        await line.getByRole('button').click();
+        await choose(/vits14_reg4/);
+        await page.getByRole('alert').getByText(`has the SHA-256 ${sha256OfFile}, not`).waitFor();
+        await line.getByLabel('SHA-256 of').fill(` ${sha256OfFile.toUpperCase()}`);
+        await line.getByRole('button').click();
+        await choose(/vits14_reg4/);
+        const imported = page.getByRole('list', { name: 'Imported weights' });
+        await imported.getByText('384 wide, 12 blocks, patches of 14 px, position table 37 × 37 · heads: none').waitFor();
+        await imported.getByText('as given').waitFor();
+        await line.getByText('Imported, and this is its SHA-256').waitFor();
+        assert.equal(await page.getByRole('alert').count(), 0);
+        const asked = host.calls.filter(({ name }) => name === 'importWeights').map(({ input }) => input);
+        assert.deepEqual(asked, [
+          { fileId: 'file-reg', sha256: '0'.repeat(64) },
+          { fileId: 'file-reg', sha256: sha256OfFile },
+        ]);
+
+        // Compared afterwards as well, and kept over a reload.
+        await line.getByLabel('SHA-256 of').fill('1'.repeat(64));
+        await line.getByText(`Another one: the imported file has ${sha256OfFile.slice(0, 12)}`).waitFor();
+        await page.reload();
+        await page.getByRole('button', { name: 'Published weights' }).click();
+        assert.equal(await line.getByLabel('SHA-256 of').inputValue(), '1'.repeat(64));
+
+        // A file of another network than the line's.
+        await page.getByRole('button', { name: 'Choose dinov2_vitb14_pretrain.pth' }).click();
+        await choose(/vits14_reg4/);
+        await page.getByText('This is ViT small, 4 registers, not the ViT base of that line.').waitFor();
+        await page.getByRole('button', { name: 'Import a file…' }).click();
+        await choose(/model\.safetensors/);
+        await page.getByRole('alert').getByText('Git LFS pointer').waitFor();
+
+        await imported.getByRole('button', { name: 'Propose masks' }).click();
+        await page.getByRole('dialog', { name: 'Propose masks' }).getByRole('button', { name: 'Propose masks' }).click();
+        await until(() => host.calls.some(({ name }) => name === 'startPrelabel'), 'proposing');
+        const propose = host.calls.find(({ name }) => name === 'startPrelabel')!.input;
+        assert.deepEqual(propose, { runId: null, step: null, weightsId: sha256OfFile.slice(0, 16) });
+        await imported.getByRole('button', { name: 'Remove dinov2_vits14_reg4_pretrain.pth' }).click();
+        await imported.waitFor({ state: 'detached' });
+      },
+      [/412/],
+    );
+  });
+
+  test('the network is written in the chosen format, and a refusal is said in place', async () => {
+    await using(
+      {},
+      'export',
+      async (host) => {
+        const section = page.getByRole('region', { name: 'The network' });
+        await section.getByText('Networks you write are listed here.').waitFor();
+        await section.getByRole('combobox', { name: 'Checkpoint' }).selectOption('600');
+        await section.getByRole('radio', { name: /Hand-over/ }).check();
+        host.failNext.set('exportNetwork', { code: 'disk-full', message: 'The disk is full.', action: 'Free some space.' });
+        await section.getByRole('button', { name: 'Write the network' }).click();
+        await section.getByRole('alert').getByText('The disk is full.').waitFor();
+        await section.getByRole('button', { name: 'Write the network' }).click();
+        await section.getByRole('list', { name: 'Written networks' }).getByText('-hand-over').waitFor();
+        assert.equal(await section.getByRole('alert').count(), 0);
+        const asked = host.calls.filter(({ name }) => name === 'exportNetwork').map(({ input }) => input);
+        assert.deepEqual(asked.at(-1), { network: { runId: 'run-2', step: 600 }, format: 'hand-over' });
       },
       [/412/],
     );

@@ -31,32 +31,41 @@ export function projectSummary(project: Project): ProjectSummary {
   };
 }
 
+/** A trained network of the project; null: an untrained one. */
+export type ModelChoice = { readonly runId: string; readonly step: number } | { readonly weightsId: string } | null;
+
 /** Whose features proposals come from. */
 export interface ProposingModel {
   /** Names the network in the cache. */
   readonly modelKey: string;
-  /** null: the untrained network. */
-  readonly checkpoint: { readonly runId: string; readonly step: number } | null;
+  readonly choice: ModelChoice;
   /** Of each image, half a patch apart. */
   readonly passes: 1 | 4;
 }
 
 /** Whose features the present proposals came from; null before the first pre-label job has finished. */
 export function presentModel(reader: Reader): ProposingModel | null {
-  const row = reader.get<{ model_key: string | null; model_run_id: string | null; model_step: number | null; model_passes: 1 | 4 }>(
-    'SELECT model_key, model_run_id, model_step, model_passes FROM settings',
-  )!;
+  const row = reader.get<{
+    model_key: string | null;
+    model_run_id: string | null;
+    model_step: number | null;
+    model_weights_id: string | null;
+    model_passes: 1 | 4;
+  }>('SELECT model_key, model_run_id, model_step, model_weights_id, model_passes FROM settings')!;
   if (row.model_key === null) return null;
-  const checkpoint = row.model_run_id === null ? null : { runId: row.model_run_id, step: row.model_step! };
-  return { modelKey: row.model_key, checkpoint, passes: row.model_passes };
+  const { model_key: modelKey, model_run_id: runId, model_step: step, model_weights_id: weightsId, model_passes: passes } = row;
+  return { modelKey, choice: weightsId !== null ? { weightsId } : runId === null ? null : { runId, step: step! }, passes };
 }
 
-export function saveModel(writer: Writer, { modelKey, checkpoint, passes }: ProposingModel): void {
+export function saveModel(writer: Writer, { modelKey, choice, passes }: ProposingModel): void {
+  const run = choice && 'runId' in choice ? choice : null;
+  const weightsId = choice && 'weightsId' in choice ? choice.weightsId : null;
   writer.run(
-    'UPDATE settings SET model_key = ?, model_run_id = ?, model_step = ?, model_passes = ?',
+    'UPDATE settings SET model_key = ?, model_run_id = ?, model_step = ?, model_weights_id = ?, model_passes = ?',
     modelKey,
-    checkpoint?.runId ?? null,
-    checkpoint?.step ?? null,
+    run?.runId ?? null,
+    run?.step ?? null,
+    weightsId,
     passes,
   );
 }

@@ -1,2 +1,3 @@
 /** Front door of the CPU executor. */
 export { createCpuExecutor, type CpuExecutor, type CpuOptions } from './executor.ts';
+export { resizeWeights } from './positions.ts';

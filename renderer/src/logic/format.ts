@@ -1,4 +1,5 @@
-/** Numbers and dates as words for people. */
+/** Numbers, dates and networks as words for people. */
+import type { NetworkFacts } from '../../../core/contract/index.ts';
 
 const count = new Intl.NumberFormat('en');
 
@@ -66,4 +67,10 @@ export function moment(iso: string, now = new Date()): string {
 /** File name of a path with forward slashes. */
 export function baseName(path: string): string {
   return path.slice(path.lastIndexOf('/') + 1);
+}
+
+/** "ViT small, 4 registers": what a network is called. */
+export function networkName({ name, embedDim, depth, registers }: NetworkFacts): string {
+  const size = name === 'custom' ? `${embedDim} wide, ${depth} blocks` : name;
+  return `ViT ${size}${registers > 0 ? `, ${plural(registers, 'register')}` : ''}`;
 }

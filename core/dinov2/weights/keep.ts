@@ -1,0 +1,29 @@
+/** An imported network as a project keeps it: one safetensors file of float32 values, named like a run's teacher. */
+import type { ModelConfig } from '../config.ts';
+import { writeSafetensors, type LazyTensor } from '../safetensors.ts';
+import type { OpenedWeights, WeightsFacts } from './open.ts';
+
+/** Names in a training checkpoint: `backbone.*`, and heads under their own. */
+export function checkpointTensors({ backbone, heads }: OpenedWeights, prefix = ''): LazyTensor[] {
+  const renamed = (tensors: readonly LazyTensor[], before: string): LazyTensor[] =>
+    tensors.map(({ name, shape, read }) => ({ name: before + name, shape, read }));
+  return [
+    ...renamed(backbone, `${prefix}backbone.`),
+    ...renamed(heads?.dino?.parameters ?? [], prefix),
+    ...renamed(heads?.ibot?.parameters ?? [], prefix),
+  ];
+}
+
+/**
+ * Writes and flushes the file, tensor by tensor; `loadBackbone` and `readWeights` read it. The caller writes to a temporary
+ * place and renames.
+ * @throws AppError weights-unreadable when a tensor turns out to be damaged
+ */
+export async function keepWeights(weights: OpenedWeights, path: string): Promise<void> {
+  const metadata: { readonly model: ModelConfig; readonly source: WeightsFacts } = { model: weights.config, source: weights.facts };
+  await writeSafetensors(path, checkpointTensors(weights, 'teacher.'), {
+    format: 'pt',
+    model: JSON.stringify(metadata.model),
+    source: JSON.stringify(metadata.source),
+  });
+}
