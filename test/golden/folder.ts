@@ -15,8 +15,6 @@ export interface FolderReport {
   readonly rows: readonly Row[];
   /** Files that could not be checked although they should: unreadable, incomplete or unknown. */
   readonly problems: readonly Remark[];
-  /** Files of a kind that this version does not check. */
-  readonly notChecked: readonly Remark[];
 }
 
 export interface Remark {
@@ -37,7 +35,6 @@ const KINDS = [
 export async function checkFolder(folder: string, x: Executor, options: VitOptions & TrainOptions = {}): Promise<FolderReport> {
   const rows: Row[] = [];
   const problems: Remark[] = [];
-  const notChecked: Remark[] = [];
   const names = await readdir(folder).catch((error: unknown) => {
     throw new Error(`The folder ${folder} cannot be read: ${reasonOf(error)}`, { cause: error });
   });
@@ -47,9 +44,7 @@ export async function checkFolder(folder: string, x: Executor, options: VitOptio
     try {
       if (ext === '.md' || name.startsWith('.')) continue;
       if (stem.startsWith('import-')) {
-        const found = await checkImport(x, folder, name);
-        if (typeof found === 'string') notChecked.push({ file: name, text: found });
-        else rows.push(...found);
+        rows.push(...(await checkImport(x, folder, name, options.precision)));
       } else if (known && ext === '.safetensors') {
         const recorded = await readSafetensors(path.join(folder, name));
         const facts = known.json ? await readJson(folder, stem) : null;
@@ -63,7 +58,7 @@ export async function checkFolder(folder: string, x: Executor, options: VitOptio
       problems.push({ file: name, text: reasonOf(error) });
     }
   }
-  return { rows, problems, notChecked };
+  return { rows, problems };
 }
 
 async function readJson(folder: string, stem: string): Promise<unknown> {

@@ -15,7 +15,8 @@ const USAGE = `npm run golden -- [DIR] [--engine NAME] [--precision f32|f16] [--
 Compares an engine with recorded numbers and prints the errors. The exit code is 0 when every file was read and no error
 is out of tolerance.
 
-  DIR           a folder with files vit-*.safetensors, train-*.safetensors + .json, augment*.safetensors + .json;
+  DIR           a folder with files vit-*.safetensors, train-*.safetensors + .json, augment*.safetensors + .json,
+                import-*.pth or .safetensors beside import-expected.safetensors;
                 without it a small set is drawn from the seed by plain float64 loops
   --engine      an engine of this machine (default: the fastest), or reference: slow float64 loops
   --precision   how close results must be: f32 (default), or f16 for an engine that stores float16

