@@ -35,6 +35,7 @@ export type ErrorCode =
   | 'engine-died'
   | 'job-running'
   | 'no-checkpoint'
+  | 'no-curation'
   // labels and review
   | 'class-in-use'
   | 'class-name-taken'

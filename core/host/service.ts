@@ -11,7 +11,9 @@ import {
   type AppInfo,
   type ClassRow,
   type ClusterCard,
+  type CurationSummary,
   type Decision,
+  type DuplicateGroup,
   type ExportPreflight,
   type ExportRow,
   type FolderEntry,
@@ -20,6 +22,7 @@ import {
   type ImageRow,
   type Inputs,
   type JobState,
+  type LeftOutRow,
   type PcaStep,
   type ProjectSummary,
   type QueueItem,
@@ -29,9 +32,12 @@ import {
   type ReviewStats,
   type RunRow,
   type Settings,
+  type SimilarImage,
+  type TrainingListPreview,
   type TrainMetrics,
   type TrainPresets,
 } from '../contract/index.ts';
+import { readDescriptors, retrieve, type Descriptors } from '../curate/index.ts';
 import type { BackboneSource, JobRequest } from '../worker/index.ts';
 import { exportPreflight, exportRows, runExport } from './exports.ts';
 import { isInside, type Folders } from './folders.ts';
@@ -43,9 +49,10 @@ import { Project } from './project.ts';
 import type { UserConfig } from './recent.ts';
 import { Recorder } from './record.ts';
 import { classRow, classRows, createClass, removeClass, updateClass } from './store/classes.ts';
+import { curationSummary, duplicateGroups, freshCuration, leftOutPage, noCuration, trainingListPreview } from './store/curation.ts';
 import { reviewStats } from './store/figures.ts';
 import { redo, saveNote, undo } from './store/history.ts';
-import { imageFiles, imageRow, imagesPage, problems } from './store/images.ts';
+import { imageFile, imageFiles, imageRow, imagesPage, problems } from './store/images.ts';
 import { reviewImage } from './store/objects.ts';
 import { isScanned, learningExamples, presentModel, projectSummary, saveModel, setImageDone } from './store/overview.ts';
 import { clusterCard, clusterCards, discardCluster, nameCluster, queue } from './store/proposals.ts';
@@ -74,6 +81,8 @@ export class Service implements HostService {
   #project: Project | null = null;
   /** The image in front of a person, see Recorder. */
   #onScreen: number | null = null;
+  /** Of the last curation, read when first asked about. */
+  #descriptors: { of: string; read: Promise<Descriptors | null> } | null = null;
   /** Opening and closing, one after the other. */
   #turn: Promise<unknown> = Promise.resolve();
 
@@ -208,6 +217,65 @@ export class Service implements HostService {
     this.#hub.changed('classes', 'proposals', 'clusters');
   }
 
+  // --- curation -------------------------------------------------------------------------------------------------------
+
+  async startCuration({ from, runId, step }: Inputs['startCuration']): Promise<JobState> {
+    const project = this.#writable();
+    const checkpoint = from === 'network' ? this.#checkpoint(runId, step) : null;
+    await this.#makeRoom();
+    const { source, modelKey, cacheDir, imageRoot, images } = (await this.#model(checkpoint)).common;
+    if (images.length === 0) throw new AppError('too-few-images', 'The project has no images.', 'Scan a folder that has some first.');
+    return this.#start(
+      { kind: 'curate', imageRoot, cacheDir, images, network: from === 'network' ? { source, modelKey } : null },
+      null,
+      null,
+      imageFiles(project).map(({ id }) => id),
+    );
+  }
+
+  async curation(): Promise<CurationSummary | null> {
+    return curationSummary(this.#open());
+  }
+
+  async duplicateGroups(input: Inputs['page']): Promise<{ total: number; rows: DuplicateGroup[] }> {
+    return duplicateGroups(this.#open(), input);
+  }
+
+  async trainingList(input: Inputs['trainingList']): Promise<TrainingListPreview> {
+    return trainingListPreview(this.#open(), input, previewSeed);
+  }
+
+  async leftOut(input: Inputs['leftOut']): Promise<{ total: number; rows: LeftOutRow[] }> {
+    return leftOutPage(this.#open(), input, previewSeed);
+  }
+
+  async similarImages({ imageIds, limit }: Inputs['similarImages']): Promise<SimilarImage[]> {
+    const project = this.#open();
+    const summary = curationSummary(project);
+    if (!summary) throw noCuration();
+    const key = `${project.dir} ${summary.createdAt}`;
+    if (this.#descriptors?.of !== key)
+      this.#descriptors = { of: key, read: readDescriptors(cacheDirOf(project), summary.features) };
+    const descriptors = await this.#descriptors.read;
+    if (!descriptors) {
+      this.#descriptors = null;
+      throw new AppError('no-curation', 'What the images look like is no longer stored: the cache was emptied.', 'Look for copies again.');
+    }
+    const rowOf = ({ hash, page }: { hash: string; page: number }) => descriptors.rowOf.get(`${hash}-${page}`);
+    const queries: number[] = [];
+    for (const id of imageIds) {
+      const image = imageFile(project, id);
+      const row = image && rowOf(image);
+      if (row === undefined)
+        throw new AppError('no-curation', `${image?.path ?? `Image ${id}`} was not there when copies were looked for.`, 'Look for copies again.');
+      queries.push(row);
+    }
+    const images = Map.groupBy(imageFiles(project), rowOf);
+    return retrieve(descriptors.rows, descriptors.dim, queries, limit)
+      .flatMap(({ index, cosine }) => (images.get(index) ?? []).map(({ id, path }) => ({ imageId: id, path, similarity: cosine })))
+      .slice(0, limit);
+  }
+
   // --- jobs -----------------------------------------------------------------------------------------------------------
 
   async jobs(): Promise<JobState[]> {
@@ -236,7 +304,7 @@ export class Service implements HostService {
     return this.#planner.presets(imageFiles(this.#open()).length);
   }
 
-  async startTraining({ presetId, steps, batch, seed }: Inputs['startTraining']): Promise<RunRow> {
+  async startTraining({ presetId, steps, batch, seed, list, exclude }: Inputs['startTraining']): Promise<RunRow> {
     const project = this.#writable();
     this.#jobs.refuseIfBusy('training');
     const images = imageFiles(project);
@@ -246,7 +314,20 @@ export class Service implements HostService {
     const runId = project.write((w) => addRun(w, { presetTitle: config.presetTitle, model: config.model.name, totalSteps: config.steps }));
     const dir = runDir(project, runId);
     mkdirSync(dir, { recursive: true });
-    this.#start({ kind: 'pretrain', runDir: dir, imageRoot: project.facts.image_folder, start: { images, config } }, runId, null);
+    const start = {
+      images,
+      config,
+      list: list ?? { dedupe: true, balance: false, keep: null },
+      exclude: exclude ?? [],
+      curation: freshCuration(project),
+      cacheDir: cacheDirOf(project),
+    };
+    this.#start(
+      { kind: 'pretrain', runDir: dir, imageRoot: project.facts.image_folder, start },
+      runId,
+      null,
+      images.map(({ id }) => id),
+    );
     this.#hub.changed('runs', 'project');
     return runRow(project, runId);
   }
@@ -277,19 +358,10 @@ export class Service implements HostService {
   // --- proposals and review -------------------------------------------------------------------------------------------
 
   async startPrelabel({ runId, step }: Inputs['startPrelabel']): Promise<JobState> {
-    const project = this.#writable();
-    const run = runId === null ? runRows(project)[0] : runRow(project, runId);
-    const newest = run?.checkpoints.at(-1);
-    if (run && (newest === undefined || (step !== null && !run.checkpoints.includes(step)))) {
-      const what = step === null ? 'no checkpoint yet' : `no checkpoint of step ${step}`;
-      throw new AppError(
-        'no-checkpoint',
-        `Training run ${run.id} has ${what}.`,
-        'Wait for its first checkpoint, or choose one that it has.',
-      );
-    }
+    this.#writable();
+    const checkpoint = this.#checkpoint(runId, step);
     await this.#makeRoom();
-    const model = await this.#model(run ? { runId: run.id, step: step ?? newest! } : null);
+    const model = await this.#model(checkpoint);
     return this.#start({ kind: 'prelabel', ...model.common }, null, model);
   }
 
@@ -459,6 +531,23 @@ export class Service implements HostService {
     this.#jobs.refuseIfBusy('proposing');
   }
 
+  /** Of a run (null: the latest) the step asked for (null: the newest); null without any run. @throws AppError no-checkpoint, run-not-found */
+  #checkpoint(runId: string | null, step: number | null): { runId: string; step: number } | null {
+    const project = this.#open();
+    const run = runId === null ? runRows(project)[0] : runRow(project, runId);
+    if (!run) return null;
+    const newest = run.checkpoints.at(-1);
+    if (newest === undefined || (step !== null && !run.checkpoints.includes(step))) {
+      const what = step === null ? 'no checkpoint yet' : `no checkpoint of step ${step}`;
+      throw new AppError(
+        'no-checkpoint',
+        `Training run ${run.id} has ${what}.`,
+        'Wait for its first checkpoint, or choose one that it has.',
+      );
+    }
+    return { runId: run.id, step: step ?? newest };
+  }
+
   /** Which network, and what a proposing job needs of the project. */
   async #model(checkpoint: { runId: string; step: number } | null) {
     const project = this.#open();
@@ -474,7 +563,7 @@ export class Service implements HostService {
       source = { untrained, seed };
       modelKey = `untrained-${untrained.name}-seed-${seed}`;
     }
-    const common = { source, modelKey, cacheDir: join(project.dir, 'cache', 'features'), imageRoot: project.facts.image_folder, images };
+    const common = { source, modelKey, cacheDir: cacheDirOf(project), imageRoot: project.facts.image_folder, images };
     return { checkpoint, modelKey, common };
   }
 
@@ -482,10 +571,12 @@ export class Service implements HostService {
     request: JobRequest,
     runId: string | null,
     model: { modelKey: string; checkpoint: { runId: string; step: number } | null } | null,
+    imageIds: readonly number[] = [],
   ): JobState {
     const project = this.#open();
     const { kind } = request;
-    const recorder = new Recorder(project, this.#hub, { kind, runId, modelKey: model?.modelKey ?? null, onScreen: () => this.#onScreen });
+    const modelKey = model?.modelKey ?? null;
+    const recorder = new Recorder(project, this.#hub, { kind, runId, imageIds, modelKey, onScreen: () => this.#onScreen });
     return this.#jobs.start(request, runId, {
       write: (events) => recorder.write(events),
       ended: (state, error) => {
@@ -516,6 +607,11 @@ export class Service implements HostService {
     return true;
   }
 }
+
+/** Draws shown before a run are those of a run with the usual seed. */
+const previewSeed = 1;
+
+const cacheDirOf = (project: Project) => join(project.dir, 'cache', 'features');
 
 /** A folder name that every file system takes, from a project's name. */
 export function folderName(name: string): string {

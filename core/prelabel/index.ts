@@ -6,3 +6,9 @@ export { proposeDefaults, type ProposeOptions } from './propose.ts';
 export { type ClusterOptions } from './cluster.ts';
 export { learnOrder, learnValue, mixedOrder, reviewOrder, type LearnFacts, type RankedProposal } from './rank.ts';
 export { pcaPictures, type PcaBasis, type PcaPictures } from './pca.ts';
+// What curation shares: features and their cache, the events of a job, colours, k-means.
+export { FeatureStore } from './features.ts';
+export { readCache, writeCache } from './cachefile.ts';
+export { Phase, problemEvent } from './job.ts';
+export { patchColours } from './appearance.ts';
+export { sphericalKMeans } from './cluster.ts';

@@ -1,4 +1,5 @@
 /** Every schema step in order, forward only: entry n brings a file from user_version n to n + 1. Never edit one that has shipped. */
 import { sql as first } from './0001-first.ts';
+import { sql as curation } from './0003-curation.ts';
 
-export const migrations: readonly string[] = [first];
+export const migrations: readonly string[] = [first, curation];
