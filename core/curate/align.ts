@@ -66,10 +66,15 @@ export function mutualMatches(a: Keypoints, b: Keypoints): [number, number][] {
     let second = Infinity;
     for (let j = 0; j < b.count; j++) {
       let distance = 0;
-      const [p, q] = [i * descriptorDim, j * descriptorDim];
-      for (let k = 0; k < descriptorDim; k++) {
-        const d = a.descriptors[p + k] - b.descriptors[q + k];
-        distance += d * d;
+      const p = i * descriptorDim;
+      const q = j * descriptorDim;
+      for (let k = 0; k < descriptorDim;) {
+        for (const end = k + 32; k < end; k++) {
+          const d = a.descriptors[p + k] - b.descriptors[q + k];
+          distance += d * d;
+        }
+        // Already too far to be one of the two nearest, either way.
+        if (distance >= second && distance >= distanceOfB[j]) break;
       }
       if (distance < best) {
         second = best;

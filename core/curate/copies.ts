@@ -18,12 +18,12 @@ export const copyRule = {
   /** Bits of 64 in which the DCT hashes of candidates differ at most. */
   hashBits: 6,
   /** Candidates an image has at most from each source: hash, keypoints, descriptors. */
-  candidates: 8,
+  candidates: 10,
   /** In place: largest difference of the worst parts, by the spread of the picture (agreement.ts). */
   worstInPlace: 0.5,
   /** Elsewhere, a crop: matches that must agree on where, and the same difference. */
   inliers: 7,
-  worstAligned: 0.9,
+  worstAligned: 1.1,
   /** A crop shows at least this share of the other picture's width times height. */
   covered: 0.25,
 } as const;
@@ -91,7 +91,7 @@ export async function hashCandidates(looks: readonly Look[], pairs: PairSet, bre
 }
 
 /** Tables of words; two keypoints of a copy meet in at least one of them as a rule. */
-const tables = 8;
+const tables = 12;
 /** Keypoints that share a word, on average and at most: a word that many share says nothing. */
 const perWord = 8;
 const mostPerWord = 128;
@@ -115,7 +115,9 @@ export async function keypointCandidates(looks: readonly Look[], pairs: PairSet,
   for (let table = 0; table < tables; table++) {
     const random = new Random(23, table);
     const directions = Float32Array.from({ length: bits * descriptorDim }, () => random.normal());
-    const middle = Float64Array.from({ length: bits }, (_, b) => mean.reduce((sum, m, k) => sum + m * directions[b * descriptorDim + k], 0));
+    const middle = Float64Array.from({ length: bits }, (_, b) =>
+      mean.reduce((sum, m, k) => sum + m * directions[b * descriptorDim + k], 0),
+    );
     const word = new Uint32Array(total);
     for (let i = 0; i < n; i++) {
       const { descriptors, count } = looks[i].keypoints;

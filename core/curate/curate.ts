@@ -89,7 +89,11 @@ async function* work({ images, imageRoot, cacheDir, network, signal }: CurateInp
   const features = network?.modelKey ?? picturesKey;
   const described = network
     ? yield* networkDescriptors(readable, { imageRoot, cacheDir, network, signal })
-    : { rows: standardised(concat(looks.map((look) => look.appearance)), appearanceDim), dim: appearanceDim, of: readable.map((_, i) => i) };
+    : {
+        rows: standardised(concat(looks.map((look) => look.appearance)), appearanceDim),
+        dim: appearanceDim,
+        of: readable.map((_, i) => i),
+      };
   const { rows, dim, of } = described;
   const names = of.map((i) => nameOf(readable[i]));
   await writeDescriptors(cacheDir, features, dim, rows, names);
@@ -194,7 +198,11 @@ async function* networkDescriptors(
 }
 
 /** Runs long work and tells how far it is; between its pieces it may be stopped. */
-async function* told(phase: string, signal: AbortSignal | undefined, task: (breathe: Breathe) => Promise<void>): AsyncGenerator<JobProgress> {
+async function* told(
+  phase: string,
+  signal: AbortSignal | undefined,
+  task: (breathe: Breathe) => Promise<void>,
+): AsyncGenerator<JobProgress> {
   let share = 0;
   let over = false;
   const progress = (): JobProgress => ({

@@ -117,7 +117,11 @@ function* extrema(below: Plane, here: Plane, above: Plane): Generator<{ x: numbe
       let extreme = true;
       for (let dy = -width; extreme && dy <= width; dy += width) {
         for (let d = at + dy - 1; d <= at + dy + 1; d++) {
-          if ((d !== at && sign * data[d] >= sign * value) || sign * below.data[d] >= sign * value || sign * above.data[d] >= sign * value) {
+          if (
+            (d !== at && sign * data[d] >= sign * value) ||
+            sign * below.data[d] >= sign * value ||
+            sign * above.data[d] >= sign * value
+          ) {
             extreme = false;
             break;
           }
@@ -128,7 +132,7 @@ function* extrema(below: Plane, here: Plane, above: Plane): Generator<{ x: numbe
       const dyy = data[at + width] + data[at - width] - 2 * value;
       const dxy = (data[at + width + 1] - data[at + width - 1] - data[at - width + 1] + data[at - width - 1]) / 4;
       const determinant = dxx * dyy - dxy * dxy;
-      if (determinant <= 0 || ((dxx + dyy) ** 2) / determinant > (edgeRatio + 1) ** 2 / edgeRatio) continue;
+      if (determinant <= 0 || (dxx + dyy) ** 2 / determinant > (edgeRatio + 1) ** 2 / edgeRatio) continue;
       yield { x, y, strength: Math.abs(value) };
     }
   }

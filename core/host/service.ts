@@ -254,8 +254,7 @@ export class Service implements HostService {
     const summary = curationSummary(project);
     if (!summary) throw noCuration();
     const key = `${project.dir} ${summary.createdAt}`;
-    if (this.#descriptors?.of !== key)
-      this.#descriptors = { of: key, read: readDescriptors(cacheDirOf(project), summary.features) };
+    if (this.#descriptors?.of !== key) this.#descriptors = { of: key, read: readDescriptors(cacheDirOf(project), summary.features) };
     const descriptors = await this.#descriptors.read;
     if (!descriptors) {
       this.#descriptors = null;
@@ -267,7 +266,11 @@ export class Service implements HostService {
       const image = imageFile(project, id);
       const row = image && rowOf(image);
       if (row === undefined)
-        throw new AppError('no-curation', `${image?.path ?? `Image ${id}`} was not there when copies were looked for.`, 'Look for copies again.');
+        throw new AppError(
+          'no-curation',
+          `${image?.path ?? `Image ${id}`} was not there when copies were looked for.`,
+          'Look for copies again.',
+        );
       queries.push(row);
     }
     const images = Map.groupBy(imageFiles(project), rowOf);

@@ -21,10 +21,8 @@ export function saveCuration(writer: Writer, { features, groups, clusters, image
       writer.run('INSERT INTO curation_examples (cluster_id, position, image_id) VALUES (?, ?, ?)', id, position, imageId),
     );
   });
-  for (const id of asked)
-    writer.run('INSERT INTO curation_images (image_id, hash) SELECT id, hash FROM images WHERE id = ?', id);
-  for (const { imageId, cluster } of images)
-    writer.run('UPDATE curation_images SET cluster_id = ? WHERE image_id = ?', cluster, imageId);
+  for (const id of asked) writer.run('INSERT INTO curation_images (image_id, hash) SELECT id, hash FROM images WHERE id = ?', id);
+  for (const { imageId, cluster } of images) writer.run('UPDATE curation_images SET cluster_id = ? WHERE image_id = ?', cluster, imageId);
   groups.forEach(({ members }, group) =>
     members.forEach(({ imageId, similarity, exact }, position) =>
       writer.run(
@@ -136,7 +134,11 @@ export function trainingListPreview(reader: Reader, options: Inputs['trainingLis
 }
 
 /** @throws AppError no-curation */
-export function leftOutPage(reader: Reader, { offset, limit, ...options }: Inputs['leftOut'], seed: number): { total: number; rows: LeftOutRow[] } {
+export function leftOutPage(
+  reader: Reader,
+  { offset, limit, ...options }: Inputs['leftOut'],
+  seed: number,
+): { total: number; rows: LeftOutRow[] } {
   const { leftOut } = trainingList(presentIds(reader), readCuration(reader), options, seed);
   const pathOf = (id: number): string => reader.get<{ path: string }>('SELECT path FROM images WHERE id = ?', id)!.path;
   const rows = leftOut.slice(offset, offset + limit).map(({ imageId, reason }) => ({
