@@ -21,9 +21,12 @@ export const copyRule = {
   candidates: 10,
   /** In place: largest difference of the worst parts, by the spread of the picture (agreement.ts). */
   worstInPlace: 0.5,
-  /** Elsewhere, a crop: matches that must agree on where, and the same difference. */
-  inliers: 7,
-  worstAligned: 1.1,
+  /** Elsewhere, a crop: the more matches agree on where, the more the worst parts may differ. */
+  aligned: [
+    { inliers: 12, worst: 1.1 },
+    { inliers: 7, worst: 0.9 },
+    { inliers: 4, worst: 0.5 },
+  ],
   /** A crop shows at least this share of the other picture's width times height. */
   covered: 0.25,
 } as const;
@@ -43,9 +46,10 @@ export function compareLooks(a: Look, b: Look): Omit<CopyPair, 'a' | 'b'> | null
   if (whole !== null && whole.correlation > 0 && whole.worst <= copyRule.worstInPlace)
     return { similarity: Math.min(1, whole.correlation), inPlace: true };
   const alignment = align(a.keypoints, b.keypoints);
-  if (alignment === null || alignment.inliers < copyRule.inliers) return null;
+  const limit = copyRule.aligned.find(({ inliers }) => alignment !== null && alignment.inliers >= inliers);
+  if (alignment === null || limit === undefined) return null;
   const shared = agreement(a.small, b.small, alignment);
-  if (shared === null || shared.covered < copyRule.covered || shared.correlation <= 0 || shared.worst > copyRule.worstAligned) return null;
+  if (shared === null || shared.covered < copyRule.covered || shared.correlation <= 0 || shared.worst > limit.worst) return null;
   return { similarity: Math.min(1, shared.correlation), inPlace: false };
 }
 
