@@ -10,7 +10,7 @@ export interface Descriptors {
   /** [n, dim], length 1 each. */
   readonly rows: Float32Array;
   readonly dim: number;
-  /** Row of each image, by "<hash>-<page>"; of files with the same bytes, the last. */
+  /** Row of each image, by "<hash>-<page>": files with the same bytes share one. */
   readonly rowOf: ReadonlyMap<string, number>;
 }
 
@@ -18,7 +18,7 @@ function fileOf(cacheDir: string, features: string): string {
   return path.join(new FeatureStore({ backbone: null, modelKey: features, cacheDir, imageRoot: '' }).folder, 'descriptors.bin');
 }
 
-/** @param names "<hash>-<page>" of each row */
+/** @param names "<hash>-<page>" of each row; of rows with one name the first is kept */
 export async function writeDescriptors(
   cacheDir: string,
   features: string,
@@ -26,7 +26,11 @@ export async function writeDescriptors(
   rows: Float32Array,
   names: readonly string[],
 ): Promise<void> {
-  await writeCache(fileOf(cacheDir, features), 'descriptors', version, { dim, names }, [{ name: 'rows', type: 'f16', values: rows }]);
+  const first = [...new Map(names.map((name, row) => [name, row] as const).reverse()).values()].reverse();
+  const values = new Float32Array(first.length * dim);
+  first.forEach((row, at) => values.set(rows.subarray(row * dim, (row + 1) * dim), at * dim));
+  const facts = { dim, names: first.map((row) => names[row]) };
+  await writeCache(fileOf(cacheDir, features), 'descriptors', version, facts, [{ name: 'rows', type: 'f16', values }]);
 }
 
 /** Null when there are none: the cache may be deleted at any time. */

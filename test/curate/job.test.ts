@@ -163,8 +163,8 @@ test("by a network's features: rows of its tokens, kept under its key; a network
   const curation = curationOf(events);
   assert.deepEqual([curation.features, curation.groups.length, curation.images.length], [modelKey, 4, images.length]);
   const { rows, dim } = (await readDescriptors(cacheDir, modelKey))!;
-  assert.deepEqual([dim, rows.length], [6, images.length * 6]);
-  for (let i = 0; i < images.length; i++) assert.ok(Math.abs(Math.hypot(...rows.subarray(6 * i, 6 * i + 6)) - 1) < 2e-3);
+  assert.deepEqual([dim, rows.length], [6, (images.length - 1) * 6], 'one row for the file that is there twice');
+  for (let i = 0; i < images.length - 1; i++) assert.ok(Math.abs(Math.hypot(...rows.subarray(6 * i, 6 * i + 6)) - 1) < 2e-3);
   const broken = collect(curate({ images, imageRoot, cacheDir, network: { backbone: backbone(true), modelKey: 'run-2-step-5' } }));
   await assert.rejects(broken, (error: { code?: string }) => error.code === 'not-finite');
 });
