@@ -181,6 +181,10 @@ test('copies are found however they were made; other pictures of the same belt a
   }
   // Hardly any keypoints, but all of them agree, and so does every part.
   assert.ok(compareLooks(lookAt(scene(3)), lookAt(crop(scene(3), 16, 12, 288, 216))));
+  // Two fields of view that overlap by half: each shows what the other does not.
+  const [left, right] = [lookAt(crop(original, 0, 0, 210, 240)), lookAt(crop(original, 110, 0, 210, 240))];
+  assert.ok(align(left.keypoints, right.keypoints)!.inliers >= 7, 'what they share is seen');
+  assert.equal(compareLooks(left, right), null);
   const others = Array.from({ length: 12 }, (_, i) => lookAt(scene(20 + i)));
   for (const other of others) assert.equal(compareLooks(look, other), null);
 });
