@@ -2,14 +2,15 @@
 import { createHash } from 'node:crypto';
 import path from 'node:path';
 import { setImmediate as nextTurn, setTimeout as pause } from 'node:timers/promises';
-import type { CurationResult, JobEvent, JobProgress } from '../contract/index.ts';
+import { AppError, type CurationResult, type JobEvent, type JobProgress } from '../contract/index.ts';
 import { readRgb } from '../images/index.ts';
 import { FeatureStore, Phase, problemEvent, type FeatureBackbone, type PrelabelImage } from '../prelabel/index.ts';
 import { clusterCount, clusterImages } from './balance.ts';
 import { compareLooks, copyRule, hashCandidates, keypointCandidates, PairSet, type CopyPair } from './copies.ts';
 import { standardised, tokenDescriptors } from './descriptors.ts';
 import { DisjointSets, groupsOf } from './groups.ts';
-import { appearanceDim, lookOf, type Look } from './look.ts';
+import { appearanceDim, keptLook, type Look } from './look.ts';
+import { keepLooks } from './lookPool.ts';
 import { nearestOfAll } from './neighbours.ts';
 import { picturesKey, writeDescriptors } from './store.ts';
 
@@ -24,8 +25,6 @@ export interface CurateInput {
 
 /** Examples named for each cluster. */
 const exampleCount = 8;
-/** Images read side by side: decoding is the library's threads', the rest this one's. */
-const atOnce = 4;
 /** Descriptors nearer than this are worth a comparison (DINOv2, section 3, cuts at 0.6 with a network made for copies). */
 const leastCosine = 0.6;
 const progressMs = 250;
@@ -49,37 +48,31 @@ export async function* curate(input: CurateInput): AsyncGenerator<JobEvent> {
 
 async function* work({ images, imageRoot, cacheDir, network, signal }: CurateInput): AsyncGenerator<JobEvent> {
   // 1. Looks; files with the same bytes are looked at once.
-  const readable: PrelabelImage[] = [];
-  const looks: Look[] = [];
+  const nameOf = (image: PrelabelImage): string => `${image.hash}-${image.page}`;
+  const byName = Map.groupBy(images, nameOf);
+  const lookOf = new Map<string, Look>();
+  const looking = new Phase('Looking', images.length);
+  const first = [...byName.values()].map(([image]) => image);
+  for await (const { image, reply } of keepLooks(first, { imageRoot, cacheDir })) {
+    signal?.throwIfAborted();
+    const same = byName.get(nameOf(image))!;
+    const look = 'error' in reply ? null : await keptLook(image, cacheDir);
+    if (look !== null) lookOf.set(nameOf(image), look);
+    else {
+      const facts = 'error' in reply ? reply.error : vanished(cacheDir).facts;
+      for (const { path: file } of same) yield { type: 'problem', problem: { path: file, ...facts } };
+    }
+    for (const [at] of same.entries()) yield looking.step(at === 0 && 'made' in reply && reply.made);
+  }
+  const readable = images.filter((image) => lookOf.has(nameOf(image)));
+  const looks = readable.map((image) => lookOf.get(nameOf(image))!);
   const pairs: CopyPair[] = [];
   const firstOf = new Map<string, number>();
-  const looking = new Phase('Looking', images.length);
-  const window: Promise<{ look: Look; made: boolean } | { error: unknown } | null>[] = [];
-  let next = 0;
-  const seen = new Set<string>();
-  const failed = new Map<string, unknown>();
-  const nameOf = (image: PrelabelImage): string => `${image.hash}-${image.page}`;
-  for (const image of images) {
-    while (next < images.length && window.length < atOnce) {
-      const ahead = images[next++];
-      const again = seen.has(nameOf(ahead));
-      seen.add(nameOf(ahead));
-      window.push(again ? Promise.resolve(null) : lookOf(ahead, imageRoot, cacheDir).catch((error: unknown) => ({ error })));
-    }
-    const answer = await window.shift()!;
-    signal?.throwIfAborted();
-    const first = firstOf.get(nameOf(image));
-    if (answer !== null && 'error' in answer) failed.set(nameOf(image), answer.error);
-    if (failed.has(nameOf(image))) {
-      yield problemEvent(image, failed.get(nameOf(image)));
-    } else {
-      if (first !== undefined) pairs.push({ a: first, b: readable.length, similarity: 1, inPlace: true });
-      else firstOf.set(nameOf(image), readable.length);
-      looks.push(answer !== null && 'look' in answer ? answer.look : looks[first!]);
-      readable.push(image);
-    }
-    yield looking.step(answer !== null && 'made' in answer && answer.made);
-  }
+  readable.forEach((image, i) => {
+    const before = firstOf.get(nameOf(image));
+    if (before === undefined) firstOf.set(nameOf(image), i);
+    else pairs.push({ a: before, b: i, similarity: 1, inPlace: true });
+  });
   if (readable.length === 0) {
     yield { type: 'done', summary: 'No image could be read, so nothing was compared.' };
     return;
@@ -227,6 +220,15 @@ async function* told(
   await running;
   share = 1;
   yield progress();
+}
+
+/** Something else has emptied the cache while this job wrote it. */
+function vanished(cacheDir: string): AppError {
+  return new AppError(
+    'internal',
+    `What was kept of this image in ${cacheDir} is gone again.`,
+    'Leave the cache alone while a job runs; start it again.',
+  );
 }
 
 /** SHA-256 of the decoded, upright pixels. */

@@ -154,24 +154,32 @@ export function decodeLook(bytes: Buffer): Look | null {
   };
 }
 
+function fileOf(image: PrelabelImage, cacheDir: string): string {
+  return path.join(cacheDir, 'looks', image.hash.slice(0, 2), `${image.hash}-${image.page}.look`);
+}
+
+/** The look that is kept of an image; null when there is none that can be trusted. */
+export async function keptLook(image: PrelabelImage, cacheDir: string): Promise<Look | null> {
+  return decodeLook(await readFile(fileOf(image, cacheDir)).catch(() => Buffer.alloc(0)));
+}
+
 /**
- * The look of an image: from the cache, else made and kept.
+ * Makes and keeps the look of an image, unless it is there already.
+ * @returns whether it was made now
  * @throws what readRgb throws; what writing throws (disk full)
  */
-export async function lookOf(image: PrelabelImage, imageRoot: string, cacheDir: string): Promise<{ look: Look; made: boolean }> {
-  const dir = path.join(cacheDir, 'looks', image.hash.slice(0, 2));
-  const file = path.join(dir, `${image.hash}-${image.page}.look`);
-  const kept = decodeLook(await readFile(file).catch(() => Buffer.alloc(0)));
-  if (kept !== null) return { look: kept, made: false };
+export async function keepLook(image: PrelabelImage, imageRoot: string, cacheDir: string): Promise<boolean> {
+  if ((await keptLook(image, cacheDir)) !== null) return false;
   const look = lookAt(await readRgb(path.join(imageRoot, image.path), { page: image.page, maxSide: side }));
+  const file = fileOf(image, cacheDir);
   const temporary = `${file}.${process.pid}.tmp`;
   try {
-    await mkdir(dir, { recursive: true });
+    await mkdir(path.dirname(file), { recursive: true });
     await writeFile(temporary, encodeLook(look));
     await rename(temporary, file);
   } catch (error) {
     await rm(temporary, { force: true });
     throw error;
   }
-  return { look, made: true };
+  return true;
 }

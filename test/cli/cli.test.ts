@@ -331,6 +331,12 @@ test('copies: told by curate, left out of a run with their reasons, with a list 
       ['small-1.jpg', 'duplicate', 'scene-1.png', true],
     ],
   );
+  // After training, by the teacher's features; the copies stay those of the pictures.
+  const byTeacher = await patchwise(['curate', own, '--network', '--json']);
+  assert.equal(byTeacher.code, 0, byTeacher.stderr);
+  const again = byTeacher.result<Curated & { summary: { features: string } }>();
+  assert.deepEqual([again.summary.features, again.groups], ['run-1-step-1', found.groups]);
+
   const everything = await patchwise([...run.slice(0, -2), '--no-dedupe', '--json']);
   assert.equal(everything.code, 0, everything.stderr);
   assert.equal((await readFile(path.join(own, 'runs', '2', 'images.jsonl'), 'utf8')).trimEnd().split('\n').length, 13);

@@ -6,6 +6,7 @@ import path from 'node:path';
 import { test, type TestContext } from 'node:test';
 import type { CurationResult, JobEvent } from '../../core/contract/index.ts';
 import { curate, picturesKey, readDescriptors, retrieve } from '../../core/curate/index.ts';
+import { keepLooks } from '../../core/curate/lookPool.ts';
 import { drawConveyor } from '../../core/demo/conveyor.ts';
 import { encodeJpeg, encodePng, resizeRgb } from '../../core/images/index.ts';
 import { sharp } from '../../core/images/sharp.ts';
@@ -119,6 +120,30 @@ test('bad files are named, each once, and the rest is compared; an empty and a h
   }
   const one = curationOf(await collect(curate({ images: good.slice(0, 1), imageRoot, cacheDir, network: null })));
   assert.deepEqual([one.groups, one.clusters.length, one.images], [[], 1, [{ imageId: 1, cluster: 0 }]]);
+});
+
+test('several threads make the looks that one makes, in the order of the images', async (t) => {
+  const { root, imageRoot } = await folderOfCopies(t);
+  const images = (await listed(imageRoot)).filter(({ path: name }) => name !== 'a-again.png');
+  images.splice(3, 0, { ...images[0]!, id: 99, path: 'gone.png', hash: 'e'.repeat(64) });
+  const made = async (threads: number) => {
+    const cacheDir = path.join(root, `cache-${threads}`);
+    const told = await collect(keepLooks(images, { imageRoot, cacheDir }, threads));
+    const files = images
+      .filter(({ id }) => id !== 99)
+      .map(({ hash }) => readFileSync(path.join(cacheDir, 'looks', hash.slice(0, 2), `${hash}-0.look`)));
+    return { told, files };
+  };
+  const [one, three] = [await made(1), await made(3)];
+  assert.deepEqual(three, one);
+  assert.deepEqual(
+    one.told.map(({ image, reply }) => [image.path, 'error' in reply ? reply.error.code : reply.made]),
+    images.map(({ path: name }) => [name, name === 'gone.png' ? 'image-vanished' : true]),
+  );
+  assert.ok(
+    (await made(3)).told.every(({ reply }) => 'error' in reply || !reply.made),
+    'the second time they are there',
+  );
 });
 
 test('stopped at any phase it ends without a result, and the next one goes on from the looks', async (t) => {
