@@ -1,8 +1,16 @@
-/** The command line: scan, pretrain, resume, prelabel, probe, eval, export, weights in and out, on the same projects as the app. Exit codes: 0 done, 1 failed, 2 wrong call, 130 stopped. */
-import { readdir } from 'node:fs/promises';
+/** The command line: scan, curate, pretrain, resume, prelabel, probe, eval, export, weights in and out, on the same projects as the app. Exit codes: 0 done, 1 failed, 2 wrong call, 130 stopped. */
+import { readdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { parseArgs, type ParseArgsOptionsConfig } from 'node:util';
-import { AppError, errorFacts, type ExportFormat, type ExportScope, type NetworkFormat, type RunRow } from './contract/index.ts';
+import {
+  AppError,
+  errorFacts,
+  type ExportFormat,
+  type ExportScope,
+  type NetworkFormat,
+  type RunRow,
+  type TrainingListOptions,
+} from './contract/index.ts';
 import {
   drawSplit,
   GroundTruth,
@@ -26,6 +34,11 @@ const HELP = `Patchwise: self-supervised training on your own images, and masks 
   patchwise scan IMAGES --project DIR      make a project for a folder of images, or look for what is new
   patchwise pretrain DIR                   train on the project's images (Ctrl-C stops after a checkpoint)
       --images IMAGES   make the project first     --preset ID   see below     --steps N   --batch N   --seed N
+      --no-dedupe   train on copies and crops of one photo too    --balance   no look gives more than its share
+      --keep N or N%   with --balance: images in all               --exclude FILE   a path, stem or glob a line to leave out
+  patchwise curate DIR                     copies and crops of one photo, clusters, and what a run would leave out
+      --run ID   --step N   by a network's features, not plain appearance     --network   by the newest, or the untrained one
+      --balance   --keep N or N%   --no-dedupe   as for pretrain
   patchwise resume DIR [--run ID]          go on with a stopped run, with the numbers it would have had
   patchwise prelabel DIR                   propose masks with the checkpoint whose features are best
       --run ID   --step N   another one        (without any run: the untrained network)
@@ -66,6 +79,7 @@ interface Call {
   readonly folder: string;
   readonly file: string;
   readonly values: Readonly<Record<string, string | undefined>>;
+  /** Options without a value that were given. */
   readonly flags: ReadonlySet<string>;
 }
 
@@ -82,7 +96,13 @@ interface Command {
 
 const COMMANDS: Readonly<Record<string, Command>> = {
   scan: { folder: 'IMAGES', options: ['project'], run: scan },
-  pretrain: { folder: 'DIR', options: ['images', 'preset', 'steps', 'batch', 'seed'], run: pretrain },
+  curate: { folder: 'DIR', options: ['run', 'step', 'keep'], flags: ['network', 'balance', 'dedupe', 'no-dedupe'], run: curate },
+  pretrain: {
+    folder: 'DIR',
+    options: ['images', 'preset', 'steps', 'batch', 'seed', 'keep', 'exclude'],
+    flags: ['balance', 'dedupe', 'no-dedupe'],
+    run: pretrain,
+  },
   resume: { folder: 'DIR', options: ['run'], run: resume },
   prelabel: { folder: 'DIR', options: ['run', 'step', 'weights'], flags: ['fine'], run: prelabel },
   probe: { folder: 'DIR', options: ['masks', 'images', 'split', 'run', 'steps', 'side', 'seed'], run: probe },
@@ -106,8 +126,88 @@ async function scan({ local, terminal, stop, folder, values }: Call): Promise<vo
   terminal.result(`${project.images} images, ${problems.length} problems, in ${values['project']}`, { images: project.images, problems });
 }
 
-async function pretrain({ local, terminal, stop, folder, values }: Call): Promise<void> {
+async function curate({ local, terminal, stop, folder, values, flags }: Call): Promise<void> {
+  const { run, step } = { run: values['run'] ?? null, step: count(values, 'step', 0) };
+  const from = run !== null || step !== null || flags.has('network') ? 'network' : 'pictures';
+  const wished = listOptions(values, flags);
+  await openOrCreate(local, folder, null, terminal, stop);
+  const { service } = local;
+  const job = await runJob(service, 'curate', () => service.startCuration({ from, runId: run, step }), terminal, stop);
+  if (job.state === 'stopped') throw new Stopped();
+  const summary = await service.curation();
+  if (summary === null)
+    throw new AppError('no-curation', 'No image could be read.', 'The list of problems says why: patchwise scan IMAGES --project DIR');
+  const options = wished(summary.images);
+  const groups = (await everything((page) => service.duplicateGroups(page))).map(({ images }) => images);
+  const preview = await service.trainingList(options);
+  const leftOut = await everything((page) => service.leftOut({ ...options, ...page }));
+  const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
+  const lines = [
+    `${summary.copies} copies in ${summary.groups} groups (${summary.exact} with the same pixels), ${summary.clusters} clusters`,
+    ...groups.map(([first, ...rest]) =>
+      [
+        `  ${first.path} (kept)`,
+        ...rest.map((image) => `    ${image.path}  ${image.exact ? 'same pixels' : percent(image.similarity)}`),
+      ].join('\n'),
+    ),
+    ...preview.clusters.map(({ id, images, kept }) => `  cluster ${id + 1}: ${images} images, ${kept} to train on`),
+    `A run would train on ${preview.kept} of ${preview.images} images; left out: ${preview.copies} copies, ${preview.overShare} of frequent looks`,
+    ...leftOut.map(({ path, ofPath, reason }) =>
+      reason.kind === 'duplicate'
+        ? `  ${path}: copy of ${ofPath} (${reason.exact ? 'same pixels' : percent(reason.similarity)})`
+        : reason.kind === 'over-share'
+          ? `  ${path}: cluster ${reason.cluster + 1} has ${reason.size} images, its share is ${reason.share}`
+          : `  ${path}: named by "${reason.line}"`,
+    ),
+  ];
+  terminal.result(lines.join('\n'), { summary, groups, clusters: preview.clusters, list: { ...preview, clusters: undefined }, leftOut });
+}
+
+/** All rows of a call that gives them page by page. */
+async function everything<T>(call: (page: { offset: number; limit: number }) => Promise<{ rows: T[] }>): Promise<T[]> {
+  const limit = 500;
+  const all: T[] = [];
+  for (let offset = 0; ; offset += limit) {
+    const { rows } = await call({ offset, limit });
+    all.push(...rows);
+    if (rows.length < limit) return all;
+  }
+}
+
+/** What the run's list shall be, once the number of images is known: --keep may be a share of it. */
+function listOptions(values: Call['values'], flags: Call['flags']): (images: number) => TrainingListOptions {
+  const balance = flags.has('balance');
+  if (flags.has('dedupe') && flags.has('no-dedupe')) throw new UsageError('--dedupe and --no-dedupe are opposites.');
+  const text = values['keep'];
+  if (text !== undefined && !balance) throw new UsageError('--keep says how many images to balance down to; it needs --balance.');
+  const share = text?.endsWith('%') ? Number(text.slice(0, -1)) : null;
+  if (share !== null && !(share > 0 && share <= 100)) throw new UsageError(`--keep takes a number or a share like 60%, not "${text}".`);
+  const number = share === null ? count(values, 'keep', 1) : null;
+  return (images) => ({
+    dedupe: !flags.has('no-dedupe'),
+    balance,
+    keep: share === null ? number : Math.max(1, Math.round((images * share) / 100)),
+  });
+}
+
+/** @throws AppError bad-input */
+async function excludeLines(file: string | undefined): Promise<string[] | undefined> {
+  if (file === undefined) return undefined;
+  try {
+    return (await readFile(file, 'utf8')).split(/\r?\n/);
+  } catch (error) {
+    throw new AppError(
+      'bad-input',
+      `${file} cannot be read: ${(error as Error).message}.`,
+      'Check --exclude: a text file, a path, stem or glob a line.',
+    );
+  }
+}
+
+async function pretrain({ local, terminal, stop, folder, values, flags }: Call): Promise<void> {
   const numbers = { steps: count(values, 'steps', 1), batch: count(values, 'batch', 2), seed: count(values, 'seed', 0) };
+  const wished = listOptions(values, flags);
+  const exclude = await excludeLines(values['exclude']);
   await openOrCreate(local, folder, values['images'] ?? null, terminal, stop);
   const offered = await local.service.trainPresets();
   const presetId = values['preset'] ?? offered.recommendedId;
@@ -115,7 +215,9 @@ async function pretrain({ local, terminal, stop, folder, values }: Call): Promis
     throw new UsageError(`There is no preset "${presetId}"; choose from: ${offered.presets.map((preset) => preset.id).join(', ')}.`);
   }
   terminal.say(`${offered.engine}\nPreset ${presetId}: ${offered.reason}`);
-  const job = await runJob(local.service, 'pretrain', () => local.service.startTraining({ presetId, ...numbers }), terminal, stop);
+  const list = wished((await local.service.currentProject())!.images);
+  const request = { presetId, ...numbers, list, ...(exclude && { exclude }) };
+  const job = await runJob(local.service, 'pretrain', () => local.service.startTraining(request), terminal, stop);
   await endOfRun(local, terminal, stop, job.runId!);
 }
 

@@ -10,7 +10,7 @@ import { fileURLToPath } from 'node:url';
 const projectRoot = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
 
 /** Rooms that know no database and no server: images in, events out. */
-const pureRooms = ['dinov2', 'monitor', 'prelabel', 'images', 'labels', 'evaluate', 'nn'].map((room) => `core/${room}`);
+const pureRooms = ['dinov2', 'monitor', 'curate', 'prelabel', 'images', 'labels', 'evaluate', 'nn'].map((room) => `core/${room}`);
 
 /**
  * First matching entries apply, all of them. `forbids` and `only` name project paths (a folder means all inside it) and

@@ -39,6 +39,7 @@ export type ErrorCode =
   | 'weights-mismatch'
   | 'weights-not-found'
   | 'weights-in-use'
+  | 'no-curation'
   // labels and review
   | 'class-in-use'
   | 'class-name-taken'

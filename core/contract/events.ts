@@ -1,8 +1,8 @@
 /** What jobs tell while they run. A job is an async generator of these; the worker posts them, the CLI prints them. */
 import type { ErrorFacts } from './errors.ts';
-import type { Box, ImageProblem, MonitorLine, Rle, TrainMetrics } from './model.ts';
+import type { Box, CurationResult, ImageProblem, MonitorLine, Rle, TrainMetrics } from './model.ts';
 
-export type JobKind = 'scan' | 'pretrain' | 'prelabel' | 'learn';
+export type JobKind = 'scan' | 'curate' | 'pretrain' | 'prelabel' | 'learn';
 
 export interface JobProgress {
   readonly type: 'progress';
@@ -72,6 +72,8 @@ export type JobEvent =
       /** Cluster of every proposal: (imageId -> cluster index per proposal, -1 none). */
       readonly assignment: readonly { readonly imageId: number; readonly clusters: readonly number[] }[];
     }
+  /** Replaces what was known of copies and clusters. */
+  | { readonly type: 'curation'; readonly curation: CurationResult }
   | { readonly type: 'done'; readonly summary: string };
 
 /** What the host tells the page. */
@@ -85,7 +87,7 @@ export type AppEvent =
   /** Something in the open project changed; the page re-reads what it shows. */
   | {
       readonly type: 'changed';
-      readonly what: 'project' | 'images' | 'classes' | 'proposals' | 'clusters' | 'runs' | 'weights' | 'exports' | 'settings';
+      readonly what: 'project' | 'images' | 'curation' | 'classes' | 'proposals' | 'clusters' | 'runs' | 'weights' | 'exports' | 'settings';
     };
 
 export interface JobState {

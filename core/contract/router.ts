@@ -56,6 +56,13 @@ export function createRouter(service: HostService) {
     updateClass: p.input(inputs.updateClass).mutation(({ input }) => run(() => service.updateClass(input))),
     removeClass: p.input(inputs.removeClass).mutation(({ input }) => run(() => service.removeClass(input))),
 
+    startCuration: p.input(inputs.startCuration).mutation(({ input }) => run(() => service.startCuration(input))),
+    curation: p.query(() => run(() => service.curation())),
+    duplicateGroups: p.input(inputs.page).query(({ input }) => run(() => service.duplicateGroups(input))),
+    trainingList: p.input(inputs.trainingList).query(({ input }) => run(() => service.trainingList(input))),
+    leftOut: p.input(inputs.leftOut).query(({ input }) => run(() => service.leftOut(input))),
+    similarImages: p.input(inputs.similarImages).query(({ input }) => run(() => service.similarImages(input))),
+
     jobs: p.query(() => run(() => service.jobs())),
     stopTraining: p.mutation(() => run(() => service.stopTraining())),
     stopProposing: p.mutation(() => run(() => service.stopProposing())),

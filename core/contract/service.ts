@@ -7,6 +7,8 @@ import type {
   AppInfo,
   ClassRow,
   ClusterCard,
+  CurationSummary,
+  DuplicateGroup,
   ExportPreflight,
   ExportRow,
   FileEntry,
@@ -14,6 +16,7 @@ import type {
   ImageProblem,
   ImageRow,
   NetworkExportRow,
+  LeftOutRow,
   PcaStep,
   ProbeReport,
   ProjectSummary,
@@ -25,6 +28,8 @@ import type {
   ReviewStats,
   RunRow,
   Settings,
+  SimilarImage,
+  TrainingListPreview,
   TrainMetrics,
   TrainMonitors,
   TrainPresets,
@@ -36,6 +41,7 @@ const rle = z.object({ size: z.tuple([z.int().min(1), z.int().min(1)]).readonly(
 const id = z.int().min(1);
 /** A run's teacher at a step (null: its newest checkpoint), or an imported network. */
 const network = z.union([z.object({ runId: z.string(), step: z.int().min(0).nullable() }), z.object({ weightsId: z.string() })]);
+const trainingList = z.object({ dedupe: z.boolean(), balance: z.boolean(), keep: z.int().min(1).nullable() });
 
 /** Input schemas, named as the calls. Calls without input have none. */
 export const inputs = {
@@ -63,11 +69,21 @@ export const inputs = {
   }),
   updateClass: z.object({ classId: id, name: z.string().trim().min(1).max(120), color: z.string().regex(/^#[0-9a-f]{6}$/) }),
   removeClass: z.object({ classId: id }),
+  /** from pictures: plain appearance. From a network: runId and step as in startPrelabel. */
+  startCuration: z.object({ from: z.enum(['pictures', 'network']), runId: z.string().nullable(), step: z.int().min(0).nullable() }),
+  page: z.object({ offset: z.int().min(0), limit: z.int().min(1).max(500) }),
+  trainingList,
+  leftOut: trainingList.extend({ offset: z.int().min(0), limit: z.int().min(1).max(500) }),
+  similarImages: z.object({ imageIds: z.array(id).min(1).max(100), limit: z.int().min(1).max(500) }),
   startTraining: z.object({
     presetId: z.string(),
     steps: z.int().min(1).max(10_000_000).nullable(),
     batch: z.int().min(2).max(4096).nullable(),
     seed: z.int().nullable(),
+    /** Absent: copies are left out, nothing is balanced. */
+    list: trainingList.optional(),
+    /** Images to leave out, a path, stem or glob each; absent: none. */
+    exclude: z.array(z.string().max(4096)).max(1_000_000).optional(),
   }),
   runId: z.object({ runId: z.string() }),
   trainMetrics: z.object({ runId: z.string(), afterStep: z.int().min(-1) }),
@@ -159,7 +175,19 @@ export interface HostService {
   /** @throws AppError class-in-use while annotations carry it */
   removeClass(input: Inputs['removeClass']): Promise<void>;
 
-  /** Running or last job of each lane: training (pretrain) and proposing (scan, prelabel, learn) go on side by side. */
+  /** Looks for copies and clusters. */
+  startCuration(input: Inputs['startCuration']): Promise<JobState>;
+  /** Null before the first curation. The calls below: @throws AppError no-curation before it. */
+  curation(): Promise<CurationSummary | null>;
+  /** Largest groups first. */
+  duplicateGroups(input: Inputs['page']): Promise<{ total: number; rows: DuplicateGroup[] }>;
+  trainingList(input: Inputs['trainingList']): Promise<TrainingListPreview>;
+  /** In the order of paths. */
+  leftOut(input: Inputs['leftOut']): Promise<{ total: number; rows: LeftOutRow[] }>;
+  /** The nearest of each image asked about, all together, nearest first. */
+  similarImages(input: Inputs['similarImages']): Promise<SimilarImage[]>;
+
+  /** Running or last job of each lane: training (pretrain) and proposing (scan, curate, prelabel, learn) go on side by side. */
   jobs(): Promise<JobState[]>;
   stopTraining(): Promise<void>;
   stopProposing(): Promise<void>;

@@ -1,5 +1,5 @@
 /**
- * Jobs in two lanes: training, and proposing (scan, prelabel, learn), so review stays live while training runs. Each job
+ * Jobs in two lanes: training, and proposing (scan, curate, prelabel, learn), so review stays live while training runs. Each job
  * is a forked worker; its events are written to the project in batches and told to the page. Knows nothing of what a job
  * computes.
  */
@@ -90,7 +90,13 @@ export class Jobs {
   }
 }
 
-const words: Record<JobKind, string> = { scan: 'A scan', pretrain: 'Training', prelabel: 'Proposing', learn: 'Learning from decisions' };
+const words: Record<JobKind, string> = {
+  scan: 'A scan',
+  curate: 'Looking for copies',
+  pretrain: 'Training',
+  prelabel: 'Proposing',
+  learn: 'Learning from decisions',
+};
 const isActive = (state: JobState) => state.state === 'running' || state.state === 'stopping';
 
 class Job {

@@ -2,6 +2,7 @@
 import type { JobEvent, JobKind } from '../contract/index.ts';
 import type { Hub } from './hub.ts';
 import type { Project, Writer } from './project.ts';
+import { saveCuration } from './store/curation.ts';
 import { clearProblems, hideUnseen, saveImage, saveProblem } from './store/images.ts';
 import { isImageDone } from './store/overview.ts';
 import { replaceClusters, replaceProposals } from './store/proposals.ts';
@@ -12,6 +13,8 @@ type ClustersEvent = Extract<JobEvent, { type: 'clusters' }>;
 export interface RecorderOptions {
   readonly kind: JobKind;
   readonly runId: string | null;
+  /** Ids of the images that the job was given; of a scan none. */
+  readonly imageIds: readonly number[];
   /** Names the network that the proposals come from. */
   readonly modelKey: string | null;
   /** The image in front of a person: a background job must not change it under the hand. */
@@ -42,6 +45,7 @@ export class Recorder {
     if (types.has('images') || types.has('problem')) this.#hub.changed('images', 'project');
     if (types.has('proposals')) this.#hub.changed('proposals', 'images', 'project');
     if (types.has('clusters')) this.#hub.changed('clusters', 'proposals');
+    if (types.has('curation')) this.#hub.changed('curation');
     if (types.has('checkpoint') || types.has('monitors') || types.has('pca')) this.#hub.changed('runs');
   }
 
@@ -54,11 +58,11 @@ export class Recorder {
       for (const problem of this.#problems) saveProblem(w, problem);
       w.run('UPDATE settings SET scanned_at = ?', new Date().toISOString());
     });
-    this.#hub.changed('images', 'project');
+    this.#hub.changed('images', 'curation', 'project');
   }
 
   #record(w: Writer, event: JobEvent): void {
-    const { kind, runId, modelKey, onScreen } = this.#options;
+    const { kind, runId, imageIds, modelKey, onScreen } = this.#options;
     switch (event.type) {
       case 'images':
         for (const image of event.images) this.#seen.add(saveImage(w, image));
@@ -73,6 +77,9 @@ export class Recorder {
         setRunStep(w, runId!, step, totalSteps);
         break;
       }
+      case 'curation':
+        saveCuration(w, event.curation, imageIds);
+        break;
       case 'pca':
         savePca(w, runId!, event);
         break;

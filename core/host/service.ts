@@ -11,7 +11,9 @@ import {
   type AppInfo,
   type ClassRow,
   type ClusterCard,
+  type CurationSummary,
   type Decision,
+  type DuplicateGroup,
   type ExportPreflight,
   type ExportRow,
   type FileEntry,
@@ -22,6 +24,7 @@ import {
   type Inputs,
   type JobState,
   type NetworkExportRow,
+  type LeftOutRow,
   type PcaStep,
   type ProbeReport,
   type ProjectSummary,
@@ -33,11 +36,14 @@ import {
   type ReviewStats,
   type RunRow,
   type Settings,
+  type SimilarImage,
+  type TrainingListPreview,
   type TrainMetrics,
   type TrainMonitors,
   type TrainPresets,
   type WeightsRow,
 } from '../contract/index.ts';
+import { readDescriptors, retrieve, type Descriptors } from '../curate/index.ts';
 import type { BackboneSource, JobRequest } from '../worker/index.ts';
 import { exportPreflight, exportRows, runExport } from './exports.ts';
 import { isInside, type Folders } from './folders.ts';
@@ -50,9 +56,10 @@ import { Project } from './project.ts';
 import type { UserConfig } from './recent.ts';
 import { Recorder } from './record.ts';
 import { classRow, classRows, createClass, removeClass, updateClass } from './store/classes.ts';
+import { curationSummary, duplicateGroups, freshCuration, leftOutPage, noCuration, trainingListPreview } from './store/curation.ts';
 import { reviewStats } from './store/figures.ts';
 import { redo, saveNote, undo } from './store/history.ts';
-import { imageFiles, imageRow, imagesPage, problems } from './store/images.ts';
+import { imageFile, imageFiles, imageRow, imagesPage, problems } from './store/images.ts';
 import { reviewImage } from './store/objects.ts';
 import {
   isScanned,
@@ -94,6 +101,8 @@ export class Service implements HostService {
   #project: Project | null = null;
   /** The image in front of a person, see Recorder. */
   #onScreen: number | null = null;
+  /** Of the last curation, read when first asked about. */
+  #descriptors: { of: string; read: Promise<Descriptors | null> } | null = null;
   /** Opening and closing, one after the other. */
   #turn: Promise<unknown> = Promise.resolve();
 
@@ -230,6 +239,68 @@ export class Service implements HostService {
     this.#hub.changed('classes', 'proposals', 'clusters');
   }
 
+  // --- curation -------------------------------------------------------------------------------------------------------
+
+  async startCuration({ from, runId, step }: Inputs['startCuration']): Promise<JobState> {
+    const project = this.#writable();
+    const checkpoint = from === 'network' ? this.#checkpoint(runId, step) : null;
+    await this.#makeRoom();
+    const { source, modelKey, cacheDir, imageRoot, images } = (await this.#model(checkpoint, 1)).common;
+    if (images.length === 0) throw new AppError('too-few-images', 'The project has no images.', 'Scan a folder that has some first.');
+    return this.#start(
+      { kind: 'curate', imageRoot, cacheDir, images, network: from === 'network' ? { source, modelKey } : null },
+      null,
+      null,
+      imageFiles(project).map(({ id }) => id),
+    );
+  }
+
+  async curation(): Promise<CurationSummary | null> {
+    return curationSummary(this.#open());
+  }
+
+  async duplicateGroups(input: Inputs['page']): Promise<{ total: number; rows: DuplicateGroup[] }> {
+    return duplicateGroups(this.#open(), input);
+  }
+
+  async trainingList(input: Inputs['trainingList']): Promise<TrainingListPreview> {
+    return trainingListPreview(this.#open(), input, previewSeed);
+  }
+
+  async leftOut(input: Inputs['leftOut']): Promise<{ total: number; rows: LeftOutRow[] }> {
+    return leftOutPage(this.#open(), input, previewSeed);
+  }
+
+  async similarImages({ imageIds, limit }: Inputs['similarImages']): Promise<SimilarImage[]> {
+    const project = this.#open();
+    const summary = curationSummary(project);
+    if (!summary) throw noCuration();
+    const key = `${project.dir} ${summary.createdAt}`;
+    if (this.#descriptors?.of !== key) this.#descriptors = { of: key, read: readDescriptors(cacheDirOf(project), summary.features) };
+    const descriptors = await this.#descriptors.read;
+    if (!descriptors) {
+      this.#descriptors = null;
+      throw new AppError('no-curation', 'What the images look like is no longer stored: the cache was emptied.', 'Look for copies again.');
+    }
+    const rowOf = ({ hash, page }: { hash: string; page: number }) => descriptors.rowOf.get(`${hash}-${page}`);
+    const queries: number[] = [];
+    for (const id of imageIds) {
+      const image = imageFile(project, id);
+      const row = image && rowOf(image);
+      if (row === undefined)
+        throw new AppError(
+          'no-curation',
+          `${image?.path ?? `Image ${id}`} was not there when copies were looked for.`,
+          'Look for copies again.',
+        );
+      queries.push(row);
+    }
+    const images = Map.groupBy(imageFiles(project), rowOf);
+    return retrieve(descriptors.rows, descriptors.dim, queries, limit)
+      .flatMap(({ index, cosine }) => (images.get(index) ?? []).map(({ id, path }) => ({ imageId: id, path, similarity: cosine })))
+      .slice(0, limit);
+  }
+
   // --- jobs -----------------------------------------------------------------------------------------------------------
 
   async jobs(): Promise<JobState[]> {
@@ -258,7 +329,7 @@ export class Service implements HostService {
     return this.#planner.presets(imageFiles(this.#open()).length);
   }
 
-  async startTraining({ presetId, steps, batch, seed }: Inputs['startTraining']): Promise<RunRow> {
+  async startTraining({ presetId, steps, batch, seed, list, exclude }: Inputs['startTraining']): Promise<RunRow> {
     const project = this.#writable();
     this.#jobs.refuseIfBusy('training');
     const images = imageFiles(project);
@@ -268,7 +339,20 @@ export class Service implements HostService {
     const runId = project.write((w) => addRun(w, { presetTitle: config.presetTitle, model: config.model.name, totalSteps: config.steps }));
     const dir = runDir(project, runId);
     mkdirSync(dir, { recursive: true });
-    this.#start({ kind: 'pretrain', runDir: dir, imageRoot: project.facts.image_folder, start: { images, config } }, runId, null);
+    const start = {
+      images,
+      config,
+      list: list ?? { dedupe: true, balance: false, keep: null },
+      exclude: exclude ?? [],
+      curation: freshCuration(project),
+      cacheDir: cacheDirOf(project),
+    };
+    this.#start(
+      { kind: 'pretrain', runDir: dir, imageRoot: project.facts.image_folder, start },
+      runId,
+      null,
+      images.map(({ id }) => id),
+    );
     this.#hub.changed('runs', 'project');
     return runRow(project, runId);
   }
@@ -500,7 +584,7 @@ export class Service implements HostService {
   }
 
   /**
-   * @param runId null: the latest run; step null: its newest checkpoint
+   * @param runId null: the latest run; step null: its chosen checkpoint
    * @returns null when there is no run at all
    * @throws AppError run-not-found, no-checkpoint
    */
@@ -584,15 +668,15 @@ export class Service implements HostService {
       source = { untrained, seed };
       modelKey = `untrained-${untrained.name}-seed-${seed}`;
     }
-    const cacheDir = join(project.dir, 'cache', 'features');
-    const common = { source, modelKey, cacheDir, imageRoot: project.facts.image_folder, images, passes };
+    const common = { source, modelKey, cacheDir: cacheDirOf(project), imageRoot: project.facts.image_folder, images, passes };
     return { choice, modelKey, passes, common };
   }
 
-  #start(request: JobRequest, runId: string | null, model: ProposingModel | null): JobState {
+  #start(request: JobRequest, runId: string | null, model: ProposingModel | null, imageIds: readonly number[] = []): JobState {
     const project = this.#open();
     const { kind } = request;
-    const recorder = new Recorder(project, this.#hub, { kind, runId, modelKey: model?.modelKey ?? null, onScreen: () => this.#onScreen });
+    const modelKey = model?.modelKey ?? null;
+    const recorder = new Recorder(project, this.#hub, { kind, runId, imageIds, modelKey, onScreen: () => this.#onScreen });
     return this.#jobs.start(request, runId, {
       write: (events) => recorder.write(events),
       ended: (state, error) => {
@@ -625,6 +709,11 @@ export class Service implements HostService {
     return true;
   }
 }
+
+/** Draws shown before a run are those of a run with the usual seed. */
+const previewSeed = 1;
+
+const cacheDirOf = (project: Project) => join(project.dir, 'cache', 'features');
 
 /** A folder name that every file system takes, from a project's name. */
 export function folderName(name: string): string {

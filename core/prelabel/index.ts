@@ -5,6 +5,7 @@ export { patchColours } from './appearance.ts';
 export { gridPlacements } from './refine.ts';
 export {
   featureDefaults,
+  FeatureStore,
   inputSize,
   type FeatureBackbone,
   type FeatureOptions,
@@ -16,3 +17,6 @@ export { learnOrder, learnValue, mixedOrder, reviewOrder, type LearnFacts, type 
 export { sphericalKMeans, type ClusterOptions } from './cluster.ts';
 export { symmetricEigen } from './linalg.ts';
 export { pcaPictures, type PcaBasis, type PcaPictures } from './pca.ts';
+// What curation and the probe share: features and their cache, the events of a job.
+export { readCache, writeCache } from './cachefile.ts';
+export { Phase, problemEvent } from './job.ts';

@@ -3,7 +3,7 @@ import { fileURLToPath } from 'node:url';
 import type { ErrorFacts, JobEvent } from '../contract/index.ts';
 import type { JobRequest } from './jobs.ts';
 
-export type { BackboneSource, JobRequest, LearnRequest, PrelabelRequest, PretrainRequest, ScanRequest } from './jobs.ts';
+export type { BackboneSource, CurateRequest, JobRequest, LearnRequest, PrelabelRequest, PretrainRequest, ScanRequest } from './jobs.ts';
 
 /** The file to fork: beside this one, compiled or not. */
 export const workerFile = fileURLToPath(new URL(import.meta.url.endsWith('.ts') ? './main.ts' : './main.js', import.meta.url));

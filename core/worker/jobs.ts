@@ -2,7 +2,7 @@
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { deserialize, serialize } from 'node:v8';
-import { AppError, type JobEvent, type Rle, type ScannedImage } from '../contract/index.ts';
+import { AppError, type CurationResult, type JobEvent, type Rle, type ScannedImage, type TrainingListOptions } from '../contract/index.ts';
 import type { Backbone, LoggedMeans, ModelConfig, RunConfig, TrainedSource } from '../dinov2/index.ts';
 import type { Executor } from '../nn/index.ts';
 import type { PcaBasis, PrelabelImage } from '../prelabel/index.ts';
@@ -19,7 +19,27 @@ export interface PretrainRequest {
   readonly runDir: string;
   readonly imageRoot: string;
   /** null: go on with what is in runDir. */
-  readonly start: { readonly images: readonly ScannedImage[]; readonly config: RunConfig } | null;
+  readonly start: PretrainStart | null;
+}
+
+export interface PretrainStart {
+  readonly images: readonly (ScannedImage & { readonly id: number })[];
+  readonly config: RunConfig;
+  readonly list: TrainingListOptions;
+  /** Images to leave out: a path, stem or glob each. */
+  readonly exclude: readonly string[];
+  /** What is known of these images; null: looked for first, when the list asks for it. */
+  readonly curation: CurationResult | null;
+  readonly cacheDir: string;
+}
+
+export interface CurateRequest {
+  readonly kind: 'curate';
+  readonly imageRoot: string;
+  readonly cacheDir: string;
+  readonly images: readonly PrelabelImage[];
+  /** null: plain appearance. */
+  readonly network: { readonly source: BackboneSource; readonly modelKey: string } | null;
 }
 
 /** Which network: a run's teacher at a checkpoint, an imported one, or one with random weights. */
@@ -48,7 +68,7 @@ export interface LearnRequest extends ProposeRequest {
   readonly reviewed: readonly number[];
 }
 
-export type JobRequest = ScanRequest | PretrainRequest | PrelabelRequest | LearnRequest;
+export type JobRequest = ScanRequest | CurateRequest | PretrainRequest | PrelabelRequest | LearnRequest;
 
 /** The job as events. The rooms are loaded when needed: a scan should not wait for kernels to compile. */
 export async function* runJob(request: JobRequest, signal: AbortSignal): AsyncGenerator<JobEvent> {
@@ -57,10 +77,16 @@ export async function* runJob(request: JobRequest, signal: AbortSignal): AsyncGe
     yield* scanFolder(request.imageRoot, { known: Map.groupBy(request.known, (image) => image.path), signal });
     return;
   }
+  if (request.kind === 'curate' && request.network === null) {
+    const { curate } = await import('../curate/index.ts');
+    yield* curate({ ...request, network: null, signal });
+    return;
+  }
   const { createExecutor } = await import('../nn/index.ts');
   const executor = await createExecutor();
   try {
     if (request.kind === 'pretrain') yield* train(request, executor, signal);
+    else if (request.kind === 'curate') yield* curateByNetwork(request, executor, signal);
     else yield* propose(request, executor, signal);
   } finally {
     await executor.dispose();
@@ -69,23 +95,91 @@ export async function* runJob(request: JobRequest, signal: AbortSignal): AsyncGe
 
 async function* train({ runDir, imageRoot, start }: PretrainRequest, executor: Executor, signal: AbortSignal): AsyncGenerator<JobEvent> {
   const { pretrain, resume } = await import('../dinov2/index.ts');
+  const images = start && (yield* chooseImages(runDir, imageRoot, start, signal));
+  if (start && !images) return; // stopped
   const { RunWatch } = await import('../monitor/index.ts');
-  const pictures = new PcaPictures(runDir, imageRoot, start?.images ?? null);
+  const pictures = new PcaPictures(runDir, imageRoot, images);
   const watch = new RunWatch({ runDir, imageRoot });
   const onCheckpoint = async function* (teacher: Backbone, step: number, logged: LoggedMeans | null): AsyncGenerator<JobEvent> {
     yield* watch.observe(teacher, step, logged);
     yield* pictures.draw(teacher, step);
   };
   const common = { runDir, imageRoot, executor, signal, onCheckpoint };
-  yield* start ? pretrain({ ...common, images: start.images, config: start.config }) : resume(common);
+  yield* start && images ? pretrain({ ...common, images, config: start.config }) : resume(common);
+}
+
+/** The run's list; what is left out goes to left-out.jsonl. Null when stopped before it was made. */
+async function* chooseImages(
+  runDir: string,
+  imageRoot: string,
+  { images, config, list, exclude, curation, cacheDir }: PretrainStart,
+  signal: AbortSignal,
+): AsyncGenerator<JobEvent, readonly ScannedImage[] | null> {
+  const { curate, excludedBy, trainingList } = await import('../curate/index.ts');
+  let known = curation;
+  if (known === null && (list.dedupe || list.balance)) {
+    for await (const event of curate({ images, imageRoot, cacheDir, network: null, signal })) {
+      if (event.type === 'curation') known = event.curation;
+      if (event.type !== 'done') yield event;
+    }
+    if (signal.aborted) return null;
+  }
+  const { excluded, unused } = excludedBy(exclude, images);
+  if (unused.length > 0) {
+    const some = `${unused.slice(0, 5).join(', ')}${unused.length > 5 ? ', ...' : ''}`;
+    yield { type: 'log', level: 'warn', text: `No image is named by ${unused.length} of the lines to leave out: ${some}` };
+  }
+  const lines = new Map([...excluded].map(([image, line]) => [image.id, line]));
+  const { kept, leftOut } = trainingList(
+    images.map(({ id }) => id),
+    known,
+    list,
+    config.seed,
+    lines,
+  );
+  const byId = new Map(images.map((image) => [image.id, image]));
+  const pathOf = (id: number): string => byId.get(id)!.path;
+  const rows = leftOut.map(({ imageId, reason }) => {
+    const facts = reason.kind === 'duplicate' ? { ...reason, of: pathOf(reason.of) } : reason;
+    return JSON.stringify({ path: pathOf(imageId), page: byId.get(imageId)!.page, ...facts });
+  });
+  const file = join(runDir, 'left-out.jsonl');
+  await mkdir(runDir, { recursive: true });
+  await writeFile(`${file}.tmp`, rows.map((row) => `${row}\n`).join(''));
+  await rename(`${file}.tmp`, file);
+  if (leftOut.length > 0) {
+    const counted = (kind: string): number => leftOut.filter(({ reason }) => reason.kind === kind).length;
+    const why = [
+      [counted('excluded'), 'named to be left out'],
+      [counted('duplicate'), 'copies'],
+      [counted('over-share'), 'of looks that are frequent'],
+    ] as const;
+    const parts = why.filter(([count]) => count > 0).map(([count, what]) => `${count} ${what}`);
+    yield { type: 'log', level: 'info', text: `Training on ${kept.length} of ${images.length} images; left out: ${parts.join(', ')}.` };
+  }
+  return kept.map((id) => byId.get(id)!);
+}
+
+async function* curateByNetwork(request: CurateRequest, executor: Executor, signal: AbortSignal): AsyncGenerator<JobEvent> {
+  const { curate } = await import('../curate/index.ts');
+  const { source, modelKey } = request.network!;
+  const backbone = await openBackbone(source, executor);
+  try {
+    yield* curate({ ...request, network: { backbone, modelKey }, signal });
+  } finally {
+    backbone.dispose();
+  }
+}
+
+async function openBackbone(source: BackboneSource, executor: Executor): Promise<Backbone> {
+  const { loadBackbone, untrainedBackbone } = await import('../dinov2/index.ts');
+  return 'untrained' in source ? untrainedBackbone(source.untrained, source.seed, executor) : loadBackbone(source, executor);
 }
 
 async function* propose(request: PrelabelRequest | LearnRequest, executor: Executor, signal: AbortSignal): AsyncGenerator<JobEvent> {
-  const { loadBackbone, untrainedBackbone } = await import('../dinov2/index.ts');
   const { prelabel, learn } = await import('../prelabel/index.ts');
   const { source, modelKey, cacheDir, imageRoot } = request;
-  const backbone =
-    'untrained' in source ? untrainedBackbone(source.untrained, source.seed, executor) : await loadBackbone(source, executor);
+  const backbone = await openBackbone(source, executor);
   const options = { features: { passes: request.passes } };
   const common = { backbone, modelKey, cacheDir, imageRoot, images: request.images, options, signal };
   try {

@@ -12,7 +12,7 @@ import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import type { AppEvent, ErrorFacts, ExportRow, ImageProblem, ProbeReport, RunRow, TrainPresets } from '../../core/contract/index.ts';
 import { drawConveyor } from '../../core/demo/conveyor.ts';
-import { encodeJpeg } from '../../core/images/index.ts';
+import { encodeJpeg, encodePng, resizeRgb } from '../../core/images/index.ts';
 import { independentDecode } from '../e2e/browser.ts';
 import { makePng } from '../fixtures/png.ts';
 
@@ -135,10 +135,13 @@ test('help, and calls that cannot be understood', async () => {
       ['eval', project],
       ['probe', project],
       ['scan', images],
+      ['curate', project, '--keep', '4'],
+      ['pretrain', project, '--balance', '--keep', '120%'],
+      ['pretrain', project, '--dedupe', '--no-dedupe'],
     ].map((args) => patchwise(args)),
   );
   assert.deepEqual([help!.code, help!.stderr], [0, '']);
-  for (const command of ['scan', 'pretrain', 'resume', 'prelabel', 'probe', 'eval', 'export', 'presets'])
+  for (const command of ['scan', 'curate', 'pretrain', 'resume', 'prelabel', 'probe', 'eval', 'export', 'presets'])
     assert.match(help!.stdout, new RegExp(`^ +patchwise ${command} `, 'm'));
   const words = [
     /"tarin"/,
@@ -149,6 +152,9 @@ test('help, and calls that cannot be understood', async () => {
     /--masks/,
     /--masks/,
     /--project/,
+    /--keep.*--balance/,
+    /--keep.*"120%"/,
+    /opposites/,
   ];
   wrong.forEach(({ code, stdout, stderr }, i) => {
     assert.deepEqual([code, stdout], [2, ''], stderr);
@@ -294,4 +300,78 @@ test('from a scan to a COCO file, with a Ctrl-C in between', async (t) => {
     const box = [Math.min(...xs), Math.min(...ys), Math.max(...xs) - Math.min(...xs) + 1, Math.max(...ys) - Math.min(...ys) + 1];
     assert.deepEqual([area, bbox], [inside.length, box]);
   }
+});
+
+test('copies: told by curate, left out of a run with their reasons, with a list of images to keep out', async () => {
+  const folder = path.join(place, 'copies');
+  const own = path.join(place, 'project-of-copies');
+  await mkdir(folder);
+  const scene = (i: number) => drawConveyor(5, i, width, height).image;
+  for (let i = 0; i < 11; i++) await writeFile(path.join(folder, `scene-${i}.png`), await encodePng(scene(i)));
+  await writeFile(path.join(folder, 'same-0.png'), await readFile(path.join(folder, 'scene-0.png')));
+  await writeFile(path.join(folder, 'small-1.jpg'), await encodeJpeg(await resizeRgb(scene(1), 120, 90), 80));
+  assert.equal((await patchwise(['scan', folder, '--project', own])).code, 0);
+
+  type Curated = {
+    summary: { copies: number; exact: number; images: number };
+    groups: { path: string; exact: boolean }[][];
+    list: { kept: number; copies: number; overShare: number };
+    leftOut: { path: string; ofPath: string | null; reason: { kind: string; similarity?: number } }[];
+  };
+  const curated = await patchwise(['curate', own, '--balance', '--keep', '50%', '--json']);
+  assert.equal(curated.code, 0, curated.stderr);
+  const found = curated.result<Curated>();
+  assert.deepEqual([found.summary.images, found.summary.copies, found.summary.exact], [13, 2, 1]);
+  assert.deepEqual(
+    found.groups.map((group) => group.map((image) => image.path)),
+    [
+      ['same-0.png', 'scene-0.png'],
+      ['scene-1.png', 'small-1.jpg'],
+    ],
+  );
+  // Half of 13 images, rounded.
+  assert.deepEqual([found.list.kept, found.list.copies, found.list.overShare, found.leftOut.length], [7, 2, 4, 6]);
+  const told = await patchwise(['curate', own]);
+  assert.match(told.stdout, /^2 copies in 2 groups \(1 with the same pixels\), \d+ clusters$/m);
+  assert.match(told.stdout, /^ {2}small-1\.jpg: copy of scene-1\.png \(9\d\.\d %\)$/m);
+  assert.match(told.stdout, /^A run would train on 11 of 13 images; left out: 2 copies, 0 of frequent looks$/m);
+
+  const held = path.join(place, 'held-out.txt');
+  await writeFile(held, '# the test set\nscene-1\nscene-[23].png\nnobody.png\n');
+  const run = ['pretrain', own, '--preset', 'quick', '--steps', '1', '--batch', '2', '--seed', '3', '--exclude', held];
+  const trained = await patchwise(run);
+  assert.equal(trained.code, 0, trained.stderr);
+  assert.match(trained.stderr, /^Note: No image is named by 1 of the lines to leave out: nobody\.png$/m);
+  assert.match(trained.stderr, /^Training on 8 of 13 images; left out: 3 named to be left out, 2 copies\.$/m);
+  const lines = async (name: string): Promise<{ path: string; kind?: string; of?: string; ofExcluded?: boolean; line?: string }[]> =>
+    (await readFile(path.join(own, 'runs', '1', name), 'utf8'))
+      .trimEnd()
+      .split('\n')
+      .map((line) => JSON.parse(line) as { path: string });
+  assert.deepEqual(
+    (await lines('images.jsonl')).map((image) => image.path),
+    ['same-0.png', 'scene-10.png', ...[4, 5, 6, 7, 8, 9].map((i) => `scene-${i}.png`)],
+  );
+  assert.deepEqual(
+    (await lines('left-out.jsonl')).map(({ path: file, kind, of, ofExcluded, line }) => [file, kind, of ?? line, ofExcluded ?? false]),
+    [
+      ['scene-0.png', 'duplicate', 'same-0.png', false],
+      ['scene-1.png', 'excluded', 'scene-1', false],
+      ['scene-2.png', 'excluded', 'scene-[23].png', false],
+      ['scene-3.png', 'excluded', 'scene-[23].png', false],
+      // Nothing of a test set is trained on, in any size.
+      ['small-1.jpg', 'duplicate', 'scene-1.png', true],
+    ],
+  );
+  // After training, by the teacher's features; the copies stay those of the pictures.
+  const byTeacher = await patchwise(['curate', own, '--network', '--json']);
+  assert.equal(byTeacher.code, 0, byTeacher.stderr);
+  const again = byTeacher.result<Curated & { summary: { features: string } }>();
+  assert.deepEqual([again.summary.features, again.groups], ['run-1-step-1', found.groups]);
+
+  const everything = await patchwise([...run.slice(0, -2), '--no-dedupe', '--json']);
+  assert.equal(everything.code, 0, everything.stderr);
+  assert.equal((await readFile(path.join(own, 'runs', '2', 'images.jsonl'), 'utf8')).trimEnd().split('\n').length, 13);
+  const missing = await patchwise([...run.slice(0, -1), path.join(place, 'no-list.txt')]);
+  assert.deepEqual([missing.code, /no-list\.txt cannot be read/.test(missing.stderr)], [1, true]);
 });

@@ -23,6 +23,11 @@ export async function* runJob(request: JobRequest, signal: AbortSignal): AsyncGe
       yield* scanFolder(request.imageRoot, { known: Map.groupBy(request.known, (image) => image.path), signal });
       return;
     }
+    case 'curate': {
+      const { curate } = await import('../../core/curate/index.ts');
+      yield* curate({ ...request, network: null, signal });
+      return;
+    }
     case 'pretrain':
       yield* train(request, signal);
       return;
@@ -36,7 +41,14 @@ async function* train({ runDir, start }: PretrainRequest, signal: AbortSignal): 
   if (start) {
     writeFileSync(
       file,
-      JSON.stringify({ steps: start.config.steps, seed: start.config.seed, paths: start.images.map((image) => image.path) }),
+      JSON.stringify({
+        steps: start.config.steps,
+        seed: start.config.seed,
+        paths: start.images.map((image) => image.path),
+        list: start.list,
+        exclude: start.exclude,
+        curationOf: start.curation?.images.length ?? null,
+      }),
     );
   }
   const { steps, seed, paths } = JSON.parse(readFileSync(file, 'utf8')) as { steps: number; seed: number; paths: string[] };

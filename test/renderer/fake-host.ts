@@ -8,6 +8,7 @@ import type {
   ClassRow,
   ClusterCard,
   Decision,
+  DuplicateGroup,
   ErrorFacts,
   ExportRow,
   HostService,
@@ -15,12 +16,15 @@ import type {
   JobState,
   MonitorLine,
   NetworkExportRow,
+  LeftOutRow,
   ProjectSummary,
   QueueItem,
   ReviewChange,
   ReviewObject,
   RunRow,
   Settings,
+  TrainingListOptions,
+  TrainingListPreview,
   TrainMetrics,
   WeightsRow,
 } from '../../core/contract/index.ts';
@@ -38,6 +42,8 @@ export interface FakeOptions {
   proposed?: number;
   /** Below 1: smaller and quicker pictures. */
   pictureScale?: number;
+  /** Copies have been looked for already. */
+  curated?: boolean;
   /** Milliseconds every call takes. */
   delay?: number;
 }
@@ -49,6 +55,9 @@ interface Step {
   label: string;
 }
 
+const noCuration = () =>
+  new AppError('no-curation', 'Nobody has looked for copies and clusters in this project yet.', 'Look for them on the Images page.');
+
 export class FakeHost {
   readonly calls: { name: string; input: unknown }[] = [];
   /** Next call of that name fails with these facts. */
@@ -56,6 +65,10 @@ export class FakeHost {
   readonly objects = new Map<number, ReviewObject[]>();
   readonly service: HostService;
   readonly pictureScale: number;
+  /** Whether copies have been looked for. */
+  curated: boolean;
+  /** Images changed since. */
+  changedSince = 0;
   readonly #imageCount: number;
   readonly #proposed: number;
   readonly #delay: number;
@@ -114,6 +127,7 @@ export class FakeHost {
   constructor(options: FakeOptions = {}) {
     this.#imageCount = options.images ?? 3200;
     this.#open = options.open ?? true;
+    this.curated = options.curated ?? false;
     this.pictureScale = options.pictureScale ?? 1;
     this.#proposed = options.proposed ?? 36;
     this.#delay = options.delay ?? 0;
@@ -374,6 +388,51 @@ export class FakeHost {
     return run.checkpoints.map((step) => monitorsAt(step, run.totalSteps, run.id === 'run-1'));
   }
 
+  /** Every image of a scene and the next of the same one are copies; every third pair has the same pixels. */
+  #groups(): DuplicateGroup[] {
+    const count = Math.floor(this.#imageCount / (2 * variants)) * variants;
+    return Array.from({ length: count }, (_, i) => {
+      const first = Math.floor(i / variants) * 2 * variants + (i % variants) + 1;
+      return {
+        id: i,
+        images: [first, first + variants].map((imageId, at) => {
+          const { path, width, height } = this.#row(imageId);
+          const exact = at === 0 || i % 3 === 0;
+          return { imageId, path, width, height, similarity: exact ? 1 : 0.962, exact };
+        }),
+      };
+    });
+  }
+
+  #trainingList({ dedupe, balance, keep }: TrainingListOptions): { preview: TrainingListPreview; leftOut: LeftOutRow[] } {
+    if (!this.curated) throw noCuration();
+    const leftOut: LeftOutRow[] = [];
+    if (dedupe) {
+      for (const { images } of this.#groups()) {
+        const [kept, copy] = [images[0]!, images[1]!];
+        const { similarity, exact } = copy;
+        const reason = { kind: 'duplicate', of: kept.imageId, similarity, exact, ofExcluded: false } as const;
+        leftOut.push({ imageId: copy.imageId, path: copy.path, ofPath: kept.path, reason });
+      }
+    }
+    const copies = leftOut.length;
+    // Half of all images are of the first cluster; balancing takes images from it alone.
+    const rest = this.#imageCount - copies;
+    const over = balance ? (keep === null ? Math.floor(rest / 4) : Math.max(0, rest - keep)) : 0;
+    const size = Math.ceil(rest / 2);
+    for (let i = 0; i < over; i++) {
+      const imageId = 2 * i + 1;
+      const reason = { kind: 'over-share', cluster: 0, size, share: size - over } as const;
+      leftOut.push({ imageId, path: this.#row(imageId).path, ofPath: null, reason });
+    }
+    const clusters = Array.from({ length: 6 }, (_, id) => {
+      const images = id === 0 ? size : Math.floor((rest - size) / 5);
+      const examples = Array.from({ length: 8 }, (__, i) => ((id * 4 + i * variants) % this.#imageCount) + 1);
+      return { id, compactness: 0.8 - id * 0.05, examples: [...new Set(examples)], images, kept: id === 0 ? size - over : images };
+    });
+    return { preview: { images: this.#imageCount, kept: this.#imageCount - leftOut.length, copies, overShare: over, clusters }, leftOut };
+  }
+
   #every(milliseconds: number, tick: () => boolean): void {
     const timer = setInterval(() => {
       if (tick()) return;
@@ -429,7 +488,7 @@ export class FakeHost {
     return run;
   }
 
-  #propose(kind: 'scan' | 'prelabel', total: number): JobState {
+  #propose(kind: 'scan' | 'curate' | 'prelabel', total: number): JobState {
     let done = 0;
     this.#proposing = { kind, runId: null, state: 'running', progress: null, error: null };
     this.emit({ type: 'job', job: this.#proposing });
@@ -438,7 +497,7 @@ export class FakeHost {
       const over = done >= total || this.#proposing?.state === 'stopping';
       const progress = {
         type: 'progress',
-        phase: kind === 'scan' ? 'Reading images' : done < total / 2 ? 'Features' : 'Regions',
+        phase: kind === 'scan' ? 'Reading images' : kind === 'curate' ? 'Looking' : done < total / 2 ? 'Features' : 'Regions',
         done,
         total,
         imagesPerSecond: 6.4,
@@ -448,7 +507,8 @@ export class FakeHost {
       this.emit({ type: 'jobEvent', kind, event: progress });
       if (over) {
         this.emit({ type: 'job', job: this.#proposing });
-        this.emit({ type: 'changed', what: kind === 'scan' ? 'images' : 'proposals' });
+        if (kind === 'curate') this.curated = true;
+        this.emit({ type: 'changed', what: kind === 'scan' ? 'images' : kind === 'curate' ? 'curation' : 'proposals' });
       }
       return !over;
     });
@@ -560,6 +620,39 @@ export class FakeHost {
         return { total: ids.length, rows: ids.slice(offset, offset + limit).map((id) => this.#row(id)) };
       },
       problems: async () => problems,
+      startCuration: async () => this.#propose('curate', this.#imageCount),
+      curation: async () => {
+        if (!this.curated) return null;
+        const copies = this.#groups().reduce((sum, group) => sum + group.images.length - 1, 0);
+        return {
+          createdAt: '2026-11-22T16:20:00Z',
+          features: 'pictures',
+          images: this.#imageCount,
+          groups: this.#groups().length,
+          copies,
+          exact: this.#groups().filter(({ images }) => images[1]!.exact).length,
+          clusters: 6,
+          changed: this.changedSince,
+          gone: 0,
+        };
+      },
+      duplicateGroups: async ({ offset, limit }) => ({ total: this.#groups().length, rows: this.#groups().slice(offset, offset + limit) }),
+      trainingList: async (options) => this.#trainingList(options).preview,
+      leftOut: async ({ offset, limit, ...options }) => {
+        const { leftOut } = this.#trainingList(options);
+        return { total: leftOut.length, rows: leftOut.slice(offset, offset + limit) };
+      },
+      similarImages: async ({ imageIds, limit }) => {
+        if (!this.curated) throw noCuration();
+        // Those that show the same scene come first.
+        const scene = (id: number): number => (id - 1) % variants;
+        const far = (id: number): number => Math.min(...imageIds.map((asked) => Math.abs(scene(asked) - scene(id)) / variants));
+        const others = Array.from({ length: this.#imageCount }, (_, i) => i + 1).filter((id) => !imageIds.includes(id));
+        return others
+          .sort((a, b) => far(a) - far(b) || a - b)
+          .slice(0, limit)
+          .map((imageId) => ({ imageId, path: this.#row(imageId).path, similarity: 1 - far(imageId) }));
+      },
       classes: async () => this.#classes,
       createClass: async ({ name, color }) => {
         if (this.#classes.some((c) => c.name === name))

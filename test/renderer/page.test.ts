@@ -163,6 +163,7 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
         steps: 90,
         batch: null,
         seed: null,
+        list: { dedupe: true, balance: false, keep: null },
       });
       await page.getByRole('img', { name: 'Losses over steps' }).locator('path.line').first().waitFor();
       await page.getByRole('group', { name: 'Training job' }).getByText('images/s').waitFor();
@@ -206,6 +207,97 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
       assert.match((await alarm.textContent())!, /Stop the run.*Since step 200/s);
       await run.getByRole('heading', { name: 'Features, measured with your masks' }).waitFor({ state: 'detached' });
     });
+  });
+
+  test('copies: looked for, shown side by side, what a run leaves out follows the choices', async () => {
+    await using({ images: 240 }, 'images', async (host) => {
+      await page.getByRole('radio', { name: 'Duplicates and balance' }).click();
+      await page.getByRole('button', { name: 'Look for copies' }).click();
+      await page.getByText('120 copies', { exact: true }).waitFor();
+      assert.deepEqual(host.calls.find((call) => call.name === 'startCuration')?.input, { from: 'network', runId: 'run-2', step: null });
+      const groups = page.getByRole('list', { name: 'Groups of copies' });
+      const group = groups.getByRole('article').first();
+      assert.match((await group.textContent())!, /part_000001\.jpg\s*Kept.*part_000025\.jpg\s*Same pixels/);
+      assert.match((await groups.getByRole('article').nth(1).textContent())!, /part_000026\.jpg\s*96\.2 % alike/);
+      assert.ok((await groups.getByRole('listitem').count()) < 20, 'only what is seen is there');
+      await page.getByText('Trains on 120 of 240 images').waitFor();
+
+      await page.getByRole('radio', { name: /Left out/ }).click();
+      await page.getByText('The same pixels as part_000001.jpg').waitFor();
+      await page.getByRole('checkbox', { name: /Leave out copies/ }).uncheck();
+      await page.getByText('Nothing is left out').waitFor();
+      await page.getByRole('checkbox', { name: /^Balance/ }).check();
+      await page.getByLabel('Images in all').fill('200');
+      await page.getByText('Trains on 200 of 240 images').waitFor();
+      await page.getByText('Cluster 1 has 120 images, its share is 80').first().waitFor();
+      assert.deepEqual(host.calls.findLast((call) => call.name === 'leftOut')?.input, {
+        dedupe: false,
+        balance: true,
+        keep: 200,
+        offset: 0,
+        limit: 100,
+      });
+      await page.getByRole('radio', { name: /Clusters/ }).click();
+      assert.match((await page.getByRole('article', { name: 'Cluster 1' }).textContent())!, /120 images\s*80 to train on/);
+
+      // The same choices on the Train page, and what the host is told.
+      await page.getByRole('link', { name: 'Train', exact: true }).click();
+      await page.getByRole('button', { name: 'New run' }).click();
+      await page.getByText('Trains on 200 of 240 images').waitFor();
+      await page.getByRole('button', { name: 'Start training' }).click();
+      await until(() => host.calls.some((call) => call.name === 'startTraining'), 'the start');
+      const { list } = host.calls.find((call) => call.name === 'startTraining')!.input as { list: unknown };
+      assert.deepEqual(list, { dedupe: false, balance: true, keep: 200 });
+    });
+  });
+
+  test('copies: out of date is said, on the Train page too; no copies and no look yet have their own words', async () => {
+    await using({ curated: true }, 'images/curation', async (host) => {
+      await page.getByText('24 copies', { exact: true }).waitFor();
+      host.changedSince = 1;
+      host.emit({ type: 'changed', what: 'curation' });
+      await page.getByText('Out of date: 1 image is new or changed.').waitFor();
+      await page.getByRole('link', { name: 'Train', exact: true }).click();
+      await page.getByRole('button', { name: 'New run' }).click();
+      await page.getByText('1 image is new or changed since copies were looked for').waitFor();
+      await page.getByRole('link', { name: 'See copies, clusters and what is left out' }).click();
+      await page.getByRole('button', { name: 'Look again' }).waitFor();
+    });
+    await using({ curated: true, images: 20 }, 'images/curation', async () => {
+      await page.getByText('No image shows what another one shows already.').waitFor();
+    });
+    await using({}, 'train', async () => {
+      await page.getByRole('button', { name: 'New run' }).click();
+      await page.getByText('Looked for when the run starts').waitFor();
+    });
+  });
+
+  test('similar images: from a tile, about several at once, and before anybody has looked', async () => {
+    await using({ curated: true }, 'images', async (host) => {
+      const tile = page.getByRole('list', { name: 'Images' }).getByRole('listitem').nth(2);
+      await tile.hover();
+      await tile.getByRole('link', { name: 'Show images like part_000003.jpg' }).click();
+      const similar = page.getByRole('list', { name: 'Similar images' });
+      await similar.getByText('part_000027.jpg').waitFor();
+      await similar.getByRole('listitem').filter({ hasText: 'part_000004.jpg' }).getByRole('button', { name: 'Also like this' }).click();
+      await page.getByRole('heading', { name: 'Like any of these 2 images' }).waitFor();
+      await similar.getByText('part_000028.jpg').waitFor();
+      assert.deepEqual(host.calls.findLast((call) => call.name === 'similarImages')?.input, { imageIds: [3, 4], limit: 60 });
+      await page.getByRole('button', { name: 'No longer ask about image 3' }).click();
+      await page.getByRole('heading', { name: 'Like this image' }).waitFor();
+      await page.getByRole('button', { name: 'Back to all images' }).click();
+      await page.getByRole('list', { name: 'Images' }).waitFor();
+    });
+    await using(
+      {},
+      'images/similar/3',
+      async (host) => {
+        await page.getByRole('button', { name: 'Look for copies' }).click();
+        await until(() => host.calls.some((call) => call.name === 'startCuration'), 'the look');
+        await page.getByRole('list', { name: 'Similar images' }).getByText('part_000027.jpg').waitFor();
+      },
+      [/412/],
+    );
   });
 
   test('a cluster is named once, merged into a class, discarded and brought back', async () => {

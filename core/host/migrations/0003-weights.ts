@@ -1,4 +1,4 @@
-/** Schema 2: networks imported from other programs' files, and networks written for them. Times are ISO 8601, UTC. */
+/** Schema 3: networks imported from other programs' files, and networks written for them. Times are ISO 8601, UTC. */
 export const sql = `
 -- A network in weights/<id>/weights.safetensors.
 CREATE TABLE weights (

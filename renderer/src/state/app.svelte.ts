@@ -64,7 +64,8 @@ class AppState {
     this.project = project;
     this.classes = project ? await api.classes.query() : [];
     if (!same) for (const tell of this.#switched) tell();
-    else if (project) for (const what of ['images', 'proposals', 'clusters', 'runs', 'exports'] as const) this.#tellChanged(what);
+    else if (project)
+      for (const what of ['images', 'curation', 'proposals', 'clusters', 'runs', 'exports'] as const) this.#tellChanged(what);
   }
 
   async saveSettings(settings: Settings): Promise<void> {

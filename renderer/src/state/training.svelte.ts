@@ -2,6 +2,7 @@
 import { api, factsOf, type Facts } from '../api/client.ts';
 import type { PcaStep, ProbeReport, RunRow, TrainMetrics, TrainMonitors } from '../../../core/contract/index.ts';
 import { app, isActive, type RunningEvent } from './app.svelte.ts';
+import { listOptions } from './curation.svelte.ts';
 import { Loaded } from './loaded.svelte.ts';
 
 export class Training {
@@ -50,7 +51,7 @@ export class Training {
   }
 
   async start(presetId: string, steps: number | null, batch: number | null): Promise<void> {
-    const run = await api.startTraining.mutate({ presetId, steps, batch, seed: null });
+    const run = await api.startTraining.mutate({ presetId, steps, batch, seed: null, list: listOptions.value });
     await this.#readRuns();
     await this.show(run.id);
   }
