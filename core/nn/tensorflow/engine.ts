@@ -106,7 +106,7 @@ export class Engine {
     this.#recording = true;
     try {
       let loss: TfTensor | null = null;
-      const flat = tf.tidy(() => {
+      tf.tidy(() => {
         const { grads } = tf.engine().gradients(
           () => {
             loss = forward();
@@ -117,11 +117,12 @@ export class Engine {
           tf.scalar(seed),
           true, // a parameter that the loss does not reach has none
         );
-        const parts = set.specs.map(({ size }, i) => (grads[i] ? tf.reshape(grads[i], [size]) : tf.zeros([size])));
-        const sum = tf.concat(parts);
-        return set.gradients ? tf.add(set.gradients, sum) : sum;
+        (grads as (TfTensor | undefined)[]).forEach((gradient, i) => {
+          if (!gradient) return;
+          const before = set.gradients[i];
+          set.replaceGradient(i, before ? tf.add(before, gradient) : tf.clone(gradient));
+        });
       });
-      set.replaceGradients(flat);
       return loss!;
     } catch (error) {
       this.#forgetTape();
@@ -157,12 +158,18 @@ export class Engine {
 
   /**
    * Product of two matrices, each transposed first where told. WebAssembly multiplies transposed operands with plain loops,
-   * at a tenth of the speed: there they are transposed before.
+   * at a tenth of the speed: there what is smaller is transposed before, a large weight matrix never.
    */
   product(a: TfTensor, b: TfTensor, transposeA = false, transposeB = false): TfTensor {
     const { tf } = this;
     if (this.backend.name !== 'wasm') return tf.matMul(a, b, transposeA, transposeB);
-    return tf.matMul(transposeA ? tf.transpose(a) : a, transposeB ? tf.transpose(b) : b);
+    const left = transposeA ? tf.transpose(a) : a; // [rows, inputs]
+    if (!transposeB) return tf.matMul(left, b);
+    const [rows, inputs] = left.shape as [number, number];
+    const outputs = b.shape[0]!;
+    // (b left^T)^T moves rows * (inputs + outputs) values, b^T inputs * outputs.
+    if (rows * (inputs + outputs) < inputs * outputs) return tf.transpose(tf.matMul(b, tf.transpose(left)));
+    return tf.matMul(left, tf.transpose(b));
   }
 
   /** Sums of the columns of x [rows, n] -> [n]. */

@@ -19,7 +19,7 @@ import { startBackend, type BackendName } from './backend.ts';
 import { Engine, sizeOf, type TfTensor } from './engine.ts';
 import * as layers from './layers.ts';
 import * as losses from './losses.ts';
-import { TfAdamState, TfParameterSet } from './parameters.ts';
+import { readAll, TfAdamState, TfParameterSet } from './parameters.ts';
 import * as tokens from './tokens.ts';
 import * as updates from './updates.ts';
 
@@ -62,7 +62,8 @@ export class TensorflowExecutor implements Executor {
   }
 
   async read(tensor: Tensor): Promise<Float32Array> {
-    return copied(await this.engine.own('read', tensor).data<'float32'>());
+    const own = this.engine.own('read', tensor);
+    return readAll([own], [own.size]);
   }
 
   scope<T>(body: () => T | Promise<T>): Promise<T> {
@@ -84,46 +85,41 @@ export class TensorflowExecutor implements Executor {
     return this.engine.adopt(new TfParameterSet(this.engine.tf, specs));
   }
 
-  async readParameters(set: ParameterSet): Promise<Float32Array> {
-    const flat = ownSet('readParameters', set).flat();
-    const values = copied(await flat.data<'float32'>());
-    flat.dispose();
-    return values;
+  readParameters(set: ParameterSet): Promise<Float32Array> {
+    const mine = ownSet('readParameters', set);
+    return readAll(mine.variables, sizes(mine));
   }
 
   writeParameters(set: ParameterSet, values: Float32Array): void {
     if (values.length !== set.size) throw new Error(`writeParameters: ${values.length} values for ${set.size}.`);
-    const { tf } = this.engine;
-    tf.tidy(() => ownSet('writeParameters', set).assign(tf.tensor1d(values.slice())));
+    ownSet('writeParameters', set).write(values);
   }
 
-  async readGradients(set: ParameterSet): Promise<Float32Array> {
-    const { gradients, size } = ownSet('readGradients', set);
-    return gradients ? copied(await gradients.data<'float32'>()) : new Float32Array(size);
+  readGradients(set: ParameterSet): Promise<Float32Array> {
+    const mine = ownSet('readGradients', set);
+    return readAll(mine.gradients, sizes(mine));
   }
 
   zeroGradients(set: ParameterSet): void {
-    ownSet('zeroGradients', set).replaceGradients(null);
+    ownSet('zeroGradients', set).zeroGradients();
   }
 
   createAdamState(set: ParameterSet): AdamState {
-    return this.engine.adopt(new TfAdamState(this.engine.tf, set.size));
+    return this.engine.adopt(new TfAdamState(this.engine.tf, ownSet('createAdamState', set)));
   }
 
   async readAdamState(state: AdamState): Promise<{ m: Float32Array; v: Float32Array }> {
-    const { m, v } = ownState('readAdamState', state);
-    return { m: copied(await m.data<'float32'>()), v: copied(await v.data<'float32'>()) };
+    const mine = ownState('readAdamState', state);
+    const each = mine.m.map(({ size }) => size);
+    const [m, v] = await Promise.all([readAll(mine.m, each), readAll(mine.v, each)]);
+    return { m, v };
   }
 
   writeAdamState(state: AdamState, m: Float32Array, v: Float32Array): void {
     const mine = ownState('writeAdamState', state);
     if (m.length !== mine.size || v.length !== mine.size)
       throw new Error(`writeAdamState: ${m.length} and ${v.length} values for ${mine.size}.`);
-    const { tf } = this.engine;
-    tf.tidy(() => {
-      mine.m.assign(tf.tensor1d(m.slice()));
-      mine.v.assign(tf.tensor1d(v.slice()));
-    });
+    mine.write(m, v);
   }
 
   // --- differentiation ---
@@ -257,9 +253,8 @@ export class TensorflowExecutor implements Executor {
   }
 }
 
-/** The native library hands out its own array for values that it has not taken yet. */
-function copied(values: Float32Array): Float32Array {
-  return values.slice();
+function sizes(set: TfParameterSet): number[] {
+  return set.specs.map(({ size }) => size);
 }
 
 function ownSet(operation: string, set: ParameterSet): TfParameterSet {

@@ -31,8 +31,8 @@ function normalize(engine: Engine, x: TfTensor, epsilon: number): TfTensor {
 
 /** Directions and lengths of prototypes k0 .. k0 + count - 1 as they act: weight [count, n] over the temperature. */
 function prototypes({ tf }: Engine, v: TfTensor, g: TfTensor, temperature: number, k0: number, count: number) {
-  const n = v.shape[1]!;
-  const direction = tf.slice(v, [k0, 0], [count, n]);
+  const [K, n] = v.shape as [number, number];
+  const direction = count === K ? v : tf.slice(v, [k0, 0], [count, n]);
   const inverse = tf.rsqrt(tf.sum(tf.square(direction), 1, true)); // [count, 1]
   const length = tf.slice(tf.reshape(g, [g.size, 1]), [k0, 0], [count, 1]);
   const scale = tf.mul(tf.mul(length, inverse), 1 / temperature); // [count, 1]
@@ -76,7 +76,7 @@ export function prototypeLoss(
   const weights = (): TfTensor => tf.tensor2d(rowWeights.slice(), [R, 1]);
   /** The m targets of each row added up, prototypes k0 .. k0 + count - 1: [R, count]. */
   const wanted = (k0: number, count: number): TfTensor => {
-    const part = tf.slice(targets, [0, k0], [Q, count]);
+    const part = count === K ? targets : tf.slice(targets, [0, k0], [Q, count]);
     const each = Array.from({ length: m }, (_, j) =>
       pick(
         engine,

@@ -1,4 +1,7 @@
-/** Parameter sets and Adam moments as TensorFlow.js holds them: a variable for each parameter, all else flat in their order. */
+/**
+ * Parameter sets and Adam moments as TensorFlow.js holds them: a variable for each parameter, in one row only outside. One
+ * row inside would be cut after each update, and WebAssembly copies the whole row for every piece it cuts.
+ */
 import type { Tensor as TfTensor, Variable } from '@tensorflow/tfjs-core';
 import type { AdamState, ParameterSet, ParameterSpec } from '../ops.ts';
 import type { Tf } from './backend.ts';
@@ -7,8 +10,8 @@ export class TfParameterSet implements ParameterSet {
   readonly specs: ParameterSet['specs'];
   readonly size: number;
   readonly variables: readonly Variable[];
-  /** [size], or null where they are zero. */
-  gradients: TfTensor | null = null;
+  /** One for each parameter, of its shape; null where it is zero. */
+  readonly gradients: (TfTensor | null)[];
   readonly #tf: Tf;
   readonly #byName = new Map<string, Variable>();
   #disposed = false;
@@ -28,6 +31,7 @@ export class TfParameterSet implements ParameterSet {
       return spec;
     });
     this.size = offset;
+    this.gradients = specs.map(() => null);
     this.variables = specs.map(({ name, shape, values }) => {
       const start = tf.tensor(values.slice(), [...shape], 'float32');
       const variable = tf.variable(start);
@@ -48,52 +52,75 @@ export class TfParameterSet implements ParameterSet {
     return this.#byName.has(name);
   }
 
-  /** All values in one row, [size]. */
-  flat(): TfTensor {
-    const tf = this.#tf;
-    return tf.tidy(() => tf.concat(this.variables.map((variable, i) => tf.reshape(variable, [this.specs[i]!.size]))));
+  /** @param values length size */
+  write(values: Float32Array): void {
+    writeAll(this.#tf, this.variables, values);
   }
 
-  /** Takes all values from one row, [size]. */
-  assign(flat: TfTensor): void {
-    const tf = this.#tf;
-    tf.tidy(() => {
-      const sizes = this.specs.map(({ size }) => size);
-      const parts = sizes.length > 1 ? tf.split(flat, sizes) : [flat];
-      this.variables.forEach((variable, i) => variable.assign(tf.reshape(parts[i]!, variable.shape)));
-    });
+  /** @param gradient owned by the set from now on; null: zero */
+  replaceGradient(i: number, gradient: TfTensor | null): void {
+    this.gradients[i]?.dispose();
+    this.gradients[i] = gradient && this.#tf.keep(gradient);
   }
 
-  /** @param gradients [size], owned by the set from now on; null: zero */
-  replaceGradients(gradients: TfTensor | null): void {
-    this.gradients?.dispose();
-    this.gradients = gradients && this.#tf.keep(gradients);
+  zeroGradients(): void {
+    this.gradients.forEach((_, i) => this.replaceGradient(i, null));
   }
 
   dispose(): void {
     if (this.#disposed) return;
     this.#disposed = true;
-    this.replaceGradients(null);
+    this.zeroGradients();
     for (const variable of this.variables) variable.dispose();
   }
 }
 
 export class TfAdamState implements AdamState {
   readonly size: number;
-  /** First and second moments, [size] each. */
-  readonly m: Variable;
-  readonly v: Variable;
+  /** First and second moments, one for each parameter, of its shape. */
+  readonly m: readonly Variable[];
+  readonly v: readonly Variable[];
+  readonly #tf: Tf;
 
-  constructor(tf: Tf, size: number) {
-    this.size = size;
-    const zeros = tf.zeros([size]);
-    this.m = tf.variable(zeros);
-    this.v = tf.variable(zeros);
-    zeros.dispose();
+  constructor(tf: Tf, set: TfParameterSet) {
+    this.#tf = tf;
+    this.size = set.size;
+    const zeros = (): Variable[] => tf.tidy(() => set.specs.map(({ shape }) => tf.variable(tf.zeros([...shape]))));
+    this.m = zeros();
+    this.v = zeros();
+  }
+
+  /** @param m length size @param v length size */
+  write(m: Float32Array, v: Float32Array): void {
+    writeAll(this.#tf, this.m, m);
+    writeAll(this.#tf, this.v, v);
   }
 
   dispose(): void {
-    this.m.dispose();
-    this.v.dispose();
+    for (const variable of [...this.m, ...this.v]) variable.dispose();
   }
+}
+
+/** Takes the values of all variables from one row. */
+function writeAll(tf: Tf, variables: readonly Variable[], values: Float32Array): void {
+  let offset = 0;
+  for (const variable of variables) {
+    const own = values.slice(offset, offset + variable.size);
+    tf.tidy(() => variable.assign(tf.tensor(own, variable.shape, 'float32')));
+    offset += variable.size;
+  }
+}
+
+/** Values of all tensors in one row, as they are now; null: zeros. @param size of all together */
+export async function readAll(tensors: readonly (TfTensor | null)[], sizes: readonly number[]): Promise<Float32Array> {
+  const size = sizes.reduce((sum, one) => sum + one, 0);
+  const values = new Float32Array(size);
+  // Asked for at once: what is changed while one is awaited must not show in the next.
+  const parts = await Promise.all(tensors.map((tensor) => tensor?.data<'float32'>() ?? null));
+  let offset = 0;
+  parts.forEach((part, i) => {
+    if (part) values.set(part, offset);
+    offset += sizes[i]!;
+  });
+  return values;
 }
