@@ -49,6 +49,7 @@ export const commands = {
   },
   patchwise: { script: 'core/cli.ts', outputs: ['wasm'], summary: 'the command line: npm run patchwise -- --help' },
   'bench:cpu': { script: 'test/bench/cpu.ts', outputs: ['wasm'], summary: 'speed of the WebAssembly kernels' },
+  'setup:cuda': { script: 'build/setup-cuda.ts', outputs: ['wasm'], summary: 'TensorFlow.js for an NVIDIA GPU (CUDA 11.2, cuDNN 8.1)' },
   package: { script: 'build/package.ts', outputs: ['wasm', 'page', 'electron'], summary: 'installers for this platform' },
 };
 

@@ -20,9 +20,11 @@ const HELP = `Patchwise: self-supervised training on your own images, and masks 
   patchwise scan IMAGES --project DIR      make a project for a folder of images, or look for what is new
   patchwise pretrain DIR                   train on the project's images (Ctrl-C stops after a checkpoint)
       --images IMAGES   make the project first     --preset ID   see below     --steps N   --batch N   --seed N
+      --engine E        auto | cpu | tensorflow    (auto: the GPU where TensorFlow.js can use one, else the CPU)
   patchwise resume DIR [--run ID]          go on with a stopped run, with the numbers it would have had
+      --engine E        instead of the engine it was started on; rounding then differs
   patchwise prelabel DIR                   propose masks with the newest checkpoint
-      --run ID   --step N   another one        (without any run: the untrained network)
+      --run ID   --step N   another one        (without any run: the untrained network)        --engine E
   patchwise eval DIR --masks MASKS         measure the open proposals against masks you have
       --instances DIR   16-bit PNG, one number an object        --max N   proposals an image (20)
   patchwise export DIR                     write a COCO file
@@ -54,9 +56,9 @@ interface Command {
 
 const COMMANDS: Readonly<Record<string, Command>> = {
   scan: { folder: 'IMAGES', options: ['project'], run: scan },
-  pretrain: { folder: 'DIR', options: ['images', 'preset', 'steps', 'batch', 'seed'], run: pretrain },
-  resume: { folder: 'DIR', options: ['run'], run: resume },
-  prelabel: { folder: 'DIR', options: ['run', 'step'], run: prelabel },
+  pretrain: { folder: 'DIR', options: ['images', 'preset', 'steps', 'batch', 'seed', 'engine'], run: pretrain },
+  resume: { folder: 'DIR', options: ['run', 'engine'], run: resume },
+  prelabel: { folder: 'DIR', options: ['run', 'step', 'engine'], run: prelabel },
   eval: { folder: 'DIR', options: ['masks', 'instances', 'max'], run: evaluate },
   export: { folder: 'DIR', options: ['format', 'scope'], run: exportProject },
   presets: { folder: 'DIR', options: [], run: presets },
@@ -77,22 +79,27 @@ async function scan({ local, terminal, stop, folder, values }: Call): Promise<vo
 
 async function pretrain({ local, terminal, stop, folder, values }: Call): Promise<void> {
   const numbers = { steps: count(values, 'steps', 1), batch: count(values, 'batch', 2), seed: count(values, 'seed', 0) };
+  const engine = engineOf(values);
   await openOrCreate(local, folder, values['images'] ?? null, terminal, stop);
   const offered = await local.service.trainPresets();
   const presetId = values['preset'] ?? offered.recommendedId;
   if (!offered.presets.some((preset) => preset.id === presetId)) {
     throw new UsageError(`There is no preset "${presetId}"; choose from: ${offered.presets.map((preset) => preset.id).join(', ')}.`);
   }
-  terminal.say(`${offered.engine}\nPreset ${presetId}: ${offered.reason}`);
-  const job = await runJob(local.service, 'pretrain', () => local.service.startTraining({ presetId, ...numbers }), terminal, stop);
+  // What runs, the run's first line tells; on an engine that was asked for, what `auto` would take is of no interest.
+  if (!engine.engine) terminal.say(offered.engine);
+  terminal.say(`Preset ${presetId}: ${offered.reason}`);
+  const start = () => local.service.startTraining({ presetId, ...numbers, ...engine });
+  const job = await runJob(local.service, 'pretrain', start, terminal, stop);
   await endOfRun(local, terminal, stop, job.runId!);
 }
 
 async function resume({ local, terminal, stop, folder, values }: Call): Promise<void> {
+  const engine = engineOf(values);
   await openOrCreate(local, folder, null, terminal, stop);
   const run = values['run'] ?? (await local.service.runs())[0]?.id;
   if (run === undefined) throw new AppError('run-not-found', 'This project has no training run.', 'Start one with: patchwise pretrain DIR');
-  const job = await runJob(local.service, 'pretrain', () => local.service.resumeTraining({ runId: run }), terminal, stop);
+  const job = await runJob(local.service, 'pretrain', () => local.service.resumeTraining({ runId: run, ...engine }), terminal, stop);
   await endOfRun(local, terminal, stop, job.runId!);
 }
 
@@ -108,7 +115,7 @@ async function endOfRun(local: LocalService, terminal: Terminal, stop: Stop, run
 }
 
 async function prelabel({ local, terminal, stop, folder, values }: Call): Promise<void> {
-  const request = { runId: values['run'] ?? null, step: count(values, 'step', 0) };
+  const request = { runId: values['run'] ?? null, step: count(values, 'step', 0), ...engineOf(values) };
   await openOrCreate(local, folder, null, terminal, stop);
   await runJob(local.service, 'prelabel', () => local.service.startPrelabel(request), terminal, stop);
   const project = (await local.service.currentProject())!;
@@ -175,6 +182,11 @@ function choice<T extends string>(values: Call['values'], name: string, allowed:
   const text = values[name] ?? otherwise;
   if (!(allowed as readonly string[]).includes(text)) throw new UsageError(`--${name} takes ${allowed.join(' or ')}, not "${text}".`);
   return text as T;
+}
+
+/** --engine, where it is given. */
+function engineOf(values: Call['values']): { engine?: 'auto' | 'cpu' | 'tensorflow' } {
+  return values['engine'] === undefined ? {} : { engine: choice(values, 'engine', ['auto', 'cpu', 'tensorflow'], 'auto') };
 }
 
 /** @returns null when help was asked for */

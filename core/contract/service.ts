@@ -28,6 +28,8 @@ import type { AppEvent, JobState } from './events.ts';
 
 const rle = z.object({ size: z.tuple([z.int().min(1), z.int().min(1)]).readonly(), counts: z.string().max(20_000_000) });
 const id = z.int().min(1);
+/** What computes; absent: auto, or the one that a run was started with. */
+const engine = z.enum(['auto', 'cpu', 'tensorflow']).optional();
 
 /** Input schemas, named as the calls. Calls without input have none. */
 export const inputs = {
@@ -59,11 +61,13 @@ export const inputs = {
     steps: z.int().min(1).max(10_000_000).nullable(),
     batch: z.int().min(2).max(4096).nullable(),
     seed: z.int().nullable(),
+    engine,
   }),
+  resumeTraining: z.object({ runId: z.string(), engine }),
   runId: z.object({ runId: z.string() }),
   trainMetrics: z.object({ runId: z.string(), afterStep: z.int().min(-1) }),
   /** runId null: the latest run; step null: its newest checkpoint. No run at all: the untrained network. */
-  startPrelabel: z.object({ runId: z.string().nullable(), step: z.int().min(0).nullable() }),
+  startPrelabel: z.object({ runId: z.string().nullable(), step: z.int().min(0).nullable(), engine }),
   nameCluster: z.object({ clusterId: id, classId: id.nullable() }),
   discardCluster: z.object({ clusterId: id, discarded: z.boolean() }),
   /** review: surest first, grouped by class · learn: most informative first. */
@@ -134,7 +138,7 @@ export interface HostService {
 
   trainPresets(): Promise<TrainPresets>;
   startTraining(input: Inputs['startTraining']): Promise<RunRow>;
-  resumeTraining(input: Inputs['runId']): Promise<RunRow>;
+  resumeTraining(input: Inputs['resumeTraining']): Promise<RunRow>;
   runs(): Promise<RunRow[]>;
   trainMetrics(input: Inputs['trainMetrics']): Promise<TrainMetrics[]>;
   pcaSteps(input: Inputs['runId']): Promise<PcaStep[]>;

@@ -71,7 +71,7 @@ export async function* pretrain(options: PretrainOptions): AsyncGenerator<JobEve
       'Add images to the folder and scan it again.',
     );
   }
-  await createRun(runDir, config, images);
+  await createRun(runDir, { ...config, engine: options.executor.name }, images);
   yield* train(options, config, images, null);
 }
 
@@ -85,6 +85,11 @@ export async function* resume(options: CommonOptions): AsyncGenerator<JobEvent> 
   const { saved, damaged } = await readNewestState(options.runDir);
   for (const error of damaged) yield { type: 'log', level: 'warn', text: `${error.message} Going on from step ${saved?.step}.` };
   await truncateMetrics(options.runDir, saved?.step ?? 0);
+  const { name } = options.executor;
+  if (config.engine !== undefined && config.engine !== name) {
+    const text = `The run was started on ${config.engine} and goes on with ${name}: its numbers will differ in rounding from what they would have been.`;
+    yield { type: 'log', level: 'warn', text };
+  }
   yield* train(options, config, images, saved);
 }
 

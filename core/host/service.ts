@@ -236,26 +236,27 @@ export class Service implements HostService {
     return this.#planner.presets(imageFiles(this.#open()).length);
   }
 
-  async startTraining({ presetId, steps, batch, seed }: Inputs['startTraining']): Promise<RunRow> {
+  async startTraining({ presetId, steps, batch, seed, engine }: Inputs['startTraining']): Promise<RunRow> {
     const project = this.#writable();
     this.#jobs.refuseIfBusy('training');
     const images = imageFiles(project);
     if (images.length === 0) throw new AppError('too-few-images', 'The project has no images.', 'Scan a folder that has some, then train.');
-    const config = await this.#planner.config(presetId, images.length, { steps, batch, seed });
+    const config = await this.#planner.config(presetId, images.length, { steps, batch, seed }, engine);
     this.#jobs.refuseIfBusy('training');
     const runId = project.write((w) => addRun(w, { presetTitle: config.presetTitle, model: config.model.name, totalSteps: config.steps }));
     const dir = runDir(project, runId);
     mkdirSync(dir, { recursive: true });
-    this.#start({ kind: 'pretrain', runDir: dir, imageRoot: project.facts.image_folder, start: { images, config } }, runId, null);
+    const imageRoot = project.facts.image_folder;
+    this.#start({ kind: 'pretrain', runDir: dir, imageRoot, start: { images, config }, engine: engine ?? null }, runId, null);
     this.#hub.changed('runs', 'project');
     return runRow(project, runId);
   }
 
-  async resumeTraining({ runId }: Inputs['runId']): Promise<RunRow> {
+  async resumeTraining({ runId, engine }: Inputs['resumeTraining']): Promise<RunRow> {
     const project = this.#writable();
     this.#jobs.refuseIfBusy('training');
     const dir = runDir(project, runId);
-    this.#start({ kind: 'pretrain', runDir: dir, imageRoot: project.facts.image_folder, start: null }, runId, null);
+    this.#start({ kind: 'pretrain', runDir: dir, imageRoot: project.facts.image_folder, start: null, engine: engine ?? null }, runId, null);
     project.write((w) => setRunState(w, runId, 'running', null));
     this.#hub.changed('runs');
     return runRow(project, runId);
@@ -276,7 +277,7 @@ export class Service implements HostService {
 
   // --- proposals and review -------------------------------------------------------------------------------------------
 
-  async startPrelabel({ runId, step }: Inputs['startPrelabel']): Promise<JobState> {
+  async startPrelabel({ runId, step, engine }: Inputs['startPrelabel']): Promise<JobState> {
     const project = this.#writable();
     const run = runId === null ? runRows(project)[0] : runRow(project, runId);
     const newest = run?.checkpoints.at(-1);
@@ -290,7 +291,7 @@ export class Service implements HostService {
     }
     await this.#makeRoom();
     const model = await this.#model(run ? { runId: run.id, step: step ?? newest! } : null);
-    return this.#start({ kind: 'prelabel', ...model.common }, null, model);
+    return this.#start({ kind: 'prelabel', ...model.common, engine: engine ?? null }, null, model);
   }
 
   async clusters(): Promise<ClusterCard[]> {

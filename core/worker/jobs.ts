@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { deserialize, serialize } from 'node:v8';
 import { AppError, type JobEvent, type Rle, type ScannedImage } from '../contract/index.ts';
 import type { Backbone, ModelConfig, RunConfig } from '../dinov2/index.ts';
-import type { Executor } from '../nn/index.ts';
+import type { EngineWish, Executor } from '../nn/index.ts';
 import type { PcaBasis, PrelabelImage } from '../prelabel/index.ts';
 
 export interface ScanRequest {
@@ -20,6 +20,8 @@ export interface PretrainRequest {
   readonly imageRoot: string;
   /** null: go on with what is in runDir. */
   readonly start: { readonly images: readonly ScannedImage[]; readonly config: RunConfig } | null;
+  /** null: the fastest; for a run that goes on, the one it was started with. */
+  readonly engine: EngineWish | null;
 }
 
 /** Which network: a run's teacher at a checkpoint, or one with random weights. */
@@ -37,6 +39,8 @@ interface ProposeRequest {
 
 export interface PrelabelRequest extends ProposeRequest {
   readonly kind: 'prelabel';
+  /** null: the fastest. */
+  readonly engine: EngineWish | null;
 }
 
 export interface LearnRequest extends ProposeRequest {
@@ -57,13 +61,26 @@ export async function* runJob(request: JobRequest, signal: AbortSignal): AsyncGe
     return;
   }
   const { createExecutor } = await import('../nn/index.ts');
-  const executor = await createExecutor();
+  const fallbacks: string[] = [];
+  const executor = await createExecutor({ engine: await engineOf(request), onFallback: (reason) => fallbacks.push(reason) });
+  for (const text of fallbacks) yield { type: 'log', level: 'warn', text };
   try {
     if (request.kind === 'pretrain') yield* train(request, executor, signal);
     else yield* propose(request, executor, signal);
   } finally {
     await executor.dispose();
   }
+}
+
+/** What computes the job. */
+async function engineOf(request: PretrainRequest | PrelabelRequest | LearnRequest): Promise<EngineWish> {
+  if (request.kind === 'learn') return 'auto';
+  if (request.kind === 'prelabel' || request.engine || request.start) return request.engine ?? 'auto';
+  const { engineNames } = await import('../nn/index.ts');
+  const { readRun } = await import('../dinov2/index.ts');
+  const { engine } = (await readRun(request.runDir)).config;
+  // Runs of before name none.
+  return engineNames.find((name) => name === engine) ?? 'auto';
 }
 
 async function* train({ runDir, imageRoot, start }: PretrainRequest, executor: Executor, signal: AbortSignal): AsyncGenerator<JobEvent> {

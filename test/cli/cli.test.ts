@@ -132,6 +132,7 @@ test('help, and calls that cannot be understood', async () => {
       ['pretrain', project, '--steps', 'many'],
       ['pretrain', project, '--steps', '0'],
       ['export', project, '--scope', 'all'],
+      ['pretrain', project, '--engine', 'abacus'],
       ['eval', project],
       ['scan', images],
     ].map((args) => patchwise(args)),
@@ -139,7 +140,16 @@ test('help, and calls that cannot be understood', async () => {
   assert.deepEqual([help!.code, help!.stderr], [0, '']);
   for (const command of ['scan', 'pretrain', 'resume', 'prelabel', 'eval', 'export', 'presets'])
     assert.match(help!.stdout, new RegExp(`^ +patchwise ${command} `, 'm'));
-  const words = [/"tarin"/, /--speed/, /--steps.*"many"/, /--steps.*from 1 on.*"0"/, /--scope.*accepted or.*"all"/, /--masks/, /--project/];
+  const words = [
+    /"tarin"/,
+    /--speed/,
+    /--steps.*"many"/,
+    /--steps.*from 1 on.*"0"/,
+    /--scope.*accepted or.*"all"/,
+    /--engine.*auto or cpu or tensorflow.*"abacus"/,
+    /--masks/,
+    /--project/,
+  ];
   wrong.forEach(({ code, stdout, stderr }, i) => {
     assert.deepEqual([code, stdout], [2, ''], stderr);
     assert.match(stderr, words[i]!);
@@ -174,7 +184,20 @@ test('from a scan to a COCO file, with a Ctrl-C in between', async (t) => {
   assert.ok(offered.presets.some(({ id }) => id === offered.recommendedId));
 
   // People see one line for a phase that is through, and the answer alone on stdout.
-  const trained = await patchwise(['pretrain', project, '--preset', 'quick', '--steps', '3', '--batch', '2', '--seed', '7']);
+  const trained = await patchwise([
+    'pretrain',
+    project,
+    '--preset',
+    'quick',
+    '--steps',
+    '3',
+    '--batch',
+    '2',
+    '--seed',
+    '7',
+    '--engine',
+    'tensorflow',
+  ]);
   assert.equal(trained.code, 0, trained.stderr);
   assert.match(trained.stdout, /^Run \S+: step 3 of 3, loss \d+\.\d+, \d+ checkpoints \(finished\)\n$/);
   const complete = trained.stderr.split('\n').filter((line) => /^Training .*100 %/.test(line));

@@ -7,6 +7,7 @@ import { existsSync, readdirSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import path from 'node:path';
 import util from 'node:util';
+import { AppError } from '../../contract/index.ts';
 
 export type Tf = typeof import('@tensorflow/tfjs-core');
 
@@ -20,8 +21,8 @@ export interface Backend {
 
 const packages = { cuda: '@tensorflow/tfjs-node-gpu', native: '@tensorflow/tfjs-node' } as const;
 
-/** tfjs-node-gpu 4.22 fetches libtensorflow 2.9.1, which was built and tested with these (TensorFlow's table of builds). */
-export const cudaNeeds = 'an NVIDIA GPU on Linux or Windows with CUDA 11.2 and cuDNN 8.1';
+/** tfjs-node-gpu 4.22 fetches libtensorflow 2.9.1, which TensorFlow's table of tested builds lists with these two. */
+export const cudaNeeds = 'CUDA 11.2 and cuDNN 8.1, on Linux or Windows (x64)';
 
 /** What of CUDA is there, found by looking only: whether the library can use the card shows when it starts. */
 export interface CudaState {
@@ -31,84 +32,107 @@ export interface CudaState {
   readonly installed: boolean;
 }
 
-/** @param root for tests: where the system's files are */
-export function cudaState(root = '/'): CudaState {
-  return { gpu: hasNvidiaDriver(root), installed: hasLibrary(packages.cuda) };
+export function cudaState(): CudaState {
+  return { gpu: hasNvidiaDriver(), installed: nativeLibrary(packages.cuda) !== null };
 }
 
-function hasNvidiaDriver(root: string): boolean {
+function hasNvidiaDriver(): boolean {
   if (process.platform === 'win32') return existsSync(path.join(process.env['SystemRoot'] ?? 'C:\\Windows', 'System32', 'nvcuda.dll'));
   try {
-    return readdirSync(path.join(root, 'proc/driver/nvidia/gpus')).length > 0;
+    return readdirSync('/proc/driver/nvidia/gpus').length > 0;
   } catch {
     return false;
   }
 }
 
-/** True when the package is installed and its binary has been fetched. */
-function hasLibrary(name: string): boolean {
+/** The native addon of an installed package, or null when it is not installed or has not fetched it. */
+function nativeLibrary(name: string): string | null {
   try {
-    const folder = path.dirname(createRequire(import.meta.url).resolve(`${name}/package.json`));
-    return readdirSync(path.join(folder, 'lib')).some((napi) => existsSync(path.join(folder, 'lib', napi, 'tfjs_binding.node')));
+    const lib = path.join(path.dirname(createRequire(import.meta.url).resolve(`${name}/package.json`)), 'lib');
+    const addons = readdirSync(lib).map((version) => path.join(lib, version, 'tfjs_binding.node'));
+    return addons.find((addon) => existsSync(addon)) ?? null;
   } catch {
-    return false;
+    return null;
   }
 }
 
 /**
  * Starts the first backend that can be: CUDA, native, WebAssembly; or the one that is named.
- * @throws Error when a named one cannot be started, with the reason
+ * @throws Error when the one that is named cannot be started, with the reason
  */
 export async function startBackend(wanted: BackendName | 'auto'): Promise<Backend> {
-  if (wanted !== 'auto') return wanted === 'wasm' ? startWasm([]) : startNative(wanted);
-  const missing: string[] = [];
+  if (wanted === 'wasm') return startWasm([]);
+  if (wanted !== 'auto') {
+    const backend = await startNative(wanted);
+    if (wanted === 'cuda' && backend.name !== 'cuda') throw new Error(`it found no GPU that it can use; it needs ${cudaNeeds}`);
+    return backend;
+  }
+  const broken: string[] = [];
   for (const name of ['cuda', 'native'] as const) {
+    if (!nativeLibrary(packages[name])) continue;
     try {
       return await startNative(name);
     } catch (error) {
-      missing.push(`${packages[name]}: ${firstLine(error)}`);
+      broken.push(`${packages[name]} is installed but cannot be loaded: ${(error as Error).message}`);
     }
   }
-  return startWasm(missing);
-}
-
-interface NativeBackend {
-  readonly isUsingGpuDevice: boolean;
+  return startWasm(broken);
 }
 
 async function startNative(name: 'cuda' | 'native'): Promise<Backend> {
-  if (!hasLibrary(packages[name])) throw new Error('not installed');
+  const package_ = packages[name];
+  if (!nativeLibrary(package_)) throw new Error(`${package_} is not installed`);
   repairUtil();
-  // The library's greeting lines; warnings and errors still show.
+  // The library greets at level 0; its warnings and errors still show.
   process.env['TF_CPP_MIN_LOG_LEVEL'] ??= '1';
-  const module = (await import(packages[name])) as Tf & { default?: Tf };
-  const tf = module.default ?? module;
+  const module = (await import(package_)) as { default: Tf };
+  const tf = module.default;
   await tf.setBackend('tensorflow');
   await tf.ready();
-  const gpu = (tf.backend() as unknown as NativeBackend).isUsingGpuDevice;
-  const version = tf.version_core;
-  if (name === 'cuda' && gpu) return { tf, name, description: `TensorFlow.js ${version} on CUDA` };
-  const why =
-    name === 'cuda' ? ` (it found no GPU it can use; it needs ${cudaNeeds})` : ` (for a GPU: ${cudaNeeds}, then npm run setup:cuda)`;
-  return { tf, name: 'native', description: `TensorFlow.js ${version} with the native library on the CPU${why}` };
+  const onGpu = (tf.backend() as unknown as { isUsingGpuDevice: boolean }).isUsingGpuDevice;
+  const version = `TensorFlow.js ${tf.version_core}`;
+  return onGpu
+    ? { tf, name: 'cuda', description: `${version} with the native library on CUDA` }
+    : { tf, name: 'native', description: `${version} with the native library on the CPU; a GPU needs ${cudaNeeds}` };
 }
 
-async function startWasm(missing: readonly string[]): Promise<Backend> {
-  const { default: module, ...named } = (await import('@tensorflow/tfjs-core')) as Tf & { default?: Tf };
-  const tf = module ?? (named as Tf);
+/** @param broken why native libraries that are installed are not used */
+async function startWasm(broken: readonly string[]): Promise<Backend> {
+  const { default: tf } = (await import('@tensorflow/tfjs-core')) as unknown as { default: Tf };
   await import('@tensorflow/tfjs-backend-wasm');
   await tf.setBackend('wasm');
   await tf.ready();
-  const why = missing.length > 0 ? ` (${missing.join('; ')}; for a GPU: ${cudaNeeds}, then npm run setup:cuda)` : '';
-  return { tf, name: 'wasm', description: `TensorFlow.js ${tf.version_core} on WebAssembly, 1 thread${why}` };
+  tf.scalar(0).dispose(); // the first allocation sets up `_malloc`
+  refuseFullMemory((tf.backend() as unknown as { wasm: WasmModule }).wasm);
+  const why = broken.length > 0 ? broken : [`a GPU needs npm run setup:cuda, ${cudaNeeds}`];
+  return { tf, name: 'wasm', description: [`TensorFlow.js ${tf.version_core} on WebAssembly, 1 thread`, ...why].join('; ') };
 }
 
-/** tfjs-node 4.22 calls util.isNullOrUndefined, which Node 23 removed (tensorflow/tfjs#8609). */
+interface WasmModule {
+  _malloc(bytes: number): number;
+}
+const guarded = new WeakSet<WasmModule>();
+
+/** TensorFlow.js does not look at what malloc gives: past 4 GiB it would go on at address 0, over its own memory. */
+function refuseFullMemory(wasm: WasmModule): void {
+  if (guarded.has(wasm)) return;
+  guarded.add(wasm);
+  const malloc = wasm._malloc.bind(wasm);
+  wasm._malloc = (bytes) => {
+    // Its malloc takes signed numbers.
+    const address = bytes < 2 ** 31 ? malloc(bytes) : 0;
+    if (address !== 0 || bytes === 0) return address;
+    throw new AppError(
+      'engine-out-of-memory',
+      `TensorFlow.js on WebAssembly has no room for ${(bytes / 2 ** 20).toFixed(1)} MiB more; it can hold 4 GiB.`,
+      'Take a smaller batch, smaller crops or a smaller network, or the cpu engine, which holds less.',
+    );
+  };
+}
+
+/** tfjs-node 4.22 calls util.isNullOrUndefined, which Node 23 removed (tensorflow/tfjs#8609), and util.isArray, of which Node warns. */
 function repairUtil(): void {
-  const old = util as { isNullOrUndefined?: (value: unknown) => boolean };
+  const old = util as { isNullOrUndefined?: (value: unknown) => boolean; isArray: (value: unknown) => boolean };
   old.isNullOrUndefined ??= (value) => value === null || value === undefined;
-}
-
-function firstLine(error: unknown): string {
-  return (error instanceof Error ? error.message : String(error)).split('\n', 1)[0]!;
+  old.isArray = Array.isArray;
 }

@@ -5,7 +5,6 @@
  */
 import type { GradSaveFunc, Tensor as TfTensor } from '@tensorflow/tfjs-core';
 import type { Backend, Tf } from './backend.ts';
-import { AppError } from '../../contract/index.ts';
 import type { TfAdamState, TfParameterSet } from './parameters.ts';
 
 export type { TfTensor };
@@ -33,20 +32,7 @@ export class Engine {
   make(work: () => TfTensor): TfTensor {
     const result = this.tf.keep(this.tf.tidy(work));
     this.#scopes.at(-1)!.push(result);
-    this.refuseLost(result);
     return result;
-  }
-
-  /** @throws AppError engine-out-of-memory for a tensor that WebAssembly found no room for (its address is then 0) */
-  refuseLost(tensor: TfTensor): void {
-    if (this.backend.name !== 'wasm' || tensor.size === 0) return;
-    const { dataIdMap } = this.tf.backend() as unknown as { dataIdMap: { get(id: object): { memoryOffset: number | null } } };
-    if (dataIdMap.get(tensor.dataId).memoryOffset !== 0) return;
-    throw new AppError(
-      'engine-out-of-memory',
-      `TensorFlow.js found no room for ${((tensor.size * 4) / 2 ** 20).toFixed(1)} MiB more in WebAssembly's memory.`,
-      'Take a smaller batch, smaller crops or a smaller network, or the cpu engine.',
-    );
   }
 
   /** @see Executor.scope */

@@ -116,7 +116,7 @@ export async function readAll(tensors: readonly (TfTensor | null)[], sizes: read
   const size = sizes.reduce((sum, one) => sum + one, 0);
   const values = new Float32Array(size);
   // Asked for at once: what is changed while one is awaited must not show in the next.
-  const parts = await Promise.all(tensors.map((tensor) => tensor?.data<'float32'>() ?? null));
+  const parts = await Promise.all(tensors.map(async (tensor) => (tensor ? tensor.data<'float32'>() : null)));
   let offset = 0;
   parts.forEach((part, i) => {
     if (part) values.set(part, offset);
