@@ -63,7 +63,8 @@ const PROGRESS_MS = 1000;
  * @throws AppError too-few-images, bad-input (runDir holds a run), not-finite, image-vanished when no image can be read
  */
 export async function* pretrain(options: PretrainOptions): AsyncGenerator<JobEvent> {
-  const { runDir, images, config } = options;
+  const { runDir, images, executor } = options;
+  const config: RunConfig = { ...options.config, engine: executor.name };
   if (images.length < FEWEST_IMAGES) {
     throw new AppError(
       'too-few-images',
@@ -71,7 +72,7 @@ export async function* pretrain(options: PretrainOptions): AsyncGenerator<JobEve
       'Add images to the folder and scan it again.',
     );
   }
-  await createRun(runDir, { ...config, engine: options.executor.name }, images);
+  await createRun(runDir, config, images);
   yield* train(options, config, images, null);
 }
 
