@@ -7,7 +7,7 @@ import { existsSync, readdirSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import path from 'node:path';
 import util from 'node:util';
-import { AppError } from '../../contract/index.ts';
+import { guardNative, guardWasm } from './memory.ts';
 
 export type Tf = typeof import('@tensorflow/tfjs-core');
 
@@ -89,6 +89,7 @@ async function startNative(name: 'cuda' | 'native'): Promise<Backend> {
   const tf = module.default;
   await tf.setBackend('tensorflow');
   await tf.ready();
+  guardNative(tf.backend());
   const onGpu = (tf.backend() as unknown as { isUsingGpuDevice: boolean }).isUsingGpuDevice;
   const version = `TensorFlow.js ${tf.version_core}`;
   return onGpu
@@ -102,32 +103,10 @@ async function startWasm(broken: readonly string[]): Promise<Backend> {
   await import('@tensorflow/tfjs-backend-wasm');
   await tf.setBackend('wasm');
   await tf.ready();
-  tf.scalar(0).dispose(); // the first allocation sets up `_malloc`
-  refuseFullMemory((tf.backend() as unknown as { wasm: WasmModule }).wasm);
+  tf.scalar(0).dispose(); // the first allocation sets up its malloc
+  guardWasm(tf.backend());
   const why = broken.length > 0 ? broken : [`a GPU needs npm run setup:cuda, ${cudaNeeds}`];
   return { tf, name: 'wasm', description: [`TensorFlow.js ${tf.version_core} on WebAssembly, 1 thread`, ...why].join('; ') };
-}
-
-interface WasmModule {
-  _malloc(bytes: number): number;
-}
-const guarded = new WeakSet<WasmModule>();
-
-/** TensorFlow.js does not look at what malloc gives: past 4 GiB it would go on at address 0, over its own memory. */
-function refuseFullMemory(wasm: WasmModule): void {
-  if (guarded.has(wasm)) return;
-  guarded.add(wasm);
-  const malloc = wasm._malloc.bind(wasm);
-  wasm._malloc = (bytes) => {
-    // Its malloc takes signed numbers.
-    const address = bytes < 2 ** 31 ? malloc(bytes) : 0;
-    if (address !== 0 || bytes === 0) return address;
-    throw new AppError(
-      'engine-out-of-memory',
-      `TensorFlow.js on WebAssembly has no room for ${(bytes / 2 ** 20).toFixed(1)} MiB more; it can hold 4 GiB.`,
-      'Take a smaller batch, smaller crops or a smaller network, or the cpu engine, which holds less.',
-    );
-  };
 }
 
 /** tfjs-node 4.22 calls util.isNullOrUndefined, which Node 23 removed (tensorflow/tfjs#8609), and util.isArray, of which Node warns. */
