@@ -23,6 +23,19 @@ function npm(args: readonly string[], root: string): boolean {
   return spawnSync(program, [...first, ...args], { cwd: root, stdio: ['ignore', 2, 2], shell }).status === 0;
 }
 
+/**
+ * The package's own install script. Not through npm, which may be told to run none; it calls node-pre-gyp by name.
+ * @returns its exit code was 0
+ */
+function fetchLibrary(root: string, folder: string): boolean {
+  const found = [path.dirname(process.execPath), path.join(root, 'node_modules/.bin'), process.env['PATH'] ?? ''].join(path.delimiter);
+  const script = path.join(folder, 'scripts/install.js');
+  return (
+    spawnSync(process.execPath, [script, 'gpu', 'download'], { cwd: folder, stdio: ['ignore', 2, 2], env: { ...process.env, PATH: found } })
+      .status === 0
+  );
+}
+
 async function setUp(root: string): Promise<string> {
   const platform = `${process.platform}-${process.arch}`;
   if (platform !== 'linux-x64' && platform !== 'win32-x64')
@@ -33,12 +46,12 @@ async function setUp(root: string): Promise<string> {
     peerDependencies: Record<string, string>;
   };
   const version = peerDependencies[name]!;
-  // Without scripts first: only its own may run. --no-save: package.json and the lock file stay as they are.
+  // --no-save: package.json and the lock file stay as they are.
   const quiet = ['--no-audit', '--no-fund', '--loglevel=error'];
   if (!npm(['install', '--no-save', '--ignore-scripts', ...quiet, `${name}@${version}`], root))
     throw new SetupFailure(`npm could not install ${name} ${version}; its own words are above. It needs the npm registry for this.`);
   const folder = path.join(root, 'node_modules', name);
-  if (!npm(['rebuild', name, '--ignore-scripts=false', '--foreground-scripts'], root) || !cudaState().installed) {
+  if (!existsSync(folder) || !fetchLibrary(root, folder) || !cudaState().installed) {
     const library = existsSync(path.join(folder, 'deps/lib')) ? 'addon' : 'library (libtensorflow 2.9.1 for CUDA)';
     throw new SetupFailure(
       `The ${library} of ${name} could not be fetched from storage.googleapis.com; the reason is above.\n` +

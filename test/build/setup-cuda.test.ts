@@ -49,13 +49,8 @@ test('npm cannot install the package: what it needs, exit code 1, and nothing mo
 });
 
 test('its library cannot be fetched: from where, and what goes on without it', { skip }, (t) => {
-  for (const failing of ['rebuild', '']) {
-    const { status, stdout, stderr, asked } = setUp(t, failing);
-    assert.deepEqual([status, stdout], [1, '']);
-    assert.match(
-      stderr,
-      /libtensorflow 2\.9\.1 for CUDA.*could not be fetched from storage\.googleapis\.com.*\n.*training runs on the CPU/,
-    );
-    assert.match(asked[1]!, /^rebuild @tensorflow\/tfjs-node-gpu --ignore-scripts=false/);
-  }
+  // The stand-in for npm leaves no package, so there is no script that could fetch anything.
+  const { status, stdout, stderr, asked } = setUp(t, '');
+  assert.deepEqual([status, stdout, asked.length], [1, '', 1]);
+  assert.match(stderr, /libtensorflow 2\.9\.1 for CUDA.*could not be fetched from storage\.googleapis\.com.*\n.*training runs on the CPU/);
 });
