@@ -5,7 +5,7 @@ import type { Executor } from './ops.ts';
 import { createTensorflowExecutor, cudaNeeds, cudaState, type CudaState } from './tensorflow/index.ts';
 
 export type * from './ops.ts';
-export { cudaState } from './tensorflow/index.ts';
+export { cudaFolder, cudaState } from './tensorflow/index.ts';
 
 export const engineNames = ['cpu', 'tensorflow'] as const;
 export type EngineName = (typeof engineNames)[number];

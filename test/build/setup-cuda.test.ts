@@ -6,13 +6,13 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { projectRoot } from '../../build/bootstrap.mjs';
-import { cudaState } from '../../core/nn/tensorflow/index.ts';
+import { cudaFolder, cudaState } from '../../core/nn/index.ts';
 
 const platform = `${process.platform}-${process.arch}`;
-const { peerDependencies } = JSON.parse(readFileSync(path.join(projectRoot, 'package.json'), 'utf8')) as {
-  peerDependencies: Record<string, string>;
+const { dependencies } = JSON.parse(readFileSync(path.join(projectRoot, 'package.json'), 'utf8')) as {
+  dependencies: Record<string, string>;
 };
-const wanted = `@tensorflow/tfjs-node-gpu@${peerDependencies['@tensorflow/tfjs-node-gpu']}`;
+const wanted = `@tensorflow/tfjs-node-gpu@${dependencies['@tensorflow/tfjs-core']}`;
 
 /** @param failing the npm command that fails, none: '' */
 function setUp(t: TestContext, failing: string) {
@@ -45,7 +45,7 @@ test('npm cannot install the package: what it needs, exit code 1, and nothing mo
   const { status, stdout, stderr, asked } = setUp(t, 'install');
   assert.deepEqual([status, stdout], [1, '']);
   assert.match(stderr, /npm could not install @tensorflow\/tfjs-node-gpu 4\.22\.0.*needs the npm registry/);
-  assert.deepEqual(asked, [`install --no-save --ignore-scripts --no-audit --no-fund --loglevel=error ${wanted}`]);
+  assert.deepEqual(asked, [`install --prefix ${cudaFolder} --ignore-scripts --no-audit --no-fund --loglevel=error ${wanted}`]);
 });
 
 test('its library cannot be fetched: from where, and what goes on without it', { skip }, (t) => {

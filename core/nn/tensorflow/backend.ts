@@ -6,6 +6,7 @@
 import { existsSync, readdirSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import path from 'node:path';
+import { pathToFileURL } from 'node:url';
 import util from 'node:util';
 import { guardNative, guardWasm } from './memory.ts';
 
@@ -21,6 +22,9 @@ export interface Backend {
 
 const packages = { cuda: '@tensorflow/tfjs-node-gpu', native: '@tensorflow/tfjs-node' } as const;
 
+/** Where `npm run setup:cuda` puts its package: out of reach of `npm ci`, which would remove it. */
+export const cudaFolder = path.resolve(import.meta.dirname, '../../../.cache/cuda');
+
 /** tfjs-node-gpu 4.22 fetches libtensorflow 2.9.1, which TensorFlow's table of tested builds lists with these two. */
 export const cudaNeeds = 'CUDA 11.2 and cuDNN 8.1, on Linux or Windows (x64)';
 
@@ -33,7 +37,7 @@ export interface CudaState {
 }
 
 export function cudaState(): CudaState {
-  return { gpu: hasNvidiaDriver(), installed: nativeLibrary(packages.cuda) !== null };
+  return { gpu: hasNvidiaDriver(), installed: nativeProgram(packages.cuda) !== null };
 }
 
 function hasNvidiaDriver(): boolean {
@@ -45,15 +49,18 @@ function hasNvidiaDriver(): boolean {
   }
 }
 
-/** The native addon of an installed package, or null when it is not installed or has not fetched it. */
-function nativeLibrary(name: string): string | null {
-  try {
-    const lib = path.join(path.dirname(createRequire(import.meta.url).resolve(`${name}/package.json`)), 'lib');
-    const addons = readdirSync(lib).map((version) => path.join(lib, version, 'tfjs_binding.node'));
-    return addons.find((addon) => existsSync(addon)) ?? null;
-  } catch {
-    return null;
+/** The program of an installed package, or null when it is not there or has not fetched its library. */
+function nativeProgram(name: string): string | null {
+  for (const from of [path.join(cudaFolder, 'package.json'), import.meta.url]) {
+    try {
+      const require = createRequire(from);
+      const lib = path.join(path.dirname(require.resolve(`${name}/package.json`)), 'lib');
+      if (readdirSync(lib).some((version) => existsSync(path.join(lib, version, 'tfjs_binding.node')))) return require.resolve(name);
+    } catch {
+      // not there
+    }
   }
+  return null;
 }
 
 /**
@@ -69,7 +76,7 @@ export async function startBackend(wanted: BackendName | 'auto'): Promise<Backen
   }
   const broken: string[] = [];
   for (const name of ['cuda', 'native'] as const) {
-    if (!nativeLibrary(packages[name])) continue;
+    if (!nativeProgram(packages[name])) continue;
     try {
       return await startNative(name);
     } catch (error) {
@@ -80,12 +87,12 @@ export async function startBackend(wanted: BackendName | 'auto'): Promise<Backen
 }
 
 async function startNative(name: 'cuda' | 'native'): Promise<Backend> {
-  const package_ = packages[name];
-  if (!nativeLibrary(package_)) throw new Error(`${package_} is not installed`);
+  const program = nativeProgram(packages[name]);
+  if (!program) throw new Error(`${packages[name]} is not installed`);
   repairUtil();
   // The library greets at level 0; its warnings and errors still show.
   process.env['TF_CPP_MIN_LOG_LEVEL'] ??= '1';
-  const module = (await import(package_)) as { default: Tf };
+  const module = (await import(pathToFileURL(program).href)) as { default: Tf };
   const tf = module.default;
   await tf.setBackend('tensorflow');
   await tf.ready();
