@@ -127,7 +127,7 @@ export class Engine {
 
   /**
    * An operation with its own gradient. `backward` may read the inputs, which live at least as long as the tape, and what
-   * `forward` gave to `save`; it gives one gradient for each input.
+   * `forward` gave to `save`; it gives one gradient for each input, a tensor of its own.
    */
   custom(
     inputs: readonly TfTensor[],
@@ -136,7 +136,12 @@ export class Engine {
   ): TfTensor {
     return this.tf.customGrad((...args) => ({
       value: forward(args.at(-1) as GradSaveFunc),
-      gradFunc: (dy: TfTensor, saved: TfTensor[]) => this.tf.tidy(() => backward(dy, saved)),
+      gradFunc: (dy: TfTensor, saved: TfTensor[]) => {
+        const gradients = this.tf.tidy(() => backward(dy, saved));
+        // The tape would hold them until its end; each is read here only.
+        for (const tensor of [dy, ...saved]) tensor.dispose();
+        return gradients;
+      },
     }))(...inputs);
   }
 
