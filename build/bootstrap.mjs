@@ -54,6 +54,7 @@ export const commands = {
     summary: 'an engine against recorded numbers: npm run golden -- [DIR] [--engine NAME]',
   },
   'bench:cpu': { script: 'test/bench/cpu.ts', outputs: ['wasm'], summary: 'speed of the WebAssembly kernels' },
+  'setup:cuda': { script: 'build/setup-cuda.ts', outputs: ['wasm'], summary: 'TensorFlow.js for an NVIDIA GPU (CUDA 11.2, cuDNN 8.1)' },
   package: { script: 'build/package.ts', outputs: ['wasm', 'page', 'electron'], summary: 'installers for this platform' },
 };
 

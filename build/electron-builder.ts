@@ -36,6 +36,10 @@ export interface Target {
 
 /** Dependencies that only the page uses; Vite has put them into dist/renderer. */
 const pageOnly = ['@trpc/client'];
+/** Types and nothing to run; and what TensorFlow.js would fetch with: nothing here is fetched. */
+const notShipped = /^@types\/|^@webgpu\/types$|^node-fetch$/;
+/** Bundles of TensorFlow.js for browsers and bundlers: of the 65 MB the engine loads 4. */
+const notLoaded = ['!dist/**/*.js', 'dist/*.node.js', '!wasm-out'];
 
 export function readLock(root: string): LockPackages {
   return (JSON.parse(readFileSync(path.join(root, 'package-lock.json'), 'utf8')) as { packages: LockPackages }).packages;
@@ -48,6 +52,7 @@ export function readLock(root: string): LockPackages {
 export function enginePackages(lock: LockPackages, target: Target): string[] {
   const found = new Set<string>();
   const visit = (name: string, from: string) => {
+    if (notShipped.test(name)) return;
     const place = placeOf(lock, name, from);
     // Optional packages of other platforms are in the lock file, but not for this target.
     if (place === null || found.has(place) || !runsOn(lock[place]!, target)) return;
@@ -112,7 +117,11 @@ export function configuration(root: string, target: Target): Configuration {
       { from: 'dist/wasm', to: 'engine/dist/wasm' },
       { from: 'dist/renderer', to: 'engine/dist/renderer', filter: ['**/*', `!${stampName}`] },
       { from: 'build/icon.png', to: 'engine/build/icon.png' },
-      ...enginePackages(lock, target).map((place) => ({ from: place, to: `engine/${place}`, filter: notSource })),
+      ...enginePackages(lock, target).map((place) => ({
+        from: place,
+        to: `engine/${place}`,
+        filter: place.includes('@tensorflow/') ? [...notSource, ...notLoaded] : notSource,
+      })),
       { from: 'LICENSE', to: 'LICENSE' },
       { from: 'THIRD_PARTY_NOTICES.md', to: 'THIRD_PARTY_NOTICES.md' },
       { from: 'build/licenses', to: 'licenses' },

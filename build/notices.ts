@@ -2,7 +2,7 @@
  * Writes THIRD_PARTY_NOTICES.md: what the installers carry that others wrote, under which licence, with the texts. Read
  * from the lock file and the installed packages: node build/notices.ts. A test says when the file is out of date.
  */
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { nodePackages, projectRoot } from './bootstrap.mjs';
 import { enginePackages, readLock } from './electron-builder.ts';
@@ -42,10 +42,17 @@ function libvipsRows(root: string): string[] {
   return [...rows].flatMap(([, name, terms]) => (name === 'Library' ? [] : [`| ${name} | ${versionOf(name!)} | ${terms} |`]));
 }
 
-function licenseText(root: string, { name, place }: Row): string {
+/** The text in the package; else the one its program begins with; the Apache License, which is ours too, is in LICENSE. */
+function licenseText(root: string, { name, place, license }: Row): string {
   const folder = path.join(root, place);
   const files = readdirSync(folder).filter((file) => /^(licen[cs]e|notice)(\.(md|txt))?$/i.test(file));
-  if (files.length === 0) throw new Error(`${name} brings no licence text.`);
+  if (files.length === 0) {
+    const program = path.join(folder, `${name}.js`);
+    const comment = existsSync(program) ? /^\/\*\n([\s\S]+?)\*\//.exec(readFileSync(program, 'utf8'))?.[1] : undefined;
+    if (comment?.includes('Permission is hereby granted')) return comment.trim();
+    if (license === 'Apache-2.0') return 'The package brings no text of its own; the Apache License, Version 2.0, is in LICENSE.';
+    throw new Error(`${name} brings no licence text.`);
+  }
   return files
     .sort()
     .map((file) => readFileSync(path.join(folder, file), 'utf8').replaceAll('\r\n', '\n').trim())

@@ -36,12 +36,14 @@ const HELP = `Patchwise: self-supervised training on your own images, and masks 
       --images IMAGES   make the project first     --preset ID   see below     --steps N   --batch N   --seed N
       --no-dedupe   train on copies and crops of one photo too    --balance   no look gives more than its share
       --keep N or N%   with --balance: images in all               --exclude FILE   a path, stem or glob a line to leave out
+      --engine E        auto | cpu | tensorflow    (auto: the GPU where TensorFlow.js can use one, else the CPU)
   patchwise curate DIR                     copies and crops of one photo, clusters, and what a run would leave out
       --run ID   --step N   by a network's features, not plain appearance     --network   by the newest, or the untrained one
       --balance   --keep N or N%   --no-dedupe   as for pretrain
   patchwise resume DIR [--run ID]          go on with a stopped run, with the numbers it would have had
+      --engine E        instead of the engine it was started on; rounding then differs
   patchwise prelabel DIR                   propose masks with the checkpoint whose features are best
-      --run ID   --step N   another one        (without any run: the untrained network)
+      --run ID   --step N   another one        (without any run: the untrained network)        --engine E
       --weights ID          imported weights
       --fine                finer outlines: every image is looked at four times, half a patch apart
   patchwise probe DIR --masks MASKS        measure features against masks you have: colours, untrained, trained
@@ -99,12 +101,12 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   curate: { folder: 'DIR', options: ['run', 'step', 'keep'], flags: ['network', 'balance', 'dedupe', 'no-dedupe'], run: curate },
   pretrain: {
     folder: 'DIR',
-    options: ['images', 'preset', 'steps', 'batch', 'seed', 'keep', 'exclude'],
+    options: ['images', 'preset', 'steps', 'batch', 'seed', 'keep', 'exclude', 'engine'],
     flags: ['balance', 'dedupe', 'no-dedupe'],
     run: pretrain,
   },
-  resume: { folder: 'DIR', options: ['run'], run: resume },
-  prelabel: { folder: 'DIR', options: ['run', 'step', 'weights'], flags: ['fine'], run: prelabel },
+  resume: { folder: 'DIR', options: ['run', 'engine'], run: resume },
+  prelabel: { folder: 'DIR', options: ['run', 'step', 'weights', 'engine'], flags: ['fine'], run: prelabel },
   probe: { folder: 'DIR', options: ['masks', 'images', 'split', 'run', 'steps', 'side', 'seed'], run: probe },
   eval: { folder: 'DIR', options: ['masks', 'instances', 'max'], run: evaluate },
   export: { folder: 'DIR', options: ['format', 'scope'], run: exportProject },
@@ -208,24 +210,28 @@ async function pretrain({ local, terminal, stop, folder, values, flags }: Call):
   const numbers = { steps: count(values, 'steps', 1), batch: count(values, 'batch', 2), seed: count(values, 'seed', 0) };
   const wished = listOptions(values, flags);
   const exclude = await excludeLines(values['exclude']);
+  const engine = engineOf(values);
   await openOrCreate(local, folder, values['images'] ?? null, terminal, stop);
   const offered = await local.service.trainPresets();
   const presetId = values['preset'] ?? offered.recommendedId;
   if (!offered.presets.some((preset) => preset.id === presetId)) {
     throw new UsageError(`There is no preset "${presetId}"; choose from: ${offered.presets.map((preset) => preset.id).join(', ')}.`);
   }
-  terminal.say(`${offered.engine}\nPreset ${presetId}: ${offered.reason}`);
+  // What runs, the run's first line tells; on an engine that was asked for, what `auto` would take is of no interest.
+  if (!engine.engine) terminal.say(offered.engine);
+  terminal.say(`Preset ${presetId}: ${offered.reason}`);
   const list = wished((await local.service.currentProject())!.images);
-  const request = { presetId, ...numbers, list, ...(exclude && { exclude }) };
+  const request = { presetId, ...numbers, list, ...(exclude && { exclude }), ...engine };
   const job = await runJob(local.service, 'pretrain', () => local.service.startTraining(request), terminal, stop);
   await endOfRun(local, terminal, stop, job.runId!);
 }
 
 async function resume({ local, terminal, stop, folder, values }: Call): Promise<void> {
+  const engine = engineOf(values);
   await openOrCreate(local, folder, null, terminal, stop);
   const run = values['run'] ?? (await local.service.runs())[0]?.id;
   if (run === undefined) throw new AppError('run-not-found', 'This project has no training run.', 'Start one with: patchwise pretrain DIR');
-  const job = await runJob(local.service, 'pretrain', () => local.service.resumeTraining({ runId: run }), terminal, stop);
+  const job = await runJob(local.service, 'pretrain', () => local.service.resumeTraining({ runId: run, ...engine }), terminal, stop);
   await endOfRun(local, terminal, stop, job.runId!);
 }
 
@@ -246,7 +252,7 @@ async function endOfRun(local: LocalService, terminal: Terminal, stop: Stop, run
 
 async function prelabel({ local, terminal, stop, folder, values, flags }: Call): Promise<void> {
   const passes = flags.has('fine') ? (4 as const) : (1 as const);
-  const request = { ...checkpoint(values), weightsId: values['weights'] ?? null, passes };
+  const request = { ...checkpoint(values), weightsId: values['weights'] ?? null, passes, ...engineOf(values) };
   await openOrCreate(local, folder, null, terminal, stop);
   const runs = await local.service.runs();
   const chosen = (request.runId === null ? runs[0] : runs.find(({ id }) => id === request.runId))?.chosen;
@@ -422,6 +428,11 @@ function choice<T extends string>(values: Call['values'], name: string, allowed:
   const text = values[name] ?? otherwise;
   if (!(allowed as readonly string[]).includes(text)) throw new UsageError(`--${name} takes ${allowed.join(' or ')}, not "${text}".`);
   return text as T;
+}
+
+/** --engine, where it is given. */
+function engineOf(values: Call['values']): { engine?: 'auto' | 'cpu' | 'tensorflow' } {
+  return values['engine'] === undefined ? {} : { engine: choice(values, 'engine', ['auto', 'cpu', 'tensorflow'], 'auto') };
 }
 
 /** @returns null when help was asked for */

@@ -110,7 +110,7 @@ export interface TrainPresets {
   readonly recommendedId: string;
   /** Why this one: "1,747 images and no GPU". */
   readonly reason: string;
-  /** What training will run on, and why: "cpu, 2 threads (the only engine in this version)". */
+  /** What training will run on, and why: "cpu, 2 threads (no NVIDIA GPU was found)". */
   readonly engine: string;
 }
 

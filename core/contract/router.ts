@@ -70,7 +70,7 @@ export function createRouter(service: HostService) {
 
     trainPresets: p.query(() => run(() => service.trainPresets())),
     startTraining: p.input(inputs.startTraining).mutation(({ input }) => run(() => service.startTraining(input))),
-    resumeTraining: p.input(inputs.runId).mutation(({ input }) => run(() => service.resumeTraining(input))),
+    resumeTraining: p.input(inputs.resumeTraining).mutation(({ input }) => run(() => service.resumeTraining(input))),
     runs: p.query(() => run(() => service.runs())),
     trainMetrics: p.input(inputs.trainMetrics).query(({ input }) => run(() => service.trainMetrics(input))),
     trainMonitors: p.input(inputs.runId).query(({ input }) => run(() => service.trainMonitors(input))),

@@ -42,6 +42,8 @@ const id = z.int().min(1);
 /** A run's teacher at a step (null: its newest checkpoint), or an imported network. */
 const network = z.union([z.object({ runId: z.string(), step: z.int().min(0).nullable() }), z.object({ weightsId: z.string() })]);
 const trainingList = z.object({ dedupe: z.boolean(), balance: z.boolean(), keep: z.int().min(1).nullable() });
+/** What computes; absent: auto, or the one that a run was started with. */
+const engine = z.enum(['auto', 'cpu', 'tensorflow']).optional();
 
 /** Input schemas, named as the calls. Calls without input have none. */
 export const inputs = {
@@ -84,7 +86,9 @@ export const inputs = {
     list: trainingList.optional(),
     /** Images to leave out, a path, stem or glob each; absent: none. */
     exclude: z.array(z.string().max(4096)).max(1_000_000).optional(),
+    engine,
   }),
+  resumeTraining: z.object({ runId: z.string(), engine }),
   runId: z.object({ runId: z.string() }),
   trainMetrics: z.object({ runId: z.string(), afterStep: z.int().min(-1) }),
   /**
@@ -97,6 +101,7 @@ export const inputs = {
     weightsId: z.string().nullable().optional(),
     /** 4 looks at every image four times, shifted by half a patch: finer outlines, four times the time for features. */
     passes: z.union([z.literal(1), z.literal(4)]).default(1),
+    engine,
   }),
   /** sha256: what the file's must be, hex; null: not known. */
   importWeights: z.object({
@@ -196,7 +201,7 @@ export interface HostService {
 
   trainPresets(): Promise<TrainPresets>;
   startTraining(input: Inputs['startTraining']): Promise<RunRow>;
-  resumeTraining(input: Inputs['runId']): Promise<RunRow>;
+  resumeTraining(input: Inputs['resumeTraining']): Promise<RunRow>;
   runs(): Promise<RunRow[]>;
   trainMetrics(input: Inputs['trainMetrics']): Promise<TrainMetrics[]>;
   trainMonitors(input: Inputs['runId']): Promise<TrainMonitors>;

@@ -87,6 +87,8 @@ export interface HeadConfig {
 /** Everything that decides a run. Stored as runs/<id>/config.json; the same file and images give the same run. */
 export interface RunConfig {
   readonly version: 1;
+  /** Name of the executor it was started on, whose rounding is in its numbers; absent before the run and in older ones. */
+  readonly engine?: string;
   readonly presetId: string;
   readonly presetTitle: string;
   readonly seed: number;

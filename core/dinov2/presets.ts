@@ -21,6 +21,8 @@ export interface TrainFacts {
   readonly memoryBytes: number;
   /** In words, the executor's name first: "cpu, 2 threads". */
   readonly engine: string;
+  /** The engine runs on a GPU. */
+  readonly gpu: boolean;
 }
 
 export interface ConfigOverrides {
@@ -67,7 +69,7 @@ const FEW_STEPS: FewSteps = { baseRate: 1.1e-2, layerScale: 1, layerDecay: 1, pa
 const FULL_CROPS = { globalSize: 224, localSize: 98, localCount: 8 };
 const CPU_CROPS = { globalSize: 112, localSize: 42, localCount: 4 };
 
-const onCpu = ({ engine }: TrainFacts): boolean => engine.startsWith('cpu');
+const onCpu = ({ gpu }: TrainFacts): boolean => !gpu;
 
 /** From 64 images a batch on, Sinkhorn-Knopp has enough samples to balance; below, softmax centring is steadier. */
 const SINKHORN_BATCH = 64;

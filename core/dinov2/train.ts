@@ -68,7 +68,8 @@ const PROGRESS_MS = 1000;
  * @throws AppError too-few-images, bad-input (runDir holds a run), not-finite, image-vanished when no image can be read
  */
 export async function* pretrain(options: PretrainOptions): AsyncGenerator<JobEvent> {
-  const { runDir, images, config } = options;
+  const { runDir, images, executor } = options;
+  const config: RunConfig = { ...options.config, engine: executor.name };
   if (images.length < FEWEST_IMAGES) {
     throw new AppError(
       'too-few-images',
@@ -90,6 +91,11 @@ export async function* resume(options: CommonOptions): AsyncGenerator<JobEvent> 
   const { saved, damaged } = await readNewestState(options.runDir);
   for (const error of damaged) yield { type: 'log', level: 'warn', text: `${error.message} Going on from step ${saved?.step}.` };
   await truncateLines(options.runDir, saved?.step ?? 0);
+  const { name } = options.executor;
+  if (config.engine !== undefined && config.engine !== name) {
+    const text = `The run was started on ${config.engine} and goes on with ${name}: its numbers will differ in rounding from what they would have been.`;
+    yield { type: 'log', level: 'warn', text };
+  }
   yield* train(options, config, images, saved);
 }
 

@@ -329,12 +329,12 @@ export class Service implements HostService {
     return this.#planner.presets(imageFiles(this.#open()).length);
   }
 
-  async startTraining({ presetId, steps, batch, seed, list, exclude }: Inputs['startTraining']): Promise<RunRow> {
+  async startTraining({ presetId, steps, batch, seed, list, exclude, engine }: Inputs['startTraining']): Promise<RunRow> {
     const project = this.#writable();
     this.#jobs.refuseIfBusy('training');
     const images = imageFiles(project);
     if (images.length === 0) throw new AppError('too-few-images', 'The project has no images.', 'Scan a folder that has some, then train.');
-    const config = await this.#planner.config(presetId, images.length, { steps, batch, seed });
+    const config = await this.#planner.config(presetId, images.length, { steps, batch, seed }, engine);
     this.#jobs.refuseIfBusy('training');
     const runId = project.write((w) => addRun(w, { presetTitle: config.presetTitle, model: config.model.name, totalSteps: config.steps }));
     const dir = runDir(project, runId);
@@ -348,7 +348,7 @@ export class Service implements HostService {
       cacheDir: cacheDirOf(project),
     };
     this.#start(
-      { kind: 'pretrain', runDir: dir, imageRoot: project.facts.image_folder, start },
+      { kind: 'pretrain', runDir: dir, imageRoot: project.facts.image_folder, start, engine: engine ?? null },
       runId,
       null,
       images.map(({ id }) => id),
@@ -357,11 +357,11 @@ export class Service implements HostService {
     return runRow(project, runId);
   }
 
-  async resumeTraining({ runId }: Inputs['runId']): Promise<RunRow> {
+  async resumeTraining({ runId, engine }: Inputs['resumeTraining']): Promise<RunRow> {
     const project = this.#writable();
     this.#jobs.refuseIfBusy('training');
     const dir = runDir(project, runId);
-    this.#start({ kind: 'pretrain', runDir: dir, imageRoot: project.facts.image_folder, start: null }, runId, null);
+    this.#start({ kind: 'pretrain', runDir: dir, imageRoot: project.facts.image_folder, start: null, engine: engine ?? null }, runId, null);
     project.write((w) => setRunState(w, runId, 'running', null));
     this.#hub.changed('runs');
     return runRow(project, runId);
@@ -443,12 +443,12 @@ export class Service implements HostService {
 
   // --- proposals and review -------------------------------------------------------------------------------------------
 
-  async startPrelabel({ runId, step, weightsId = null, passes }: Inputs['startPrelabel']): Promise<JobState> {
+  async startPrelabel({ runId, step, weightsId = null, passes, engine }: Inputs['startPrelabel']): Promise<JobState> {
     this.#writable();
     const choice = weightsId === null ? this.#checkpoint(runId, step) : { weightsId };
     await this.#makeRoom();
     const model = await this.#model(choice, passes);
-    return this.#start({ kind: 'prelabel', ...model.common }, null, model);
+    return this.#start({ kind: 'prelabel', ...model.common, engine: engine ?? null }, null, model);
   }
 
   async clusters(): Promise<ClusterCard[]> {

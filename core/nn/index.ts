@@ -2,42 +2,69 @@
 import { availableParallelism } from 'node:os';
 import { createCpuExecutor } from './cpu/index.ts';
 import type { Executor } from './ops.ts';
+import { createTensorflowExecutor, cudaNeeds, cudaState, type CudaState } from './tensorflow/index.ts';
 
 export type * from './ops.ts';
 /** The matrix of a resized position table, for whoever resizes one outside an executor. */
-export { resizeWeights } from './cpu/index.ts';
+export { resizeWeights } from './positions.ts';
+export { cudaFolder, cudaState } from './tensorflow/index.ts';
 
-export type EngineName = 'cpu';
+export const engineNames = ['cpu', 'tensorflow'] as const;
+export type EngineName = (typeof engineNames)[number];
+/** `auto` takes the fastest engine of this machine. */
+export type EngineWish = 'auto' | EngineName;
 
 export interface ExecutorOptions {
-  /** `auto` takes the fastest engine of this machine. */
-  readonly engine?: 'auto' | EngineName;
+  readonly engine?: EngineWish;
   /** Threads of the CPU engine; default: as many as the machine runs at once. */
   readonly threads?: number;
+  /** Told in words when the engine that `auto` would take could not be started and the CPU engine is used instead. */
+  readonly onFallback?: (reason: string) => void;
 }
 
 export interface EngineChoice {
-  /** The engine that `auto` takes. */
+  /** The engine that is taken. */
   readonly engine: EngineName;
-  /** To read after its name and a comma: what it runs on, and why this one. */
+  /** True when it runs on a GPU. */
+  readonly gpu: boolean;
+  /** To read after its name and a comma: what it runs on, why this one, and what is missing for a faster one. */
   readonly details: string;
 }
 
-/** Which engine `auto` takes on this machine, and why. */
-export function describeEngines(): EngineChoice {
+/**
+ * Which engine a wish leads to on this machine, and why. Looks for files only, and loads none of the engines: whether a
+ * GPU can really be used shows when the engine starts.
+ * @param cuda for tests: what is there
+ */
+export function describeEngines(wish: EngineWish = 'auto', cuda: CudaState = cudaState()): EngineChoice {
+  const ready = cuda.gpu && cuda.installed;
+  if (wish === 'tensorflow' || (wish === 'auto' && ready)) {
+    return { engine: 'tensorflow', gpu: ready, details: ready ? 'CUDA on an NVIDIA GPU' : `without a GPU (${missing(cuda)})` };
+  }
   const cores = availableParallelism();
-  return {
-    engine: 'cpu',
-    details: `${cores} ${cores === 1 ? 'thread' : 'threads'} (the only engine in this version)`,
-  };
+  return { engine: 'cpu', gpu: false, details: `${cores} ${cores === 1 ? 'thread' : 'threads'} (${ready ? 'asked for' : missing(cuda)})` };
+}
+
+/** What CUDA lacks. */
+function missing({ gpu, installed }: CudaState): string {
+  if (!gpu) return installed ? 'TensorFlow.js for CUDA is installed, but there is no NVIDIA driver' : 'no NVIDIA GPU was found';
+  return `for the NVIDIA GPU: npm run setup:cuda; needs ${cudaNeeds}`;
 }
 
 /**
- * Starts an engine.
+ * Starts an engine; TensorFlow.js is loaded only for its own.
  * @throws Error when it is not built; AppError engine-out-of-memory from its operations when memory ends
  */
-export async function createExecutor(options: ExecutorOptions = {}): Promise<Executor> {
-  const engine = options.engine === undefined || options.engine === 'auto' ? describeEngines().engine : options.engine;
-  if (engine !== 'cpu') throw new Error(`There is no engine ${String(engine)}: cpu or auto.`);
-  return createCpuExecutor(options.threads === undefined ? {} : { threads: options.threads });
+export async function createExecutor({ engine = 'auto', threads, onFallback }: ExecutorOptions = {}): Promise<Executor> {
+  if (engine !== 'auto' && !engineNames.includes(engine))
+    throw new Error(`There is no engine ${String(engine)}: ${engineNames.join(', ')} or auto.`);
+  if (engine === 'tensorflow') return createTensorflowExecutor();
+  if (describeEngines(engine).engine === 'tensorflow') {
+    try {
+      return await createTensorflowExecutor({ backend: 'cuda' });
+    } catch (error) {
+      onFallback?.(`TensorFlow.js could not use the GPU (${(error as Error).message}); training goes on the CPU.`);
+    }
+  }
+  return createCpuExecutor(threads === undefined ? {} : { threads });
 }

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { deserialize, serialize } from 'node:v8';
 import { AppError, type CurationResult, type JobEvent, type Rle, type ScannedImage, type TrainingListOptions } from '../contract/index.ts';
 import type { Backbone, LoggedMeans, ModelConfig, RunConfig, TrainedSource } from '../dinov2/index.ts';
-import type { Executor } from '../nn/index.ts';
+import type { EngineWish, Executor } from '../nn/index.ts';
 import type { PcaBasis, PrelabelImage } from '../prelabel/index.ts';
 
 export interface ScanRequest {
@@ -20,6 +20,8 @@ export interface PretrainRequest {
   readonly imageRoot: string;
   /** null: go on with what is in runDir. */
   readonly start: PretrainStart | null;
+  /** null: the fastest; for a run that goes on, the one it was started with. */
+  readonly engine: EngineWish | null;
 }
 
 export interface PretrainStart {
@@ -58,6 +60,8 @@ interface ProposeRequest {
 
 export interface PrelabelRequest extends ProposeRequest {
   readonly kind: 'prelabel';
+  /** null: the fastest. */
+  readonly engine: EngineWish | null;
 }
 
 export interface LearnRequest extends ProposeRequest {
@@ -83,7 +87,9 @@ export async function* runJob(request: JobRequest, signal: AbortSignal): AsyncGe
     return;
   }
   const { createExecutor } = await import('../nn/index.ts');
-  const executor = await createExecutor();
+  const fallbacks: string[] = [];
+  const executor = await createExecutor({ engine: await engineOf(request), onFallback: (reason) => fallbacks.push(reason) });
+  for (const text of fallbacks) yield { type: 'log', level: 'warn', text };
   try {
     if (request.kind === 'pretrain') yield* train(request, executor, signal);
     else if (request.kind === 'curate') yield* curateByNetwork(request, executor, signal);
@@ -91,6 +97,17 @@ export async function* runJob(request: JobRequest, signal: AbortSignal): AsyncGe
   } finally {
     await executor.dispose();
   }
+}
+
+/** What computes the job. */
+async function engineOf(request: PretrainRequest | CurateRequest | PrelabelRequest | LearnRequest): Promise<EngineWish> {
+  if (request.kind === 'learn' || request.kind === 'curate') return 'auto';
+  if (request.kind === 'prelabel' || request.engine || request.start) return request.engine ?? 'auto';
+  const { engineNames } = await import('../nn/index.ts');
+  const { readRun } = await import('../dinov2/index.ts');
+  const { engine } = (await readRun(request.runDir)).config;
+  // Runs of before name none.
+  return engineNames.find((name) => name === engine) ?? 'auto';
 }
 
 async function* train({ runDir, imageRoot, start }: PretrainRequest, executor: Executor, signal: AbortSignal): AsyncGenerator<JobEvent> {

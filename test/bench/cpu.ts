@@ -1,14 +1,15 @@
 /**
  * Speed of the CPU engine: whole training steps in images a second, a breakdown by kernel, and PyTorch's in the same
  * minute where Python with torch is found. `npm run bench:cpu -- [--arch nano --batch 8 ...] [--threads 2] [--simd plain]
- * [--steps 8] [--peer FILE.py | none] [--python python3]`. Without --arch it runs two standard settings.
+ * [--steps 8] [--peer FILE.py | none] [--python python3]`; with `--engine tensorflow` that engine's instead. Without --arch it runs two standard settings.
  */
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { createCpuExecutor } from '../../core/nn/cpu/index.ts';
+import { createCpuExecutor, type CpuExecutor } from '../../core/nn/cpu/index.ts';
+import { createTensorflowExecutor } from '../../core/nn/tensorflow/index.ts';
 import { BenchStep, type StepSettings } from './cpu-step.ts';
 
 const standard: StepSettings[] = [
@@ -28,6 +29,7 @@ const { values: options } = parseArgs({
     steps: text,
     threads: text,
     simd: text,
+    engine: text,
     peer: text,
     python: text,
   },
@@ -60,7 +62,11 @@ const median = (values: readonly number[]): number => [...values].sort((a, b) =>
 
 async function measure(setting: StepSettings): Promise<number> {
   const simd = (options.simd ?? 'auto') as 'auto' | 'relaxed' | 'plain';
-  const executor = await createCpuExecutor(options.threads ? { threads: Number(options.threads), simd } : { simd });
+  const cpu =
+    options.engine === 'tensorflow'
+      ? null
+      : await createCpuExecutor(options.threads ? { threads: Number(options.threads), simd } : { simd });
+  const executor = cpu ?? (await createTensorflowExecutor());
   const bench = new BenchStep(executor, setting);
   console.log(
     `\n${Object.entries(setting)
@@ -87,11 +93,15 @@ async function measure(setting: StepSettings): Promise<number> {
   );
   // On a busy machine this says more than the time that passed.
   console.log(`processor time: ${median(processor).toFixed(1)} ms a step over all threads`);
-  console.log(
-    `memory: ${(executor.engine.heap.reserved / 2 ** 20).toFixed(0)} MiB reserved, ${(executor.memoryBytes() / 2 ** 20).toFixed(0)} MiB between steps`,
-  );
+  const reserved = cpu ? `${(cpu.engine.heap.reserved / 2 ** 20).toFixed(0)} MiB reserved, ` : '';
+  console.log(`memory: ${reserved}${(executor.memoryBytes() / 2 ** 20).toFixed(0)} MiB between steps`);
+  if (cpu) await breakdown(cpu, bench);
+  await executor.dispose();
+  return imagesPerSecond;
+}
 
-  const { pool } = executor.engine;
+/** Time by kernel, over three steps. */
+async function breakdown({ engine: { pool } }: CpuExecutor, bench: BenchStep): Promise<void> {
   pool.profile = new Map();
   // Processor time where it can be told apart: one thread.
   if (pool.threads === 1) pool.clock = processorMs;
@@ -117,8 +127,6 @@ async function measure(setting: StepSettings): Promise<number> {
   console.log(
     `${'outside kernels'.padEnd(31)}${(whole - inKernels).toFixed(2).padStart(8)}${((100 * (whole - inKernels)) / whole).toFixed(1).padStart(6)}`,
   );
-  await executor.dispose();
-  return imagesPerSecond;
 }
 
 /** Images a second of the PyTorch step, or null when it cannot run here. */

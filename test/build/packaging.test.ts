@@ -183,6 +183,14 @@ test('an unpacked app: the shell in the asar, an engine beside it that starts an
   const decoded = spawnSync(node, [...nodeFlags, '--input-type=module', '-e', decode], { cwd: folder, encoding: 'utf8' });
   assert.deepEqual([decoded.stdout, decoded.stderr], ['3 2 32,64,96\n', '']);
 
+  // TensorFlow.js is shipped in part: its WebAssembly is found and computes.
+  const compute = `const { createExecutor } = await import(${JSON.stringify(path.join(engine, 'core/nn/index.ts'))});
+    const e = await createExecutor({ engine: 'tensorflow' });
+    const x = e.tensor(Float32Array.of(3, 4), [1, 2]);
+    console.log(e.name, (await e.read(e.linear(e.l2Normalize(x, 1), e.tensor(Float32Array.of(5, 10), [1, 2]), null))).join());`;
+  const computed = spawnSync(node, [...nodeFlags, '--input-type=module', '-e', compute], { cwd: folder, encoding: 'utf8' });
+  assert.deepEqual([computed.stdout, computed.stderr], ['tensorflow 11\n', '']);
+
   const host = spawn(
     node,
     [...nodeFlags, path.join(engine, 'core/host/main.ts'), '--root', folder, '--projects', path.join(folder, 'projects')],

@@ -132,6 +132,7 @@ test('help, and calls that cannot be understood', async () => {
       ['pretrain', project, '--steps', 'many'],
       ['pretrain', project, '--steps', '0'],
       ['export', project, '--scope', 'all'],
+      ['pretrain', project, '--engine', 'abacus'],
       ['eval', project],
       ['probe', project],
       ['scan', images],
@@ -149,6 +150,7 @@ test('help, and calls that cannot be understood', async () => {
     /--steps.*"many"/,
     /--steps.*from 1 on.*"0"/,
     /--scope.*accepted or.*"all"/,
+    /--engine.*auto or cpu or tensorflow.*"abacus"/,
     /--masks/,
     /--masks/,
     /--project/,
@@ -190,7 +192,20 @@ test('from a scan to a COCO file, with a Ctrl-C in between', async (t) => {
   assert.ok(offered.presets.some(({ id }) => id === offered.recommendedId));
 
   // People see one line for a phase that is through, and the answer alone on stdout.
-  const trained = await patchwise(['pretrain', project, '--preset', 'quick', '--steps', '3', '--batch', '2', '--seed', '7']);
+  const trained = await patchwise([
+    'pretrain',
+    project,
+    '--preset',
+    'quick',
+    '--steps',
+    '3',
+    '--batch',
+    '2',
+    '--seed',
+    '7',
+    '--engine',
+    'tensorflow',
+  ]);
   assert.equal(trained.code, 0, trained.stderr);
   assert.match(trained.stdout, /^Run \S+: step 3 of 3, loss \d+\.\d+, \d+ checkpoints \(finished\)\n$/);
   const complete = trained.stderr.split('\n').filter((line) => /^Training .*100 %/.test(line));

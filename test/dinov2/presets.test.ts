@@ -3,8 +3,8 @@ import { test } from 'node:test';
 import { AppError } from '../../core/contract/index.ts';
 import { gigaflopsPerImage, resolveConfig, trainPresets, type TrainFacts } from '../../core/dinov2/presets.ts';
 
-const cpu: TrainFacts = { images: 1747, cores: 2, memoryBytes: 16e9, engine: 'cpu, 2 threads' };
-const gpu: TrainFacts = { ...cpu, engine: 'webgpu, a card' };
+const cpu: TrainFacts = { images: 1747, cores: 2, memoryBytes: 16e9, engine: 'cpu, 2 threads', gpu: false };
+const gpu: TrainFacts = { ...cpu, engine: 'webgpu, a card', gpu: true };
 
 test('every preset can be resolved, survives JSON, and fits its own patches', () => {
   for (const facts of [cpu, gpu]) {

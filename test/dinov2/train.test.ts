@@ -200,6 +200,23 @@ test('a run killed in mid-step, before or after its first checkpoint, goes on to
   assert.deepEqual(await metricsLines(killed), await metricsLines(whole));
 });
 
+test('a run remembers its engine; resuming it on another one warns, resuming it on its own does not', async (t) => {
+  const [first, second] = await Promise.all([executors[0]![1](), executors[1]![1]()]);
+  const runDir = await folder(t);
+  const controller = new AbortController();
+  await collect(run(first, runDir, tinyRun({ steps: 3 }), controller.signal), { after: 1 }, controller);
+  const { engine } = JSON.parse(await readFile(join(runDir, 'config.json'), 'utf8')) as RunConfig;
+  assert.equal(engine, 'reference');
+  const warnings = (events: JobEvent[]): string[] =>
+    events.flatMap((event) => (event.type === 'log' && event.level === 'warn' ? event.text : []));
+  const again = new AbortController();
+  assert.deepEqual(warnings(await collect(goOn(second, runDir, again.signal), { after: 2 }, again)), [
+    'The run was started on reference and goes on with cpu: its numbers will differ in rounding from what they would have been.',
+  ]);
+  assert.deepEqual(warnings(await collect(goOn(first, runDir))), []);
+  await second.dispose();
+});
+
 test('images that cannot be read are named, and the run goes on', async (t) => {
   const x = await executors[0]![1]();
   const runDir = await folder(t);

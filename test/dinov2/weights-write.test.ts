@@ -233,7 +233,7 @@ test('the published networks have the derived numbers of parameters (spec 1.1)',
 // --- hand-over --------------------------------------------------------------------------------------------------------
 
 function run(changes: Partial<RunConfig> = {}): RunConfig {
-  const facts = { images: 5000, cores: 2, memoryBytes: 8e9, engine: 'cpu, 2 threads' };
+  const facts = { images: 5000, cores: 2, memoryBytes: 8e9, engine: 'cpu, 2 threads', gpu: false };
   return { ...resolveConfig('standard', facts), model: smallModel({ registers: 4 }), ...changes };
 }
 

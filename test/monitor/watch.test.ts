@@ -134,7 +134,7 @@ test('images that cannot be read are left out; with hardly any, nothing is measu
 });
 
 test('the sample grows with the steps between checkpoints and stays within its bounds', () => {
-  const facts = (images: number) => ({ images, cores: 2, memoryBytes: 8e9, engine: 'cpu, 2 threads' });
+  const facts = (images: number) => ({ images, cores: 2, memoryBytes: 8e9, engine: 'cpu, 2 threads', gpu: false });
   const sample = (preset: string, images: number, steps?: number): number =>
     sampleSize(resolveConfig(preset, facts(images), steps ? { steps } : {}), images);
   assert.deepEqual([sample('quick', 40), sample('quick', 2000, 10)], [40, 64]);

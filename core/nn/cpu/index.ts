@@ -1,3 +1,2 @@
 /** Front door of the CPU executor. */
 export { createCpuExecutor, type CpuExecutor, type CpuOptions } from './executor.ts';
-export { resizeWeights } from './positions.ts';

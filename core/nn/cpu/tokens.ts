@@ -2,7 +2,7 @@
 import type { PositionResize } from '../ops.ts';
 import { check, rowsPerChunk, type Engine } from './engine.ts';
 import { checkRows, linear, rowsOf, withPartials } from './layers.ts';
-import { resizeWeights, transposed } from './positions.ts';
+import { resizeWeights, transposed } from '../positions.ts';
 import type { CpuTensor } from './tensor.ts';
 
 /** images [N,3,H,W], weight [D,3,p,p], bias [D] -> [N, (H/p)(W/p), D]. */

@@ -1,0 +1,178 @@
+/**
+ * Layers of the network on the TensorFlow.js API. Every operation brings its gradient in closed form: the tape's own keep
+ * and repeat more, and the core package for Node carries none.
+ */
+import type { Activation, BatchSubset } from '../ops.ts';
+import { check, checkRows, rowsOf, type Engine, type TfTensor } from './engine.ts';
+
+/** Gaussian error linear unit, exact: h (1 + erf(h / sqrt 2)) / 2. */
+function gelu({ tf }: Engine, h: TfTensor): TfTensor {
+  return tf.mul(tf.mul(h, 0.5), tf.add(tf.erf(tf.mul(h, Math.SQRT1_2)), 1));
+}
+
+/** dy times the slope of GELU at h: Phi(h) + h phi(h), the normal distribution and its density. */
+function geluBackward({ tf }: Engine, dy: TfTensor, h: TfTensor): TfTensor {
+  const phi = tf.mul(tf.exp(tf.mul(tf.square(h), -0.5)), 1 / Math.sqrt(2 * Math.PI));
+  const distribution = tf.mul(tf.add(tf.erf(tf.mul(h, Math.SQRT1_2)), 1), 0.5);
+  return tf.mul(dy, tf.add(distribution, tf.mul(h, phi)));
+}
+
+export function linear(engine: Engine, x: TfTensor, weight: TfTensor, bias: TfTensor | null, activation: Activation): TfTensor {
+  const { tf } = engine;
+  const { rows, n: inputs } = rowsOf(x);
+  const outputs = weight.shape[0] ?? 0;
+  check(weight.shape.length >= 2 && weight.size === outputs * inputs && (!bias || bias.size === outputs), 'linear', x, weight, bias);
+  const asRows = (tensor: TfTensor, n: number): TfTensor => tf.reshape(tensor, [tensor.size / n, n]);
+  return engine.make(() =>
+    engine.custom(
+      bias ? [x, weight, bias] : [x, weight],
+      (save) => {
+        let h = engine.product(asRows(x, inputs), asRows(weight, inputs), false, true); // [rows, outputs]
+        if (bias) h = tf.add(h, tf.reshape(bias, [outputs]));
+        if (activation === 'gelu') save([h]);
+        return tf.reshape(activation === 'gelu' ? gelu(engine, h) : h, [...x.shape.slice(0, -1), outputs]);
+      },
+      (dy, [h]) => {
+        const dh = h ? geluBackward(engine, tf.reshape(dy, [rows, outputs]), h) : tf.reshape(dy, [rows, outputs]);
+        const dx = tf.reshape(engine.product(dh, asRows(weight, inputs)), x.shape);
+        const dWeight = tf.reshape(engine.product(dh, asRows(x, inputs), true), weight.shape);
+        return bias ? [dx, dWeight, tf.reshape(engine.sumRows(dh), bias.shape)] : [dx, dWeight];
+      },
+    ),
+  );
+}
+
+export function layerNorm(engine: Engine, x: TfTensor, weight: TfTensor, bias: TfTensor, epsilon: number): TfTensor {
+  const { tf } = engine;
+  const { rows, n } = rowsOf(x);
+  check(weight.size === n && bias.size === n, 'layerNorm', x, weight, bias);
+  return engine.make(() =>
+    engine.custom(
+      [x, weight, bias],
+      (save) => {
+        const flat = tf.reshape(x, [rows, n]);
+        const centered = tf.sub(flat, tf.mean(flat, 1, true));
+        const inverse = tf.rsqrt(tf.add(tf.mean(tf.square(centered), 1, true), epsilon)); // [rows, 1]
+        const normal = tf.mul(centered, inverse);
+        save([normal, inverse]);
+        return tf.reshape(tf.add(tf.mul(normal, weight), bias), x.shape);
+      },
+      (dy, saved) => {
+        const [normal, inverse] = saved as [TfTensor, TfTensor];
+        const flat = tf.reshape(dy, [rows, n]);
+        const dNormal = tf.mul(flat, weight);
+        const shared = tf.add(tf.mul(normal, tf.mean(tf.mul(dNormal, normal), 1, true)), tf.mean(dNormal, 1, true));
+        const dx = tf.mul(tf.sub(dNormal, shared), inverse);
+        return [tf.reshape(dx, x.shape), engine.sumRows(tf.mul(flat, normal)), engine.sumRows(flat)].map((gradient, i) =>
+          i === 0 ? gradient : tf.reshape(gradient, [weight, bias][i - 1]!.shape),
+        );
+      },
+    ),
+  );
+}
+
+export function attention(engine: Engine, qkv: TfTensor, heads: number): TfTensor {
+  const { tf } = engine;
+  const [N = 0, T = 0, width = 0] = qkv.shape;
+  const D = width / 3;
+  const d = D / heads;
+  check(qkv.shape.length === 3 && Number.isInteger(d) && d > 0, `attention with ${heads} heads`, qkv);
+  const scale = 1 / Math.sqrt(d);
+  /** [N,T,D] -> [N*heads, T, d]. */
+  const byHead = (x: TfTensor): TfTensor => tf.reshape(tf.transpose(tf.reshape(x, [N, T, heads, d]), [0, 2, 1, 3]), [N * heads, T, d]);
+  /** [N*heads, T, d] -> [N,T,D]. */
+  const together = (x: TfTensor): TfTensor => tf.reshape(tf.transpose(tf.reshape(x, [N, heads, T, d]), [0, 2, 1, 3]), [N, T, D]);
+  /** q (scaled), k and v, each [N*heads, T, d]. */
+  const parts = (): [TfTensor, TfTensor, TfTensor] => {
+    const [q, k, v] = [0, 1, 2].map((part) => byHead(tf.slice(qkv, [0, 0, part * D], [N, T, D]))) as [TfTensor, TfTensor, TfTensor];
+    return [tf.mul(q, scale), k, v];
+  };
+  const weights = (q: TfTensor, k: TfTensor): TfTensor => tf.softmax(tf.matMul(q, k, false, true)); // [N*heads, T, T]
+  return engine.make(() =>
+    engine.custom(
+      [qkv],
+      () => {
+        const [q, k, v] = parts();
+        return together(tf.matMul(weights(q, k), v));
+      },
+      // The weights are made again: kept, they would be the largest tensors of a step.
+      (dy) => {
+        const [q, k, v] = parts();
+        const p = weights(q, k);
+        const dOut = byHead(dy);
+        const dV = tf.matMul(p, dOut, true);
+        const dP = tf.matMul(dOut, v, false, true);
+        const dScores = tf.mul(p, tf.sub(dP, tf.sum(tf.mul(dP, p), 2, true)));
+        const dQ = tf.mul(tf.matMul(dScores, k), scale);
+        const dK = tf.matMul(dScores, q, true); // q carries the scale
+        return [tf.concat([dQ, dK, dV].map(together), 2)];
+      },
+    ),
+  );
+}
+
+export function swiglu(engine: Engine, x: TfTensor): TfTensor {
+  const { tf } = engine;
+  const { rows, n } = rowsOf(x);
+  const half = n / 2;
+  check(Number.isInteger(half), 'swiglu', x);
+  const halves = (): TfTensor[] => {
+    const flat = tf.reshape(x, [rows, n]);
+    return [0, half].map((start) => tf.slice(flat, [0, start], [rows, half]));
+  };
+  return engine.make(() =>
+    engine.custom(
+      [x],
+      () => {
+        const [a, b] = halves() as [TfTensor, TfTensor];
+        return tf.reshape(tf.mul(tf.mul(a, tf.sigmoid(a)), b), [...x.shape.slice(0, -1), half]);
+      },
+      (dy) => {
+        const [a, b] = halves() as [TfTensor, TfTensor];
+        const flat = tf.reshape(dy, [rows, half]);
+        const s = tf.sigmoid(a);
+        const silu = tf.mul(a, s);
+        // silu' = s + silu (1 - s)
+        const slope = tf.add(s, tf.mul(silu, tf.sub(1, s)));
+        return [tf.reshape(tf.concat([tf.mul(tf.mul(flat, b), slope), tf.mul(flat, silu)], 1), x.shape)];
+      },
+    ),
+  );
+}
+
+export function addResidual(engine: Engine, x: TfTensor, branch: TfTensor, gamma: TfTensor, subset?: BatchSubset): TfTensor {
+  const { tf } = engine;
+  const [N = 0, T = 0, n = 0] = x.shape;
+  const samples = subset ? subset.rows.length : N;
+  const fits = branch.shape.length === 3 && branch.shape[0] === samples && branch.shape[1] === T && branch.shape[2] === n;
+  check(x.shape.length === 3 && fits && gamma.size === n, 'addResidual', x, branch, gamma);
+  if (subset) checkRows('addResidual', subset.rows, N, true);
+  const flat = [samples * T, n];
+  const scale = subset?.scale ?? 1;
+  return engine.make(() =>
+    engine.custom(
+      [x, branch, gamma],
+      () => {
+        let added = tf.mul(branch, tf.mul(gamma, scale));
+        if (subset) added = spread(engine, tf.reshape(added, [samples, T * n]), subset.rows, N);
+        return tf.add(x, tf.reshape(added, x.shape));
+      },
+      (dy) => {
+        const dAdded = subset ? pick(engine, tf.reshape(dy, [N, T * n]), subset.rows) : dy;
+        const dBranch = tf.mul(tf.reshape(dAdded, branch.shape), tf.mul(gamma, scale));
+        const dGamma = tf.mul(engine.sumRows(tf.mul(tf.reshape(dAdded, flat), tf.reshape(branch, flat))), scale);
+        return [tf.clone(dy), dBranch, tf.reshape(dGamma, gamma.shape)];
+      },
+    ),
+  );
+}
+
+/** Rows of x [M, n] -> [rows.length, n]. */
+export function pick({ tf }: Engine, x: TfTensor, rows: Int32Array): TfTensor {
+  return tf.gather(x, tf.tensor1d(rows, 'int32'), 0);
+}
+
+/** Rows of x [rows.length, n] added into zeros [count, n] at their places. */
+export function spread({ tf }: Engine, x: TfTensor, rows: Int32Array, count: number): TfTensor {
+  return tf.scatterND(tf.tensor2d(rows, [rows.length, 1], 'int32'), x, [count, x.shape[1]!]);
+}
