@@ -8,7 +8,7 @@ import { basename } from 'node:path';
 import { AppError } from '../../contract/index.ts';
 import type { ParameterSpec } from '../../nn/index.ts';
 import type { HeadConfig, ModelConfig } from '../config.ts';
-import type { HeadName } from '../heads.ts';
+import { headShapes, type HeadName } from '../heads.ts';
 import type { LazyTensor } from '../safetensors.ts';
 import { vitShapes } from '../vit.ts';
 import { inferHead, inferModel, refuseDifferences } from './architecture.ts';
@@ -36,7 +36,7 @@ export interface WeightsFacts {
 
 export interface OpenHead {
   readonly config: HeadConfig;
-  /** Names start with `dino_head.` or `ibot_head.`. */
+  /** Names start with `dino_head.` or `ibot_head.`; in the order of `headParameters`. */
   readonly parameters: readonly LazyTensor[];
 }
 
@@ -141,8 +141,9 @@ async function opened(path: string, file: FileHandle): Promise<OpenedWeights> {
   const headOf = (name: HeadName): OpenHead | undefined => {
     try {
       const head = inferHead(heads, config.embedDim, name);
-      const own = [...heads].filter(([tensor]) => tensor.startsWith(`${name}.`));
-      return head ? { config: head, parameters: own.map(([tensor, stored]) => lazy(tensor, stored.shape, stored)) } : undefined;
+      if (!head) return undefined;
+      const parameters = headShapes(head, config.embedDim, name).map((one) => lazy(one.name, one.shape, heads.get(one.name)));
+      return { config: head, parameters };
     } catch (error) {
       if (!(error instanceof FileFault)) throw error;
       notes.push(`The ${name} is left out: ${error.message}.`);
