@@ -4,7 +4,7 @@
  */
 import { mkdirSync } from 'node:fs';
 import { realpath } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import {
   AppError,
   type AppEvent,
@@ -398,27 +398,33 @@ export class Service implements HostService {
     return weightsRows(this.#open());
   }
 
-  async importWeights({ fileId, sha256 }: Inputs['importWeights']): Promise<WeightsRow> {
-    const row = await importWeights(this.#writable(), this.#options.folders.file(fileId), sha256);
-    this.#hub.changed('weights');
-    return row;
+  // In turn with opening and closing: the project must not close under them, and one file must not be written twice at once.
+
+  importWeights({ fileId, sha256 }: Inputs['importWeights']): Promise<WeightsRow> {
+    return this.#inTurn(async () => {
+      const row = await importWeights(this.#writable(), this.#options.folders.file(fileId), sha256);
+      this.#hub.changed('weights');
+      return row;
+    });
   }
 
-  async removeWeights({ weightsId }: Inputs['weightsId']): Promise<void> {
-    const project = this.#writable();
-    const { fileName } = weightsRow(project, weightsId);
-    const present = presentModel(project)?.choice;
-    if (present && 'weightsId' in present && present.weightsId === weightsId) {
-      throw new AppError(
-        'weights-in-use',
-        `The present proposals come from ${fileName}, and learning from decisions needs it.`,
-        'Propose masks with another network first, then remove it.',
-      );
-    }
-    this.#jobs.refuseIfBusy('proposing'); // it may be reading them
-    project.write((w) => deleteWeights(w, weightsId));
-    this.#hub.changed('weights');
-    await removeWeightsFolder(project, weightsId);
+  removeWeights({ weightsId }: Inputs['weightsId']): Promise<void> {
+    return this.#inTurn(async () => {
+      const project = this.#writable();
+      const { fileName } = weightsRow(project, weightsId);
+      const present = presentModel(project)?.choice;
+      if (present && 'weightsId' in present && present.weightsId === weightsId) {
+        throw new AppError(
+          'weights-in-use',
+          `The present proposals come from ${fileName}, and learning from decisions needs it.`,
+          'Propose masks with another network first, then remove it.',
+        );
+      }
+      this.#jobs.refuseIfBusy('proposing'); // it may be reading them
+      project.write((w) => deleteWeights(w, weightsId));
+      this.#hub.changed('weights');
+      await removeWeightsFolder(project, weightsId);
+    });
   }
 
   async exportNetwork(input: Inputs['exportNetwork']): Promise<NetworkExportRow> {
@@ -426,15 +432,17 @@ export class Service implements HostService {
   }
 
   /** For the command line; the page has no paths. @param out absolute, see networks.ts */
-  async exportNetworkTo({ network, format }: Inputs['exportNetwork'], out: string | null): Promise<NetworkExportRow> {
-    const project = this.#writable();
-    if (out !== null && isInside(out, project.facts.image_folder)) {
-      throw new AppError('bad-input', `${out} is in the image folder, which Patchwise never writes to.`, 'Choose another place.');
-    }
-    const choice = 'weightsId' in network ? network : this.#checkpoint(network.runId, network.step)!;
-    const row = await exportNetwork(project, choice, format, out);
-    this.#hub.changed('exports');
-    return row;
+  exportNetworkTo({ network, format }: Inputs['exportNetwork'], out: string | null): Promise<NetworkExportRow> {
+    return this.#inTurn(async () => {
+      const project = this.#writable();
+      if (out !== null && isInside(await withoutLinks(out), project.facts.image_folder)) {
+        throw new AppError('bad-input', `${out} is in the image folder, which Patchwise never writes to.`, 'Choose another place.');
+      }
+      const choice = 'weightsId' in network ? network : this.#checkpoint(network.runId, network.step)!;
+      const row = await exportNetwork(project, choice, format, out);
+      this.#hub.changed('exports');
+      return row;
+    });
   }
 
   async networkExports(): Promise<NetworkExportRow[]> {
@@ -714,6 +722,16 @@ export class Service implements HostService {
 const previewSeed = 1;
 
 const cacheDirOf = (project: Project) => join(project.dir, 'cache', 'features');
+
+/** The true place of a path whose last parts may not be there yet. */
+async function withoutLinks(path: string): Promise<string> {
+  try {
+    return await realpath(path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || dirname(path) === path) throw error;
+    return join(await withoutLinks(dirname(path)), basename(path));
+  }
+}
 
 /** A folder name that every file system takes, from a project's name. */
 export function folderName(name: string): string {

@@ -1,7 +1,7 @@
 /** Weights on the command line: a real short run goes out in every format, comes back, and proposes without a run. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
@@ -86,8 +86,11 @@ test('a run goes out in every format and comes back; imported weights propose', 
 
   const filled = failure(place, 'export-weights', 'project', '--format', 'official', '--out', 'hf');
   assert.deepEqual([filled.code, /hf is not empty/.test(filled.message)], ['bad-input', true]);
-  const inside = failure(place, 'export-weights', 'project', '--format', 'official', '--out', join(images, 'weights'));
-  assert.deepEqual([inside.code, /never writes to/.test(inside.message)], ['bad-input', true]);
+  symlinkSync(images, join(place, 'link'));
+  for (const out of [join(images, 'weights'), join('link', 'new', 'weights')]) {
+    const inside = failure(place, 'export-weights', 'project', '--format', 'official', '--out', out);
+    assert.deepEqual([inside.code, /never writes to/.test(inside.message)], ['bad-input', true]);
+  }
   assert.equal(failure(place, 'export-weights', 'project', '--step', '9', '--format', 'official').code, 'no-checkpoint');
   assert.deepEqual(readdirSync(images).length, pictures);
 

@@ -228,6 +228,7 @@ test('zip files that torch.save did not write are refused in words', async (t) =
     [[good, storage, { name: 'data.pkl', bytes: new Uint8Array(1) }], /twice/],
     [[good, storage, { name: 'constants.pkl', bytes: new Uint8Array(1) }], /TorchScript/],
     [[good, storage, { name: 'byteorder', bytes: Buffer.from('big') }], /big-endian/],
+    [[good, storage, { name: 'byteorder', bytes: new Uint8Array(1e6) }], /is no word/],
   ];
   for (const [entries, words] of cases) {
     await zipFile(path, entries);

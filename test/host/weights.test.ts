@@ -129,6 +129,11 @@ test('a file is imported once, compared with the SHA-256 that was given, and its
   await page.call.removeWeights.mutate({ weightsId: row.id });
   assert.deepEqual([await page.call.weights.query(), readdirSync(join(project, 'weights'))], [[], []]);
   assert.equal((await refusal(page.call.removeWeights.mutate({ weightsId: row.id }))).code, 'weights-not-found');
+
+  // Asked for several times at once, it is written once.
+  const rows = await Promise.all([1, 2, 3].map(() => page.call.importWeights.mutate({ fileId, sha256: null })));
+  assert.deepEqual([rows[1], rows[2]], [rows[0], rows[0]]);
+  assert.deepEqual((await readWeights(join(project, 'weights', row.id, 'weights.safetensors'))).backbone, drawn(config));
 });
 
 test('proposals come from imported weights without a run, learning goes on with them, and they are kept meanwhile', async (t) => {

@@ -1,7 +1,6 @@
 /** An imported network as a project keeps it: one safetensors file of float32 values, named like a run's teacher. */
-import type { ModelConfig } from '../config.ts';
 import { writeSafetensors, type LazyTensor } from '../safetensors.ts';
-import type { OpenedWeights, WeightsFacts } from './open.ts';
+import type { OpenedWeights } from './open.ts';
 
 /** Names in a training checkpoint: `backbone.*`, and heads under their own. */
 export function checkpointTensors({ backbone, heads }: OpenedWeights, prefix = ''): LazyTensor[] {
@@ -20,10 +19,9 @@ export function checkpointTensors({ backbone, heads }: OpenedWeights, prefix = '
  * @throws AppError weights-unreadable when a tensor turns out to be damaged
  */
 export async function keepWeights(weights: OpenedWeights, path: string): Promise<void> {
-  const metadata: { readonly model: ModelConfig; readonly source: WeightsFacts } = { model: weights.config, source: weights.facts };
   await writeSafetensors(path, checkpointTensors(weights, 'teacher.'), {
     format: 'pt',
-    model: JSON.stringify(metadata.model),
-    source: JSON.stringify(metadata.source),
+    model: JSON.stringify(weights.config),
+    source: JSON.stringify(weights.facts),
   });
 }

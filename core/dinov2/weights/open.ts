@@ -8,7 +8,7 @@ import { basename } from 'node:path';
 import { AppError } from '../../contract/index.ts';
 import type { ParameterSpec } from '../../nn/index.ts';
 import type { HeadConfig, ModelConfig } from '../config.ts';
-import type { HeadName } from '../heads.ts';
+import { headShapes, type HeadName } from '../heads.ts';
 import type { LazyTensor } from '../safetensors.ts';
 import { vitShapes } from '../vit.ts';
 import { inferHead, inferModel, refuseDifferences } from './architecture.ts';
@@ -36,7 +36,7 @@ export interface WeightsFacts {
 
 export interface OpenHead {
   readonly config: HeadConfig;
-  /** Names start with `dino_head.` or `ibot_head.`. */
+  /** Names start with `dino_head.` or `ibot_head.`; in the order of `headParameters`. */
   readonly parameters: readonly LazyTensor[];
 }
 
@@ -141,8 +141,9 @@ async function opened(path: string, file: FileHandle): Promise<OpenedWeights> {
   const headOf = (name: HeadName): OpenHead | undefined => {
     try {
       const head = inferHead(heads, config.embedDim, name);
-      const own = [...heads].filter(([tensor]) => tensor.startsWith(`${name}.`));
-      return head ? { config: head, parameters: own.map(([tensor, stored]) => lazy(tensor, stored.shape, stored)) } : undefined;
+      if (!head) return undefined;
+      const parameters = headShapes(head, config.embedDim, name).map((one) => lazy(one.name, one.shape, heads.get(one.name)));
+      return { config: head, parameters };
     } catch (error) {
       if (!(error instanceof FileFault)) throw error;
       notes.push(`The ${name} is left out: ${error.message}.`);
@@ -176,7 +177,9 @@ async function sha256(file: FileHandle, size: number): Promise<string> {
 
 /** @throws FileFault for a value that no network can go on from */
 function finite(name: string, values: Float32Array): Float32Array {
-  const bad = values.findIndex((value) => !Number.isFinite(value));
+  let sum = 0; // 0, unless a value is infinite or none: much quicker than asking each
+  for (let i = 0; i < values.length; i++) sum += 0 * values[i]!;
+  const bad = sum === 0 ? -1 : values.findIndex((value) => !Number.isFinite(value));
   if (bad >= 0)
     throw new FileFault(`${name} holds ${values[bad]}`, 'Choose an earlier checkpoint, or weights that were saved before that happened.');
   return values;

@@ -22,7 +22,7 @@ export async function openTorchZip(file: FileHandle): Promise<TensorFile> {
   // The handle stays the caller's: without autoClose yauzl closes nothing unless asked to.
   const zip = await fromFdPromise(file.fd, { autoClose: false });
   const archive = new Archive(file, zip, await entriesOf(zip, size));
-  const order = await archive.text('byteorder');
+  const order = await archive.word('byteorder');
   if (order !== null && order !== 'little') throw new FileFault(`its numbers are ${order}-endian`, 'Save it again on an ordinary PC.');
   const pickle = archive.entry('data.pkl');
   if (pickle.uncompressedSize > MOST_PICKLE_BYTES)
@@ -96,9 +96,12 @@ class Archive {
     return entry;
   }
 
-  /** Null when it is not there. */
-  async text(name: string): Promise<string | null> {
-    return this.#entries.has(this.#folder + name) ? new TextDecoder().decode(await this.bytes(this.entry(name))).trim() : null;
+  /** A word in an entry of its own; null when it is not there. */
+  async word(name: string): Promise<string | null> {
+    if (!this.#entries.has(this.#folder + name)) return null;
+    const entry = this.entry(name);
+    if (entry.uncompressedSize > 64) throw new FileFault(`its entry ${name} of ${entry.uncompressedSize} bytes is no word`);
+    return new TextDecoder().decode(await this.bytes(entry)).trim();
   }
 
   async bytes(entry: Entry): Promise<Uint8Array<ArrayBuffer>> {
