@@ -48,7 +48,8 @@ const HELP = `Patchwise: self-supervised training on your own images, and masks 
       --fine                finer outlines: every image is looked at four times, half a patch apart
   patchwise probe DIR --masks MASKS        measure features against masks you have: colours, untrained, trained
       --images IMAGES   of the masks, when not the project's     --split FILE   CSV: which for learning, which for the test
-      --run ID   --steps all | start,middle,end   or numbers      --side PX     shorter side of an image (448)
+      --run ID   --steps all | start,middle,end   or numbers      --seed N      without --split: half and half
+      --side PX         shorter side of an image as the network sees it (448)
   patchwise eval DIR --masks MASKS         measure the open proposals against masks you have
       --instances DIR   16-bit PNG, one number an object        --max N   proposals an image (20)
   patchwise export DIR                     write a COCO file

@@ -210,7 +210,7 @@ export interface TrainMonitors {
 
 /** How well one kind of features tells the classes of given masks apart, IoU 0..1 on images the probe was not fitted on. */
 export interface ProbeScore {
-  /** Ridge regression on patches, its prediction enlarged to the mask. Classes as in the report. */
+  /** Ridge regression on patches, classes weighing alike, its scores enlarged to the mask. Classes as in the report. */
   readonly linear: readonly number[];
   /** Weighted vote of the nearest patches. */
   readonly nearest: readonly number[];

@@ -1,8 +1,8 @@
 /**
  * Probes: how well features tell the classes of given masks apart, without touching the network. A linear one (ridge
- * regression of a patch's class shares, closed form) and a k-NN one (weighted vote of the nearest training patches, as in
- * Balazevic et al. 2023). The protocol of a comparison: fit on the training images, score the test images at the
- * resolution of their masks, the same for every network and for plain colours.
+ * regression, closed form) and a k-NN one (weighted vote of the nearest training patches, as in Balazevic et al. 2023).
+ * The protocol, the same for every network and for plain colours: a training patch has the class of most of its pixels;
+ * classes weigh alike however rare they are; the scores of a test image's patches are enlarged to its mask.
  */
 import type { ProbeScore } from '../contract/index.ts';
 import { Random } from '../random.ts';
@@ -15,6 +15,12 @@ const MEMORY = 8192;
 /** Nearest patches that vote, and the temperature of their cosines (the values k-NN classification of DINO uses: 20, 0.07). */
 const NEIGHBOURS = 20;
 const TEMPERATURE = 0.07;
+/**
+ * In the vote a class weighs by this power of its frequency. Without (0) rare classes hardly ever win; with the full
+ * inverse (-1) one of 20 neighbours outvotes the rest. Leaf spots, 1.3 % of the patches, after 120 steps of the nano
+ * network: IoU 21 %, 38 %, and 47 % between the two.
+ */
+const VOTE_POWER = -0.5;
 /** Queries compared at once: bounds the memory of their products. */
 const QUERIES = 2048;
 
@@ -29,18 +35,30 @@ export interface ProbePatches {
   readonly gridHeight: number;
 }
 
+interface Fitted {
+  readonly model: LinearModel;
+  readonly scale: ReturnType<RidgeFit['scale']>;
+  /** [kept, dim] standardised, length 1. */
+  readonly memory: Float32Array;
+  /** Class of each, as a position in the values. */
+  readonly classes: readonly number[];
+  /** Of each class in the vote. */
+  readonly weights: readonly number[];
+}
+
 /** Use: `learn` each training image, then `score` each test image, then `result`. */
 export class FeatureProbe {
   readonly #dim: number;
   readonly #values: readonly number[];
   readonly #products: Products;
-  readonly #fit: RidgeFit;
+  /** Of the patches of each class. */
+  readonly #fits: readonly RidgeFit[];
   readonly #perImage: number;
   readonly #random: Random;
-  readonly #memory: { rows: Float32Array[]; shares: Float32Array[] } = { rows: [], shares: [] };
+  readonly #memory: { rows: Float32Array[]; classes: number[] } = { rows: [], classes: [] };
   readonly #linear: Confusion;
   readonly #nearest: Confusion;
-  #fitted: { model: LinearModel; scale: ReturnType<RidgeFit['scale']>; memory: Float32Array; shares: Float32Array } | null = null;
+  #fitted: Fitted | null = null;
 
   /**
    * @param values class numbers of the masks that are scored, in the order of the result
@@ -50,7 +68,7 @@ export class FeatureProbe {
     this.#dim = dim;
     this.#values = values;
     this.#products = products;
-    this.#fit = new RidgeFit(dim, values.length);
+    this.#fits = values.map(() => new RidgeFit(dim, values.length));
     this.#perImage = Math.max(1, Math.floor(MEMORY / trainImages));
     this.#random = new Random(seed, 0x960b);
     this.#linear = new Confusion(values);
@@ -59,12 +77,20 @@ export class FeatureProbe {
 
   learn({ patches, gridWidth, gridHeight }: ProbePatches, labels: LabelMap): void {
     const { shares, weights } = patchLabels(labels, gridWidth, gridHeight, this.#values);
-    this.#fit.add(patches, shares, weights);
+    const classes = this.#values.length;
+    const majority = (patch: number): number => largest(shares.subarray(patch * classes, (patch + 1) * classes), 1)[0];
+    const row = (patch: number): Float32Array => patches.subarray(patch * this.#dim, (patch + 1) * this.#dim);
     const labelled = Array.from(weights.keys()).filter((patch) => weights[patch] > 0);
+    const target = new Float32Array(classes);
+    for (const patch of labelled) {
+      const most = majority(patch);
+      target.fill(0)[most] = 1;
+      this.#fits[most].add(row(patch), target, weights.subarray(patch, patch + 1));
+    }
     this.#random.shuffle(labelled);
     for (const patch of labelled.slice(0, this.#perImage)) {
-      this.#memory.rows.push(patches.slice(patch * this.#dim, (patch + 1) * this.#dim));
-      this.#memory.shares.push(shares.slice(patch * this.#values.length, (patch + 1) * this.#values.length));
+      this.#memory.rows.push(row(patch).slice());
+      this.#memory.classes.push(majority(patch));
     }
   }
 
@@ -79,16 +105,26 @@ export class FeatureProbe {
     return { linear: this.#linear.iou(), nearest: this.#nearest.iou() };
   }
 
-  #finish() {
-    const model = this.#fit.solve();
-    const scale = this.#fit.scale();
-    const memory = standardUnit(Float32Array.from(this.#memory.rows.flatMap((row) => [...row])), this.#dim, scale);
-    return { model, scale, memory, shares: Float32Array.from(this.#memory.shares.flatMap((row) => [...row])) };
+  #finish(): Fitted {
+    const { rows, classes } = this.#memory;
+    const balanced = new RidgeFit(this.#dim, this.#values.length);
+    for (const fit of this.#fits) if (fit.total > 0) balanced.join(fit, 1 / fit.total);
+    const scale = balanced.scale();
+    const memory = new Float32Array(rows.length * this.#dim);
+    rows.forEach((row, i) => memory.set(row, i * this.#dim));
+    const count = this.#values.map((_, c) => classes.filter((other) => other === c).length);
+    return {
+      model: balanced.solve(),
+      scale,
+      memory: standardUnit(memory, this.#dim, scale),
+      classes,
+      weights: count.map((n) => (n > 0 ? n ** VOTE_POWER : 0)),
+    };
   }
 
   /** [patches, classes] */
   async #vote(patches: Float32Array): Promise<Float32Array> {
-    const { memory, scale, shares } = this.#fitted!;
+    const { memory, scale, classes: classOf, weights } = this.#fitted!;
     const dim = this.#dim;
     const classes = this.#values.length;
     const kept = memory.length / dim;
@@ -101,8 +137,8 @@ export class FeatureProbe {
       for (let i = 0; i < count; i++) {
         const row = cosines.subarray(i * kept, (i + 1) * kept);
         for (const neighbour of largest(row, NEIGHBOURS)) {
-          const weight = Math.exp((row[neighbour] - 1) / TEMPERATURE);
-          for (let c = 0; c < classes; c++) votes[(from + i) * classes + c] += weight * shares[neighbour * classes + c];
+          const c = classOf[neighbour];
+          votes[(from + i) * classes + c] += weights[c] * Math.exp((row[neighbour] - 1) / TEMPERATURE);
         }
         // Shares, so that patches with near and with far neighbours weigh alike when they are enlarged to pixels.
         let sum = 0;

@@ -49,6 +49,24 @@ export class RidgeFit {
     }
   }
 
+  /** The sum of all weights so far. */
+  get total(): number {
+    return this.#total;
+  }
+
+  /** Adds what another fit of the same sizes has gathered, its weights times `factor`. */
+  join(other: RidgeFit, factor: number): void {
+    this.#total += factor * other.#total;
+    for (const [own, more] of [
+      [this.#features, other.#features],
+      [this.#targets, other.#targets],
+      [this.#squares, other.#squares],
+      [this.#products, other.#products],
+    ] as const) {
+      for (let i = 0; i < own.length; i++) own[i] += factor * more[i];
+    }
+  }
+
   /** Mean and standard deviation of each feature; 1 where it does not vary. */
   scale(): { mean: Float64Array; deviation: Float64Array } {
     const { dim } = this;
