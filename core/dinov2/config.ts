@@ -98,10 +98,18 @@ export interface RunConfig {
     /** null: the DINO head also projects the masked patches (tied heads). */
     readonly ibot: HeadConfig | null;
   };
+  /** Random weights, or those of start.safetensors in the run's folder; with heads there, heads too. Absent: random. */
+  readonly start?: 'random' | 'weights';
+  /** How gently weights from elsewhere are trained on; absent: all of the network learns. */
+  readonly continuation?: ContinuationConfig;
+  /** The student learns from a frozen, larger network in teacher.safetensors of the run's folder (spec 7.2); absent: from its own teacher. */
+  readonly distillation?: { readonly model: ModelConfig };
   /** Number of updates. */
   readonly steps: number;
-  /** Images a step. */
+  /** Images that pass through the networks together: what Sinkhorn-Knopp, the centre and KoLeo see. */
   readonly batch: number;
+  /** Batches whose gradients are averaged for one update. Absent: 1. */
+  readonly accumulate?: number;
   readonly crops: CropConfig;
   readonly masking: {
     /** Share of the global crops that get a mask. */
@@ -143,6 +151,18 @@ export interface RunConfig {
   readonly maxImageSide: number;
   /** Bytes of decoded images kept in memory. */
   readonly imageCacheBytes: number;
+}
+
+/** Continued pretraining of weights from elsewhere (spec 11.4): what stands still, and when it ends early. */
+export interface ContinuationConfig {
+  /** Steps in which only the heads learn, so that random heads do not tear at a trained backbone. */
+  readonly headsOnlySteps: number;
+  /** Last blocks that learn, with the final norm; the rest of the backbone stands still. null: all of it learns. */
+  readonly trainableBlocks: number | null;
+  /** Low-rank updates of the attention of blocks that stand still (Hu et al. 2021; ExPLoRA, Khanna et al. 2024). */
+  readonly lora: { readonly rank: number; readonly alpha: number } | null;
+  /** Checkpoints in a row without a better dense score after which the run ends; null: never. */
+  readonly patience: number | null;
 }
 
 /** Multi-crop augmentation (spec 2). */
