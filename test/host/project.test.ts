@@ -134,7 +134,7 @@ test('a project of the first version gains what is new and keeps the rest, also 
   const dir = join(folder, 'old');
   firstVersion(dir);
   const check = (project: Project) => {
-    assert.deepEqual(presentModel(project), { modelKey: 'run-1-step-20', choice: { runId: '1', step: 20 } });
+    assert.deepEqual(presentModel(project), { modelKey: 'run-1-step-20', choice: { runId: '1', step: 20 }, passes: 1 });
     assert.deepEqual([project.facts.name, weightsRows(project)], ['Old', []]);
     project.close();
   };
