@@ -1,6 +1,7 @@
 /**
  * A real run's lines: the nano network on 1,697 leaf photographs, 600 steps asked for, stopped at 449, in which the teacher
- * became uniform: the DINO loss never left log K, and the patches got worse from step 180 on.
+ * became uniform: the DINO loss never left log K, and the patches got worse from step 180 on. Linear probes with masks gave
+ * an IoU of leaf spots of 44.1 untrained, 55.6 at step 120 and 48.9 at step 449.
  */
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
