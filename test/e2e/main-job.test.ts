@@ -182,6 +182,7 @@ describe('the main job in the browser', { skip: chrome ? false : 'no Chromium fo
     await page.mouse.down();
     await page.mouse.move(at.x + 12, at.y + 5, { steps: 4 });
     await page.mouse.up();
+    await page.keyboard.press('Shift+Digit1'); // its class, whatever was proposed
     await page.keyboard.press('Enter');
     await until(async () => (await decided()) === 2, 'the edit');
 

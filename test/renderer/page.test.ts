@@ -199,7 +199,8 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
       assert.match((await dialog.getByLabel('Checkpoint').locator('option').first().textContent())!, /Best features: step 900/);
       await dialog.getByRole('button', { name: 'Propose masks' }).click();
       await until(() => host.calls.some((call) => call.name === 'startPrelabel'), 'proposing');
-      assert.deepEqual(host.calls.find((call) => call.name === 'startPrelabel')?.input, { runId: 'run-2', step: null });
+      const asked = { runId: 'run-2', step: null, weightsId: null, passes: 1 };
+      assert.deepEqual(host.calls.find((call) => call.name === 'startPrelabel')?.input, asked);
 
       await page.getByRole('button', { name: /Quick look/ }).click();
       const alarm = page.locator('[role=alert][data-kind=collapse]');
@@ -582,7 +583,7 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
         await page.getByRole('dialog', { name: 'Propose masks' }).getByRole('button', { name: 'Propose masks' }).click();
         await until(() => host.calls.some(({ name }) => name === 'startPrelabel'), 'proposing');
         const propose = host.calls.find(({ name }) => name === 'startPrelabel')!.input;
-        assert.deepEqual(propose, { runId: null, step: null, weightsId: sha256OfFile.slice(0, 16) });
+        assert.deepEqual(propose, { runId: null, step: null, weightsId: sha256OfFile.slice(0, 16), passes: 1 });
         await imported.getByRole('button', { name: 'Remove dinov2_vits14_reg4_pretrain.pth' }).click();
         await imported.waitFor({ state: 'detached' });
       },

@@ -40,7 +40,8 @@ test('a run goes on with the engine it was started with, or with another one and
     const logs = events.flatMap((event) => (event.type === 'log' ? [event] : []));
     return {
       engine: /images, (\w+) \(/.exec(logs.find(({ level }) => level === 'info')!.text)![1]!,
-      warnings: logs.flatMap(({ level, text }) => (level === 'warn' ? text : [])),
+      // A network of two blocks on eight pictures collapses at once, and is told so; that is not asked here.
+      warnings: logs.flatMap(({ level, text }) => (level === 'warn' && !text.startsWith('The features') ? text : [])),
       last: events.at(-1)!,
     };
   };
