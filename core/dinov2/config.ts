@@ -153,6 +153,11 @@ export interface RunConfig {
   readonly imageCacheBytes: number;
 }
 
+/** Batches whose gradients make up one update; 1 without accumulation. */
+export function batchesOfStep(config: Pick<RunConfig, 'accumulate'>): number {
+  return config.accumulate ?? 1;
+}
+
 /** Continued pretraining of weights from elsewhere (spec 11.4): what stands still, and when it ends early. */
 export interface ContinuationConfig {
   /** Steps in which only the heads learn, so that random heads do not tear at a trained backbone. */
