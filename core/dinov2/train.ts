@@ -21,6 +21,7 @@ import {
   type SavedState,
 } from './checkpoint.ts';
 import { batchesOfStep, STREAM, type RunConfig } from './config.ts';
+import { readFrozenTeacher, writeTeacher } from './distill.ts';
 import { teacherEntropy, type TeacherEntropy } from './entropy.ts';
 import { refuseNonFiniteGradients, refuseNonFiniteLosses } from './finite.ts';
 import { headParameters } from './heads.ts';
@@ -28,6 +29,7 @@ import { drawMasks } from './masking.ts';
 import { parameterGroups } from './optimizer.ts';
 import type { PixelImage } from './pixels.ts';
 import { stepValues } from './schedules.ts';
+import { startValues, writeStart } from './start.ts';
 import {
   applyUpdate,
   clipGradients,
@@ -69,6 +71,10 @@ interface CommonOptions {
 export interface PretrainOptions extends CommonOptions {
   readonly images: readonly ScannedImage[];
   readonly config: RunConfig;
+  /** The file of weights to start from, where `config.start` says so: an imported network or a checkpoint's teacher. */
+  readonly startFile?: string;
+  /** The file of the network to learn from, where `config.distillation` says so: likewise, with heads. */
+  readonly teacherFile?: string;
 }
 
 /** Below this a batch would hold hardly anything but crops of the same pictures. */
@@ -78,7 +84,8 @@ const PROGRESS_MS = 1000;
 
 /**
  * A new run in runDir. Ends early, with a checkpoint, when the signal aborts.
- * @throws AppError too-few-images, bad-input (runDir holds a run), not-finite, image-vanished when no image can be read
+ * @throws AppError too-few-images, bad-input (runDir holds a run), not-finite, image-vanished when no image can be read,
+ *   weights-unreadable and weights-mismatch for weights that it cannot start from
  */
 export async function* pretrain(options: PretrainOptions): AsyncGenerator<JobEvent> {
   const { runDir, images, executor } = options;
@@ -90,7 +97,15 @@ export async function* pretrain(options: PretrainOptions): AsyncGenerator<JobEve
       'Add images to the folder and scan it again.',
     );
   }
-  await createRun(runDir, config, images);
+  const { startFile, teacherFile } = options;
+  if ((config.start === 'weights') !== (startFile !== undefined))
+    throw new Error('pretrain: a file to start from goes with start "weights"');
+  if ((config.distillation !== undefined) !== (teacherFile !== undefined))
+    throw new Error('pretrain: a file of a teacher goes with a distillation');
+  await createRun(runDir, config, images, async () => {
+    if (startFile) await writeStart(runDir, config, startFile);
+    if (teacherFile) await writeTeacher(runDir, config, teacherFile);
+  });
   yield* train(options, config, images, null);
 }
 
@@ -135,14 +150,18 @@ async function* train(
         onProblem: (problem) => problems.push(problem),
       });
 
-  // 2. Networks: the student as drawn from the seed, the teacher its copy; or both as they were saved.
-  const specs = networkParameters(config);
+  // 2. Networks: the student as drawn from the seed or as the run's weights say, the teacher its copy; or both as they were
+  // saved. In a distillation another network teaches, and the copy only follows.
+  const drawn = networkParameters(config);
+  const specs = config.start === 'weights' && !saved ? await startValues(runDir, drawn) : drawn;
+  const frozenSpecs = config.distillation ? await readFrozenTeacher(runDir, config) : null;
   const student = x.createParameters(specs);
   const teacher = x.createParameters(specs);
+  const frozenTeacher = frozenSpecs && x.createParameters(frozenSpecs);
   const adam = x.createAdamState(student);
   const { dino, ibot } = config.heads;
   const centers = { dino: new Float32Array(dino.prototypes), ibot: new Float32Array((ibot ?? dino).prototypes) };
-  const state: TrainState = { student, teacher, adam, centers };
+  const state: TrainState = { student, teacher, frozenTeacher, adam, centers };
   const groups = parameterGroups(config, student);
   if (saved) {
     x.writeParameters(student, flatten(saved.training, 'student.', student));
@@ -264,6 +283,7 @@ async function* train(
     };
   } finally {
     adam.dispose();
+    frozenTeacher?.dispose();
     teacher.dispose();
     student.dispose();
   }
