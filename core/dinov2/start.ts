@@ -16,6 +16,8 @@ export interface StartFacts {
   readonly model: ModelConfig;
   /** Projection heads in the file; null: without a DINO head. */
   readonly heads: RunConfig['heads'] | null;
+  /** The run that the file is a checkpoint of; null: none. */
+  readonly run: RunConfig | null;
   /** In words: "imported dinov2_vits14_pretrain.pth", "run 3, step 400". */
   readonly name: string;
 }
@@ -32,12 +34,12 @@ export async function describeStart(path: string, name: string): Promise<StartFa
     const file = await open(path, 'r');
     try {
       const { metadata, entries } = await openSafetensors(file);
-      const model = metadata['model'] ?? JSON.stringify((JSON.parse(metadata['config'] ?? '{}') as Partial<RunConfig>).model ?? null);
-      const config = JSON.parse(model) as ModelConfig | null;
+      const run = JSON.parse(metadata['config'] ?? 'null') as RunConfig | null;
+      const config = run?.model ?? (JSON.parse(metadata['model'] ?? 'null') as ModelConfig | null);
       if (config === null) throw new Error('it does not say which network it holds');
       const plain = new Map([...entries].map(([key, entry]) => [key.slice(PREFIX.length), entry]));
       const dino = inferHead(plain, config.embedDim, 'dino_head');
-      return { model: config, heads: dino && { dino, ibot: inferHead(plain, config.embedDim, 'ibot_head') }, name };
+      return { model: config, heads: dino && { dino, ibot: inferHead(plain, config.embedDim, 'ibot_head') }, run, name };
     } finally {
       await file.close();
     }
