@@ -337,6 +337,10 @@ export class Service implements HostService {
     const images = imageFiles(project);
     if (images.length === 0) throw new AppError('too-few-images', 'The project has no images.', 'Scan a folder that has some, then train.');
     const sources = { start: this.#startFrom(from), teacher: this.#startFrom(distillFrom) };
+    if (sources.start && sources.teacher) {
+      const what = 'A run that learns from another network starts from random weights.';
+      throw new AppError('bad-input', what, 'Choose either weights to start from or a network to learn from.');
+    }
     const config = await this.#planner.config(presetId, images.length, overrides, engine, sources);
     if (config.presetId !== presetId) {
       throw new AppError('bad-input', `The preset ${presetId} does not go with that start.`, `Choose ${config.presetId}.`);
