@@ -34,6 +34,10 @@ const HELP = `Patchwise: self-supervised training on your own images, and masks 
   patchwise scan IMAGES --project DIR      make a project for a folder of images, or look for what is new
   patchwise pretrain DIR                   train on the project's images (Ctrl-C stops after a checkpoint)
       --images IMAGES   make the project first     --preset ID   see below     --steps N   --batch N   --seed N
+      --accumulate N    batches a step, their gradients averaged: large batches in little memory
+      --from-run ID   --step N   with --preset high-resolution: a short phase at larger crops after that run's checkpoint
+      --size PX         side of its global crops, a multiple of the patch
+      --distill-from-weights ID | --distill-from-run ID   --step N   learn from a frozen, larger network that has heads
       --no-dedupe   train on copies and crops of one photo too    --balance   no look gives more than its share
       --keep N or N%   with --balance: images in all               --exclude FILE   a path, stem or glob a line to leave out
       --engine E        auto | cpu | tensorflow    (auto: the GPU where TensorFlow.js can use one, else the CPU)
@@ -102,7 +106,10 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   curate: { folder: 'DIR', options: ['run', 'step', 'keep'], flags: ['network', 'balance', 'dedupe', 'no-dedupe'], run: curate },
   pretrain: {
     folder: 'DIR',
-    options: ['images', 'preset', 'steps', 'batch', 'seed', 'keep', 'exclude', 'engine'],
+    options: [
+      ...['images', 'preset', 'steps', 'batch', 'seed', 'keep', 'exclude', 'engine', 'accumulate', 'size'],
+      ...['from-weights', 'from-run', 'distill-from-weights', 'distill-from-run', 'step'],
+    ],
     flags: ['balance', 'dedupe', 'no-dedupe'],
     run: pretrain,
   },
@@ -208,12 +215,16 @@ async function excludeLines(file: string | undefined): Promise<string[] | undefi
 }
 
 async function pretrain({ local, terminal, stop, folder, values, flags }: Call): Promise<void> {
-  const numbers = { steps: count(values, 'steps', 1), batch: count(values, 'batch', 2), seed: count(values, 'seed', 0) };
+  const numbers = {
+    ...{ steps: count(values, 'steps', 1), batch: count(values, 'batch', 2), seed: count(values, 'seed', 0) },
+    ...{ accumulate: count(values, 'accumulate', 1), globalSize: count(values, 'size', 1) },
+  };
+  const sources = sourcesOf(values);
   const wished = listOptions(values, flags);
   const exclude = await excludeLines(values['exclude']);
   const engine = engineOf(values);
   await openOrCreate(local, folder, values['images'] ?? null, terminal, stop);
-  const offered = await local.service.trainPresets();
+  const offered = await local.service.trainPresets(sources);
   const presetId = values['preset'] ?? offered.recommendedId;
   if (!offered.presets.some((preset) => preset.id === presetId)) {
     throw new UsageError(`There is no preset "${presetId}"; choose from: ${offered.presets.map((preset) => preset.id).join(', ')}.`);
@@ -222,7 +233,7 @@ async function pretrain({ local, terminal, stop, folder, values, flags }: Call):
   if (!engine.engine) terminal.say(offered.engine);
   terminal.say(`Preset ${presetId}: ${offered.reason}`);
   const list = wished((await local.service.currentProject())!.images);
-  const request = { presetId, ...numbers, list, ...(exclude && { exclude }), ...engine };
+  const request = { ...sources, presetId, ...numbers, list, ...(exclude && { exclude }), ...engine };
   const job = await runJob(local.service, 'pretrain', () => local.service.startTraining(request), terminal, stop);
   await endOfRun(local, terminal, stop, job.runId!);
 }
@@ -397,6 +408,24 @@ async function exportWeights({ local, terminal, stop, folder, values }: Call): P
     row,
   );
 }
+
+/** What a run shall start from or learn from; null: random weights, no one. */
+function sourcesOf(values: Call['values']): { from: NetworkOption | null; distillFrom: NetworkOption | null } {
+  const networkOf = (before: string): NetworkOption | null => {
+    const [weightsId, runId] = [values[`${before}-weights`], values[`${before}-run`]];
+    if (weightsId !== undefined && runId !== undefined) throw new UsageError(`--${before}-weights takes the place of --${before}-run.`);
+    if (weightsId !== undefined) return { weightsId };
+    return runId === undefined ? null : { runId, step: count(values, 'step', 0) };
+  };
+  const [from, distillFrom] = [networkOf('from'), networkOf('distill-from')];
+  if (values['size'] !== undefined && !from) throw new UsageError('--size is for a high-resolution phase: name its run with --from-run.');
+  if (from && distillFrom) throw new UsageError('A run that learns from a network starts from random weights: leave --from-* out.');
+  if (values['step'] !== undefined && !('runId' in (from ?? distillFrom ?? {})))
+    throw new UsageError('--step names a checkpoint of the run in --from-run or --distill-from-run.');
+  return { from, distillFrom };
+}
+
+type NetworkOption = { readonly weightsId: string } | { readonly runId: string; readonly step: number | null };
 
 /** --run and --step; --weights takes their place. */
 function checkpoint(values: Call['values']): { runId: string | null; step: number | null } {

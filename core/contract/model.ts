@@ -97,7 +97,7 @@ export interface TrainPreset {
   readonly title: string;
   /** One sentence: for whom. */
   readonly summary: string;
-  readonly model: 'nano' | 'tiny' | 'small' | 'base' | 'large';
+  readonly model: 'nano' | 'tiny' | 'small' | 'base' | 'large' | 'giant' | 'custom';
   readonly numbers: readonly { readonly name: string; readonly value: string; readonly reason: string }[];
   readonly steps: number;
   readonly batch: number;

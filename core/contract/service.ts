@@ -77,10 +77,20 @@ export const inputs = {
   trainingList,
   leftOut: trainingList.extend({ offset: z.int().min(0), limit: z.int().min(1).max(500) }),
   similarImages: z.object({ imageIds: z.array(id).min(1).max(100), limit: z.int().min(1).max(500) }),
+  /** from: the weights to start from, distillFrom: the network to learn from; null or nothing at all: none. */
+  trainPresets: z.object({ from: network.nullable(), distillFrom: network.nullable().optional() }).optional(),
   startTraining: z.object({
+    /** The weights to start from, which the run copies; absent or null: random ones. Of a run's steps null: the chosen one. */
+    from: network.nullable().optional(),
+    /** The larger network to learn from, with heads, which the run copies; absent or null: the student's own average. */
+    distillFrom: network.nullable().optional(),
     presetId: z.string(),
     steps: z.int().min(1).max(10_000_000).nullable(),
     batch: z.int().min(2).max(4096).nullable(),
+    /** Batches whose gradients make up one update; absent or null: 1. */
+    accumulate: z.int().min(1).max(4096).nullable().optional(),
+    /** Side of the global crops of a high-resolution phase, in pixels; absent or null: the preset's. */
+    globalSize: z.int().min(1).max(4096).nullable().optional(),
     seed: z.int().nullable(),
     /** Absent: copies are left out, nothing is balanced. */
     list: trainingList.optional(),
@@ -199,7 +209,7 @@ export interface HostService {
   /** AppEvents until the signal aborts. */
   events(signal: AbortSignal): AsyncGenerator<AppEvent>;
 
-  trainPresets(): Promise<TrainPresets>;
+  trainPresets(input?: Inputs['trainPresets']): Promise<TrainPresets>;
   startTraining(input: Inputs['startTraining']): Promise<RunRow>;
   resumeTraining(input: Inputs['resumeTraining']): Promise<RunRow>;
   runs(): Promise<RunRow[]>;

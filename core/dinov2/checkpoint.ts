@@ -2,6 +2,8 @@
  * What a run leaves on disk, and reading it back:
  *
  *   config.json                          every number of the run
+ *   start.safetensors                    the weights it starts from, where it does (start.ts)
+ *   teacher.safetensors                  the frozen network it learns from, where it does (distill.ts)
  *   images.jsonl                         its images, frozen at the start
  *   metrics.jsonl                        one line per log step; never holds a step twice
  *   monitors.jsonl                       one line per checkpoint, written by the monitor room; likewise
@@ -28,8 +30,17 @@ const RESUMABLE = 2;
 
 // --- the run's own files ----------------------------------------------------------------------------------------------
 
-/** Creates the run's folder and files. @throws AppError bad-input when there is a run already */
-export async function createRun(runDir: string, config: RunConfig, images: readonly ScannedImage[]): Promise<void> {
+/**
+ * Creates the run's folder and files.
+ * @param before writes what else the folder must hold before config.json makes it a run
+ * @throws AppError bad-input when there is a run already
+ */
+export async function createRun(
+  runDir: string,
+  config: RunConfig,
+  images: readonly ScannedImage[],
+  before: () => Promise<void> = async () => {},
+): Promise<void> {
   await mkdir(checkpointsDir(runDir), { recursive: true });
   if (await exists(join(runDir, 'config.json'))) {
     throw new AppError(
@@ -38,6 +49,7 @@ export async function createRun(runDir: string, config: RunConfig, images: reado
       'Resume that run, or start the new one in another folder.',
     );
   }
+  await before();
   await replaceFile(join(runDir, 'images.jsonl'), images.map((image) => `${JSON.stringify(image)}\n`).join(''));
   await replaceFile(join(runDir, 'metrics.jsonl'), '');
   await replaceFile(join(runDir, 'config.json'), `${JSON.stringify(config, null, 2)}\n`);

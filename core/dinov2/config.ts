@@ -100,10 +100,12 @@ export interface RunConfig {
   };
   /** Random weights, or those of start.safetensors in the run's folder; with heads there, heads too. Absent: random. */
   readonly start?: 'random' | 'weights';
+  /** In words, what those weights were: "imported dinov2_vits14_pretrain.pth", "run 3, step 400". */
+  readonly startedFrom?: string;
   /** How gently weights from elsewhere are trained on; absent: all of the network learns. */
   readonly continuation?: ContinuationConfig;
   /** The student learns from a frozen, larger network in teacher.safetensors of the run's folder (spec 7.2); absent: from its own teacher. */
-  readonly distillation?: { readonly model: ModelConfig };
+  readonly distillation?: { readonly model: ModelConfig; /** As startedFrom. */ readonly taughtBy?: string };
   /** Number of updates. */
   readonly steps: number;
   /** Images that pass through the networks together: what Sinkhorn-Knopp, the centre and KoLeo see. */
@@ -151,6 +153,11 @@ export interface RunConfig {
   readonly maxImageSide: number;
   /** Bytes of decoded images kept in memory. */
   readonly imageCacheBytes: number;
+}
+
+/** Batches whose gradients make up one update; 1 without accumulation. */
+export function batchesOfStep(config: Pick<RunConfig, 'accumulate'>): number {
+  return config.accumulate ?? 1;
 }
 
 /** Continued pretraining of weights from elsewhere (spec 11.4): what stands still, and when it ends early. */

@@ -4,6 +4,7 @@
  */
 import { AppError, type TrainPreset, type TrainPresets } from '../contract/index.ts';
 import {
+  batchesOfStep,
   ffnHidden,
   modelConfig,
   OFFICIAL_CROPS,
@@ -28,6 +29,8 @@ export interface TrainFacts {
 export interface ConfigOverrides {
   readonly steps?: number | null;
   readonly batch?: number | null;
+  /** Batches whose gradients make up one update. */
+  readonly accumulate?: number | null | undefined;
   readonly seed?: number | null;
 }
 
@@ -174,6 +177,7 @@ export function resolveConfig(presetId: string, facts: TrainFacts, overrides: Co
   const chosen = recipe(id, facts);
   const steps = overrides.steps ?? chosen.steps;
   const batch = overrides.batch ?? Math.max(2, Math.min(chosen.batch, facts.images));
+  const accumulate = overrides.accumulate ?? 1;
   const seed = overrides.seed ?? 1;
   if (!Number.isInteger(steps) || steps < 1)
     throw new AppError('bad-input', `${steps} is not a number of steps.`, 'Choose a whole number from 1 on.');
@@ -183,6 +187,8 @@ export function resolveConfig(presetId: string, facts: TrainFacts, overrides: Co
       `A batch of ${batch} images is too small.`,
       'Choose at least 2: KoLeo compares images with each other.',
     );
+  if (!Number.isInteger(accumulate) || accumulate < 1)
+    throw new AppError('bad-input', `${accumulate} is not a number of batches to accumulate.`, 'Choose a whole number from 1 on.');
   if (!Number.isInteger(seed)) throw new AppError('bad-input', `${seed} is not a seed.`, 'Choose a whole number.');
 
   const { fewSteps } = chosen;
@@ -205,10 +211,11 @@ export function resolveConfig(presetId: string, facts: TrainFacts, overrides: Co
     heads: { dino: head, ibot: chosen.separateHeads ? head : null },
     steps,
     batch,
+    ...(accumulate > 1 && { accumulate }),
     crops: { ...OFFICIAL_CROPS, ...chosen.crops },
     masking: { probability: 0.5, ratio: [0.1, 0.5] },
     optimizer: {
-      learningRate: (fewSteps?.baseRate ?? 4e-3) * Math.sqrt(batch / 1024),
+      learningRate: (fewSteps?.baseRate ?? 4e-3) * Math.sqrt((batch * accumulate) / 1024), // by all images of a step
       finalLearningRate: 1e-6,
       warmupSteps: Math.round(0.08 * steps),
       weightDecay: [0.04, 0.2],
@@ -238,7 +245,7 @@ export function resolveConfig(presetId: string, facts: TrainFacts, overrides: Co
 }
 
 /** Published heads have 2048 hidden and 256 bottleneck units for networks 384 and wider; narrower ones shrink with the network. */
-function headConfig({ embedDim }: ModelConfig, prototypes: number): HeadConfig {
+export function headConfig({ embedDim }: ModelConfig, prototypes: number): HeadConfig {
   return embedDim >= 384 ? { hidden: 2048, bottleneck: 256, prototypes } : { hidden: 4 * embedDim, bottleneck: embedDim, prototypes };
 }
 
@@ -261,9 +268,6 @@ function preset(id: PresetId, facts: TrainFacts): TrainPreset {
   const config = resolveConfig(id, facts);
   const { steps, batch } = config;
   const passes = (steps * batch) / Math.max(1, facts.images);
-  const estimatedSeconds = onCpu(facts)
-    ? Math.round((steps * batch * gigaflopsPerImage(config)) / (CPU_GIGAFLOPS_PER_CORE * facts.cores))
-    : null;
   const numbers = [
     {
       name: 'Steps',
@@ -272,10 +276,11 @@ function preset(id: PresetId, facts: TrainFacts): TrainPreset {
     },
     ...explain(config, facts),
   ];
-  return { id, title, summary, model, numbers, steps, batch, estimatedSeconds };
+  return { id, title, summary, model, numbers, steps, batch, estimatedSeconds: estimatedSeconds(config, facts) };
 }
 
-function explain(config: RunConfig, facts: TrainFacts): { name: string; value: string; reason: string }[] {
+/** The numbers of a run with their reasons. */
+export function explain(config: RunConfig, facts: TrainFacts): { name: string; value: string; reason: string }[] {
   const cpu = onCpu(facts);
   const { model, crops, optimizer, teacher, heads } = config;
   const percent = (n: number): string => `${Math.round((100 * n) / config.steps)} %`;
@@ -387,20 +392,28 @@ function explain(config: RunConfig, facts: TrainFacts): { name: string; value: s
  */
 const CPU_GIGAFLOPS_PER_CORE = 27;
 
+/** Rough time on this machine in seconds; null when unknown. */
+export function estimatedSeconds(config: RunConfig, facts: TrainFacts): number | null {
+  if (!onCpu(facts)) return null;
+  const images = config.steps * config.batch * batchesOfStep(config);
+  return Math.round((images * gigaflopsPerImage(config)) / (CPU_GIGAFLOPS_PER_CORE * facts.cores));
+}
+
 /** Arithmetic of one image in one step: the teacher's forward pass, three times the student's, heads included. */
 export function gigaflopsPerImage(config: RunConfig): number {
-  const { model, crops, heads } = config;
-  const { embedDim: D, depth, patchSize: p } = model;
-  const ffn = (model.ffn === 'mlp' ? 2 : 3) * D * ffnHidden(model);
-  const crop = (size: number): number => {
+  const { crops, heads } = config;
+  const crop = (size: number, model: ModelConfig = config.model): number => {
+    const { embedDim: D, depth, patchSize: p, registers } = model;
+    const ffn = (model.ffn === 'mlp' ? 2 : 3) * D * ffnHidden(model);
     const patches = (size / p) ** 2;
-    const tokens = 1 + model.registers + patches;
+    const tokens = 1 + registers + patches;
     return 2 * (patches * 3 * p * p * D + depth * tokens * (4 * D * D + ffn + 2 * tokens * D));
   };
+  const { embedDim: D, patchSize: p } = config.model;
   const { hidden, bottleneck, prototypes } = heads.dino;
   const row = 2 * (D * hidden + hidden * hidden + hidden * bottleneck + bottleneck * prototypes);
   const masked = 2 * config.masking.probability * ((config.masking.ratio[0] + config.masking.ratio[1]) / 2) * (crops.globalSize / p) ** 2;
-  const teacher = 2 * crop(crops.globalSize) + (2 + masked) * row;
+  const teacher = 2 * crop(crops.globalSize, config.distillation?.model) + (2 + masked) * row;
   const student = 2 * crop(crops.globalSize) + crops.localCount * crop(crops.localSize) + (2 + crops.localCount + masked) * row;
   return (teacher + 3 * student) / 1e9;
 }

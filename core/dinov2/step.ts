@@ -2,6 +2,9 @@
  * One training step: teacher targets, student losses, update (spec 5). Crops and masks come in as arrays, so a step
  * can be driven by the run or by recorded numbers alike. Draws nothing and reads nothing back but the softmax centres.
  *
+ * A step may be made of several batches (gradient accumulation): their gradients are averaged. What compares images with
+ * each other (Sinkhorn-Knopp, KoLeo) sees one batch, as it sees one GPU's in the official code (KoLeo).
+ *
  * B images a batch, L local crops an image, N patches of a global crop, M masked patches, K prototypes. Crops lie
  * crop-major: all images' crop 0, then all images' crop 1.
  */
@@ -10,7 +13,7 @@ import { headForward, ibotHeadName, prototypesOf, type HeadName } from './heads.
 import { rates, type ParameterGroups } from './optimizer.ts';
 import type { StepValues } from './schedules.ts';
 import { classTokens, patchTokens, vitForward, type DropPath } from './vit.ts';
-import type { RunConfig } from './config.ts';
+import { batchesOfStep, type ModelConfig, type RunConfig } from './config.ts';
 
 export interface Batch {
   readonly images: number;
@@ -24,10 +27,13 @@ export interface Batch {
   readonly localDropPath: DropPath | null;
 }
 
-/** All that a step changes. */
+/** All that a step reads and changes. */
 export interface TrainState {
   readonly student: ParameterSet;
+  /** The student's moving average: who teaches it, and what a run is for. */
   readonly teacher: ParameterSet;
+  /** Who teaches instead in a distillation, never changed; its network is config.distillation.model. */
+  readonly frozenTeacher?: ParameterSet | null;
   readonly adam: AdamState;
   /** Moving means of the teacher's logits, subtracted under softmax centring; `ibot` also when the heads are tied. */
   readonly centers: { readonly dino: Float32Array; readonly ibot: Float32Array };
@@ -74,17 +80,29 @@ export function uploadCrops(x: Executor, config: RunConfig, batch: Batch): Crops
   };
 }
 
+/** Who makes the targets: the student's moving average, or the frozen network of a distillation. */
+function whoTeaches(
+  config: RunConfig,
+  { teacher, frozenTeacher }: Pick<TrainState, 'teacher' | 'frozenTeacher'>,
+): { parameters: ParameterSet; model: ModelConfig } {
+  if (!config.distillation) return { parameters: teacher, model: config.model };
+  if (!frozenTeacher) throw new Error('teacherTargets: a distillation needs its frozen teacher');
+  return { parameters: frozenTeacher, model: config.distillation.model };
+}
+
 /** What the teacher, who sees the global crops without masks, wants the student to say. */
 export function teacherTargets(
   x: Executor,
   config: RunConfig,
-  { teacher, centers }: Pick<TrainState, 'teacher' | 'centers'>,
+  state: Pick<TrainState, 'teacher' | 'frozenTeacher' | 'centers'>,
   crops: Crops,
   masks: Uint8Array,
   temperature: number,
 ): Targets {
+  const { centers } = state;
+  const { parameters: teacher, model } = whoTeaches(config, state);
   const maskedPositions = positionsOf(masks);
-  const grid = vitForward(x, teacher, config.model, crops.global, { prefix: 'backbone.' });
+  const grid = vitForward(x, teacher, model, crops.global, { prefix: 'backbone.' });
   const logitsOf = (head: HeadName, rows: Tensor): Tensor => {
     const { weightV, weightG } = prototypesOf(teacher, head);
     return x.prototypeLogits(headForward(x, teacher, head, rows), weightV, weightG);
@@ -121,10 +139,11 @@ export function studentLoss(
   const { dino: dinoWeight, ibot: ibotWeight, koleo: koleoWeight } = config.lossWeights;
   const common = { temperature: config.studentTemperature };
 
-  // Two passes: the global crops with masks (also for the class token, spec 0.2), the local crops as they are.
+  // Two passes: the global crops with masks (also for the class token, spec 0.2), the local crops as they are. In a
+  // distillation the student sees what its teacher sees; the masks then only choose the patches of the iBOT term (spec 7.2).
   const globalGrid = vitForward(x, student, config.model, crops.global, {
     prefix: 'backbone.',
-    mask: batch.masks,
+    mask: config.distillation ? null : batch.masks,
     dropPath: batch.globalDropPath,
   });
   const localGrid =
@@ -178,18 +197,22 @@ export function studentLoss(
   return { total: x.weightedSum(terms, new Array<number>(terms.length).fill(1)), dinoGlobal, dinoLocal, ibot, koleo };
 }
 
-/** Targets, losses and gradients of one batch. Gradients lie in the student's buffer, before clipping. */
+/**
+ * Targets, losses and gradients of one batch. Gradients lie in the student's buffer, before clipping.
+ * @param part of the batches that make up a step, counted from 0: the first empties the buffer, the others add to it
+ */
 export function computeGradients(
   x: Executor,
   config: RunConfig,
   state: TrainState,
   batch: Batch,
   values: StepValues,
+  part = 0,
 ): { terms: LossTerms; targets: Targets } {
   const crops = uploadCrops(x, config, batch);
   const targets = teacherTargets(x, config, state, crops, batch.masks, values.teacherTemperature);
   let terms: LossTerms | null = null;
-  x.zeroGradients(state.student);
+  if (part === 0) x.zeroGradients(state.student);
   x.gradients(state.student, () => {
     terms = studentLoss(x, config, state.student, crops, batch, targets);
     return terms.total;
@@ -197,9 +220,9 @@ export function computeGradients(
   return { terms: terms!, targets };
 }
 
-/** Clips each part's gradients. @returns [parts] their norms before clipping */
+/** Turns the sum over a step's batches into their mean, then clips each part. @returns [parts] norms of the mean, before clipping */
 export function clipGradients(x: Executor, config: RunConfig, { student }: Pick<TrainState, 'student'>, groups: ParameterGroups): Tensor {
-  return x.clipGradients(student, groups.parts, config.optimizer.clipNorm);
+  return x.clipGradients(student, groups.parts, config.optimizer.clipNorm, 1 / batchesOfStep(config));
 }
 
 /**
@@ -219,21 +242,34 @@ export function applyUpdate(
   x.emaUpdate(state.teacher, state.student, values.teacherMomentum);
 }
 
-/** c <- momentum c + (1 - momentum) mean. The centre of a step lacks that step's own batch, so this comes last. */
-export async function updateCenters(
-  x: Executor,
-  config: RunConfig,
-  { centers }: Pick<TrainState, 'centers'>,
-  { means }: Targets,
-): Promise<void> {
-  if (!means) return;
+/** Means of the teacher's logits over a batch, read back: [K] and [K']. */
+export interface LogitMeans {
+  readonly dino: Float32Array;
+  readonly ibot: Float32Array | null;
+}
+
+/** What the centres are moved by; null under Sinkhorn, which has none. */
+export async function readMeans(x: Executor, { means }: Pick<Targets, 'means'>): Promise<LogitMeans | null> {
+  return means && { dino: await x.read(means.dino), ibot: means.ibot && (await x.read(means.ibot)) };
+}
+
+/**
+ * c <- momentum c + (1 - momentum) mean. The centre of a step lacks that step's own images, so this comes last, and once:
+ * the centre follows a teacher that moves once a step, and its memory of 1 / (1 - momentum) is counted in steps. The mean
+ * over several batches is that of their means, as the official code takes it over GPUs.
+ * @param batches of the step
+ */
+export function updateCenters(config: RunConfig, { centers }: Pick<TrainState, 'centers'>, batches: readonly (LogitMeans | null)[]): void {
   const momentum = config.teacher.centerMomentum;
-  const move = async (center: Float32Array, mean: Tensor): Promise<void> => {
-    const values = await x.read(mean);
-    for (let k = 0; k < center.length; k++) center[k] = momentum * center[k]! + (1 - momentum) * values[k]!;
-  };
-  await move(centers.dino, means.dino);
-  if (means.ibot) await move(centers.ibot, means.ibot);
+  for (const head of ['dino', 'ibot'] as const) {
+    const means = batches.map((batch) => batch?.[head] ?? null).filter((mean) => mean !== null);
+    if (means.length === 0) continue;
+    const center = centers[head];
+    for (let k = 0; k < center.length; k++) {
+      const mean = means.reduce((sum, values) => sum + values[k]!, 0) / means.length;
+      center[k] = momentum * center[k]! + (1 - momentum) * mean;
+    }
+  }
 }
 
 /** Flat positions where the mask is 1, ascending. */

@@ -20,15 +20,27 @@ import {
   writeCheckpoint,
   type SavedState,
 } from './checkpoint.ts';
-import { STREAM, type RunConfig } from './config.ts';
-import { teacherEntropy } from './entropy.ts';
+import { batchesOfStep, STREAM, type RunConfig } from './config.ts';
+import { readFrozenTeacher, writeTeacher } from './distill.ts';
+import { teacherEntropy, type TeacherEntropy } from './entropy.ts';
 import { refuseNonFiniteGradients, refuseNonFiniteLosses } from './finite.ts';
 import { headParameters } from './heads.ts';
 import { drawMasks } from './masking.ts';
 import { parameterGroups } from './optimizer.ts';
 import type { PixelImage } from './pixels.ts';
 import { stepValues } from './schedules.ts';
-import { applyUpdate, clipGradients, computeGradients, updateCenters, type Batch, type LossTerms, type TrainState } from './step.ts';
+import { startValues, writeStart } from './start.ts';
+import {
+  applyUpdate,
+  clipGradients,
+  computeGradients,
+  readMeans,
+  updateCenters,
+  type Batch,
+  type LogitMeans,
+  type LossTerms,
+  type TrainState,
+} from './step.ts';
 import { drawDropPath, vitParameters } from './vit.ts';
 
 /** Where a run gets its pixels; index into the run's list of images. ImageCache, or a test's own. */
@@ -38,6 +50,9 @@ export interface ImageSource {
   /** Starts reading what is needed next. */
   prefetch(indices: Iterable<number>): void;
 }
+
+/** What is read of a batch when its step is logged. */
+type LoggedNumbers = Record<keyof LossTerms | keyof TeacherEntropy, number>;
 
 /** Means over the steps that were logged since the checkpoint before. */
 export type LoggedMeans = Pick<TrainMetrics, 'total' | 'dinoGlobal' | 'dinoLocal' | 'sampleEntropy' | 'marginalEntropy'>;
@@ -56,6 +71,10 @@ interface CommonOptions {
 export interface PretrainOptions extends CommonOptions {
   readonly images: readonly ScannedImage[];
   readonly config: RunConfig;
+  /** The file of weights to start from, where `config.start` says so: an imported network or a checkpoint's teacher. */
+  readonly startFile?: string;
+  /** The file of the network to learn from, where `config.distillation` says so: likewise, with heads. */
+  readonly teacherFile?: string;
 }
 
 /** Below this a batch would hold hardly anything but crops of the same pictures. */
@@ -65,7 +84,8 @@ const PROGRESS_MS = 1000;
 
 /**
  * A new run in runDir. Ends early, with a checkpoint, when the signal aborts.
- * @throws AppError too-few-images, bad-input (runDir holds a run), not-finite, image-vanished when no image can be read
+ * @throws AppError too-few-images, bad-input (runDir holds a run), not-finite, image-vanished when no image can be read,
+ *   weights-unreadable and weights-mismatch for weights that it cannot start from
  */
 export async function* pretrain(options: PretrainOptions): AsyncGenerator<JobEvent> {
   const { runDir, images, executor } = options;
@@ -77,7 +97,15 @@ export async function* pretrain(options: PretrainOptions): AsyncGenerator<JobEve
       'Add images to the folder and scan it again.',
     );
   }
-  await createRun(runDir, config, images);
+  const { startFile, teacherFile } = options;
+  if ((config.start === 'weights') !== (startFile !== undefined))
+    throw new Error('pretrain: a file to start from goes with start "weights"');
+  if ((config.distillation !== undefined) !== (teacherFile !== undefined))
+    throw new Error('pretrain: a file of a teacher goes with a distillation');
+  await createRun(runDir, config, images, async () => {
+    if (startFile) await writeStart(runDir, config, startFile);
+    if (teacherFile) await writeTeacher(runDir, config, teacherFile);
+  });
   yield* train(options, config, images, null);
 }
 
@@ -107,6 +135,8 @@ async function* train(
 ): AsyncGenerator<JobEvent> {
   const { runDir, executor: x, signal, onCheckpoint } = options;
   const { seed, steps, batch: B } = config;
+  const batches = batchesOfStep(config);
+  const imagesOfStep = batches * B;
 
   // 1. Images. One that cannot be read is named once; the next in the list takes its place.
   const problems: ImageProblem[] = [];
@@ -120,14 +150,18 @@ async function* train(
         onProblem: (problem) => problems.push(problem),
       });
 
-  // 2. Networks: the student as drawn from the seed, the teacher its copy; or both as they were saved.
-  const specs = networkParameters(config);
+  // 2. Networks: the student as drawn from the seed or as the run's weights say, the teacher its copy; or both as they were
+  // saved. In a distillation another network teaches, and the copy only follows.
+  const drawn = networkParameters(config);
+  const specs = config.start === 'weights' && !saved ? await startValues(runDir, drawn) : drawn;
+  const frozenSpecs = config.distillation ? await readFrozenTeacher(runDir, config) : null;
   const student = x.createParameters(specs);
   const teacher = x.createParameters(specs);
+  const frozenTeacher = frozenSpecs && x.createParameters(frozenSpecs);
   const adam = x.createAdamState(student);
   const { dino, ibot } = config.heads;
   const centers = { dino: new Float32Array(dino.prototypes), ibot: new Float32Array((ibot ?? dino).prototypes) };
-  const state: TrainState = { student, teacher, adam, centers };
+  const state: TrainState = { student, teacher, frozenTeacher, adam, centers };
   const groups = parameterGroups(config, student);
   if (saved) {
     x.writeParameters(student, flatten(saved.training, 'student.', student));
@@ -139,7 +173,7 @@ async function* train(
     }
   }
 
-  const logged: LoggedMeans[] = [];
+  const logged: LoggedNumbers[] = [];
   const checkpoint = async function* (step: number): AsyncGenerator<JobEvent> {
     await writeCheckpoint(x, runDir, config, state, step);
     yield { type: 'checkpoint', step, totalSteps: steps };
@@ -163,56 +197,67 @@ async function* train(
       // schedules
       const values = stepValues(config, step);
 
-      // crops and masks, drawn as numbers from (seed, step); the next images are decoded while this step computes
-      const pictures = await readBatch(source, batchIndices(seed, step, B, images.length), images.length);
-      if (step + 1 < steps) source.prefetch(batchIndices(seed, step + 1, B, images.length));
-      for (const problem of problems.splice(0)) yield { type: 'problem', problem };
-      const dropPath = new Random(seed, STREAM.dropPath, step);
-      const batch: Batch = {
-        images: B,
-        ...drawCrops(config, step, pictures),
-        masks: drawMasks(new Random(seed, STREAM.masks, step), config, 2 * B),
-        globalDropPath: drawDropPath(dropPath, config.model, 2 * B),
-        localDropPath: drawDropPath(dropPath, config.model, config.crops.localCount * B),
-      };
-
-      // teacher targets, student losses and gradients; clip, AdamW, EMA; every n steps one readback
       const done = step + 1;
       const toLog = isTime(done, config.logEvery, steps);
       const toSave = isTime(done, config.checkpointEvery, steps);
+
+      // teacher targets, student losses and gradients of each batch, added up; every n steps one readback
+      const parts: { readonly means: LogitMeans | null; readonly logged: LoggedNumbers | null }[] = [];
+      for (let part = 0; part < batches; part++) {
+        // crops and masks, drawn as numbers from (seed, step, part); the next images are decoded while this batch computes
+        const number = step * batches + part;
+        const pictures = await readBatch(source, batchIndices(seed, number, B, images.length), images.length);
+        if (number + 1 < steps * batches) source.prefetch(batchIndices(seed, number + 1, B, images.length));
+        for (const problem of problems.splice(0)) yield { type: 'problem', problem };
+        const batch = drawBatch(config, number, pictures);
+        parts.push(
+          await x.scope(async () => {
+            const { terms, targets } = computeGradients(x, config, state, batch, values, part);
+            const means = await readMeans(x, targets);
+            if (!toLog && !toSave) return { means, logged: null };
+            const entropy = await teacherEntropy(x, config, targets, values.teacherTemperature);
+            return { means, logged: { ...(await readLosses(x, terms)), ...entropy } };
+          }),
+        );
+      }
+
+      // their mean: clip, AdamW, EMA, centres
       const numbers = await x.scope(async () => {
-        const { terms, targets } = computeGradients(x, config, state, batch, values);
         const norms = clipGradients(x, config, state, groups);
         await refuseNonFiniteGradients(x, state, norms, groups.partNames, done, written);
         applyUpdate(x, config, state, groups, values, step);
-        await updateCenters(x, config, state, targets);
-        if (!toLog && !toSave) return null;
-        const losses = await readLosses(x, terms);
+        updateCenters(
+          config,
+          state,
+          parts.map(({ means }) => means),
+        );
+        const losses = meansOf(parts.map((part) => part.logged));
+        if (!losses) return null;
         refuseNonFiniteLosses(losses, done, written);
-        const entropy = await teacherEntropy(x, config, targets, values.teacherTemperature);
         const gradNorms = await x.read(norms);
-        return { ...losses, ...entropy, gradNorm: Object.fromEntries(groups.partNames.map((part, i) => [part, gradNorms[i]!])) };
+        return { losses, gradNorm: Object.fromEntries(groups.partNames.map((part, i) => [part, gradNorms[i]!])) };
       });
-      if (numbers) logged.push(numbers);
+      if (numbers) logged.push(numbers.losses);
       windowSteps++;
 
       // metrics
       const seconds = (performance.now() - windowStart) / 1000;
       if (numbers && toLog) {
-        imagesPerSecond = (windowSteps * B) / seconds;
+        imagesPerSecond = (windowSteps * imagesOfStep) / seconds;
         const { learningRate, weightDecay, teacherMomentum, teacherTemperature } = values;
-        const secondsLeft = ((steps - done) * B) / imagesPerSecond;
+        const secondsLeft = ((steps - done) * imagesOfStep) / imagesPerSecond;
         const schedule = { learningRate, weightDecay, teacherMomentum, teacherTemperature };
-        const metrics: TrainMetrics = { step: done, totalSteps: steps, ...numbers, ...schedule, imagesPerSecond, secondsLeft };
+        const { losses, gradNorm } = numbers;
+        const metrics: TrainMetrics = { step: done, totalSteps: steps, ...losses, gradNorm, ...schedule, imagesPerSecond, secondsLeft };
         await appendMetrics(runDir, metrics);
         yield { type: 'metrics', metrics };
-        lastTotal = numbers.total;
+        lastTotal = losses.total;
         windowStart = performance.now();
         windowSteps = 0;
       }
       if (toLog || performance.now() - lastProgress > PROGRESS_MS) {
-        imagesPerSecond ??= (windowSteps * B) / seconds;
-        const secondsLeft = ((steps - done) * B) / imagesPerSecond;
+        imagesPerSecond ??= (windowSteps * imagesOfStep) / seconds;
+        const secondsLeft = ((steps - done) * imagesOfStep) / imagesPerSecond;
         yield { type: 'progress', phase: 'Training', done, total: steps, imagesPerSecond, secondsLeft };
         lastProgress = performance.now();
       }
@@ -234,13 +279,28 @@ async function* train(
     const loss = lastTotal === null ? '' : `, loss ${lastTotal.toFixed(3)}`;
     yield {
       type: 'done',
-      summary: written < steps ? `Stopped after ${written} of ${steps} steps${loss}.` : `${steps} steps of ${B} images${loss}.`,
+      summary: written < steps ? `Stopped after ${written} of ${steps} steps${loss}.` : `${steps} steps of ${imagesOfStep} images${loss}.`,
     };
   } finally {
     adam.dispose();
+    frozenTeacher?.dispose();
     teacher.dispose();
     student.dispose();
   }
+}
+
+/** A batch of a run, drawn from its seed and the batch's number, which counts through all steps. */
+function drawBatch(config: RunConfig, number: number, pictures: readonly PixelImage[]): Batch {
+  const { seed, model, crops } = config;
+  const images = pictures.length;
+  const dropPath = new Random(seed, STREAM.dropPath, number);
+  return {
+    images,
+    ...drawCrops(config, number, pictures),
+    masks: drawMasks(new Random(seed, STREAM.masks, number), config, 2 * images),
+    globalDropPath: drawDropPath(dropPath, model, 2 * images),
+    localDropPath: drawDropPath(dropPath, model, crops.localCount * images),
+  };
 }
 
 /** Backbone and heads as a run starts them; each has its own stream, so the backbone is that of `untrainedBackbone`. */
@@ -287,14 +347,10 @@ async function readLosses(x: Executor, terms: LossTerms): Promise<Record<keyof L
   return { dinoGlobal, dinoLocal, ibot, koleo, total };
 }
 
-function meansOf(lines: readonly LoggedMeans[]): LoggedMeans | null {
-  if (lines.length === 0) return null;
-  const mean = (pick: (line: LoggedMeans) => number): number => lines.reduce((sum, line) => sum + pick(line), 0) / lines.length;
-  return {
-    total: mean((line) => line.total),
-    dinoGlobal: mean((line) => line.dinoGlobal),
-    dinoLocal: mean((line) => line.dinoLocal),
-    sampleEntropy: mean((line) => line.sampleEntropy),
-    marginalEntropy: mean((line) => line.marginalEntropy),
-  };
+/** By name; null when there are none, or they were not read. */
+function meansOf(lines: readonly (LoggedNumbers | null)[]): LoggedNumbers | null {
+  const [first] = lines;
+  if (!first) return null;
+  const mean = (name: keyof LoggedNumbers): number => lines.reduce((sum, line) => sum + line![name], 0) / lines.length;
+  return Object.fromEntries(Object.keys(first).map((name) => [name, mean(name as keyof LoggedNumbers)])) as LoggedNumbers;
 }

@@ -50,7 +50,7 @@ import { isInside, type Folders } from './folders.ts';
 import { Hub } from './hub.ts';
 import { Jobs, type WorkerOptions } from './jobs.ts';
 import { LiveLearning } from './learning.ts';
-import { exportNetwork, importWeights, publishedWeights, removeWeightsFolder } from './networks.ts';
+import { exportNetwork, importWeights, publishedWeights, removeWeightsFolder, startFrom } from './networks.ts';
 import { machinePlanner, type Planner } from './planner.ts';
 import { Project } from './project.ts';
 import type { UserConfig } from './recent.ts';
@@ -325,16 +325,26 @@ export class Service implements HostService {
 
   // --- training -------------------------------------------------------------------------------------------------------
 
-  async trainPresets(): Promise<TrainPresets> {
-    return this.#planner.presets(imageFiles(this.#open()).length);
+  async trainPresets({ from, distillFrom }: NonNullable<Inputs['trainPresets']> = { from: null }): Promise<TrainPresets> {
+    const sources = { start: this.#startFrom(from), teacher: this.#startFrom(distillFrom) };
+    return this.#planner.presets(imageFiles(this.#open()).length, sources);
   }
 
-  async startTraining({ presetId, steps, batch, seed, list, exclude, engine }: Inputs['startTraining']): Promise<RunRow> {
+  async startTraining(input: Inputs['startTraining']): Promise<RunRow> {
+    const { presetId, list, exclude, engine, from, distillFrom, ...overrides } = input;
     const project = this.#writable();
     this.#jobs.refuseIfBusy('training');
     const images = imageFiles(project);
     if (images.length === 0) throw new AppError('too-few-images', 'The project has no images.', 'Scan a folder that has some, then train.');
-    const config = await this.#planner.config(presetId, images.length, { steps, batch, seed }, engine);
+    const sources = { start: this.#startFrom(from), teacher: this.#startFrom(distillFrom) };
+    if (sources.start && sources.teacher) {
+      const what = 'A run that learns from another network starts from random weights.';
+      throw new AppError('bad-input', what, 'Choose either weights to start from or a network to learn from.');
+    }
+    const config = await this.#planner.config(presetId, images.length, overrides, engine, sources);
+    if (config.presetId !== presetId) {
+      throw new AppError('bad-input', `The preset ${presetId} does not go with that start.`, `Choose ${config.presetId}.`);
+    }
     this.#jobs.refuseIfBusy('training');
     const runId = project.write((w) => addRun(w, { presetTitle: config.presetTitle, model: config.model.name, totalSteps: config.steps }));
     const dir = runDir(project, runId);
@@ -342,6 +352,8 @@ export class Service implements HostService {
     const start = {
       images,
       config,
+      ...(sources.start && { startFile: sources.start.file }),
+      ...(sources.teacher && { teacherFile: sources.teacher.file }),
       list: list ?? { dedupe: true, balance: false, keep: null },
       exclude: exclude ?? [],
       curation: freshCuration(project),
@@ -610,6 +622,12 @@ export class Service implements HostService {
       );
     }
     return { runId: run.id, step: step ?? chosen.step };
+  }
+
+  /** Weights that a run starts from or learns from; null: none. */
+  #startFrom(from: Inputs['startTraining']['from']) {
+    if (!from) return null;
+    return startFrom(this.#open(), 'weightsId' in from ? from : this.#checkpoint(from.runId, from.step)!);
   }
 
   #reviewer(): string {

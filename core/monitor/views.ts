@@ -45,7 +45,8 @@ export function sampleSize(config: RunConfig, images: number): number {
   const seen = 2 * tokens(globalSize);
   // The teacher sees the global crops once; forward and backward of the student count three times.
   const trained = 4 * seen + 3 * localCount * tokens(localSize);
-  const affordable = Math.round((SHARE_OF_TRAINING * config.checkpointEvery * config.batch * trained) / seen);
+  const trainedOn = config.checkpointEvery * config.batch * (config.accumulate ?? 1);
+  const affordable = Math.round((SHARE_OF_TRAINING * trainedOn * trained) / seen);
   const held = Math.floor(MOST_BYTES / (2 * 3 * globalSize ** 2));
   return Math.min(images, held, MOST_IMAGES, Math.max(FEWEST_IMAGES, affordable));
 }

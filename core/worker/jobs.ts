@@ -27,6 +27,9 @@ export interface PretrainRequest {
 export interface PretrainStart {
   readonly images: readonly (ScannedImage & { readonly id: number })[];
   readonly config: RunConfig;
+  /** What it starts from, and what it learns from, for a config that says so. */
+  readonly startFile?: string;
+  readonly teacherFile?: string;
   readonly list: TrainingListOptions;
   /** Images to leave out: a path, stem or glob each. */
   readonly exclude: readonly string[];
@@ -122,7 +125,12 @@ async function* train({ runDir, imageRoot, start }: PretrainRequest, executor: E
     yield* pictures.draw(teacher, step);
   };
   const common = { runDir, imageRoot, executor, signal, onCheckpoint };
-  yield* start && images ? pretrain({ ...common, images, config: start.config }) : resume(common);
+  if (!start || !images) {
+    yield* resume(common);
+    return;
+  }
+  const { config, startFile, teacherFile } = start;
+  yield* pretrain({ ...common, images, config, ...(startFile && { startFile }), ...(teacherFile && { teacherFile }) });
 }
 
 /** The run's list; what is left out goes to left-out.jsonl. Null when stopped before it was made. */

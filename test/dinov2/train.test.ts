@@ -2,61 +2,19 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, readdir, readFile, rm, writeFile, mkdir, appendFile, truncate } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { readdir, readFile, rm, writeFile, mkdir, appendFile, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { test, type TestContext } from 'node:test';
+import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import type { AppError, JobEvent, TrainMetrics } from '../../core/contract/index.ts';
+import type { AppError, JobEvent } from '../../core/contract/index.ts';
 import { type RunConfig } from '../../core/dinov2/config.ts';
 import { listCheckpoints, loadBackbone, untrainedBackbone } from '../../core/dinov2/index.ts';
-import { pretrain, resume } from '../../core/dinov2/train.ts';
-import type { Executor } from '../../core/nn/ops.ts';
+import { pretrain } from '../../core/dinov2/train.ts';
 import { executors } from './executors.ts';
 import { COUNT, pictures, scanned } from './pictures.ts';
+import { collect, folder, goOn, metricsLines, never, run } from './runs.ts';
 import { tinyRun } from './tiny-run.ts';
-
-async function folder(t: TestContext): Promise<string> {
-  const dir = await mkdtemp(join(tmpdir(), 'patchwise-train-'));
-  t.after(() => rm(dir, { recursive: true, force: true }));
-  return join(dir, 'run');
-}
-
-const never = new AbortController().signal;
-
-interface Stop {
-  /** Abort on the metrics of this step. */
-  readonly after?: number;
-}
-
-async function collect(events: AsyncIterable<JobEvent>, { after }: Stop = {}, controller?: AbortController): Promise<JobEvent[]> {
-  const seen: JobEvent[] = [];
-  for await (const event of events) {
-    seen.push(event);
-    if (event.type === 'metrics' && event.metrics.step === after) controller!.abort();
-  }
-  return seen;
-}
-
-const run = (x: Executor, runDir: string, config: RunConfig, signal: AbortSignal = never, missing?: ReadonlySet<number>) =>
-  pretrain({ runDir, imageRoot: '/nowhere', images: scanned, config, executor: x, signal, ...pictures(missing) });
-const goOn = (x: Executor, runDir: string, signal: AbortSignal = never) =>
-  resume({ runDir, imageRoot: '/nowhere', executor: x, signal, ...pictures() });
-
-/** Lines of metrics.jsonl less what depends on the clock. */
-async function metricsLines(runDir: string): Promise<Omit<TrainMetrics, 'imagesPerSecond' | 'secondsLeft'>[]> {
-  const text = await readFile(join(runDir, 'metrics.jsonl'), 'utf8');
-  assert.ok(text.endsWith('\n'));
-  return text
-    .trimEnd()
-    .split('\n')
-    .map((line) => {
-      const { imagesPerSecond, secondsLeft, ...rest } = JSON.parse(line) as TrainMetrics;
-      assert.ok(imagesPerSecond > 0 && secondsLeft >= 0);
-      return rest;
-    });
-}
 
 const VARIANTS: Record<string, Partial<RunConfig>> = {
   'softmax centring': {},

@@ -266,6 +266,23 @@ test('the configuration for the official trainer says what the run says', () => 
   assert.equal((official['ibot'] as Record<string, unknown>)['separate_head'], false);
 });
 
+test('several batches a step go to as many GPUs; a distillation cannot be handed over', async (t) => {
+  const facts = { images: 5000, cores: 2, memoryBytes: 8e9, engine: 'cpu, 2 threads', gpu: false };
+  const config = { ...resolveConfig('standard', facts, { batch: 16, accumulate: 4 }), model: smallModel({ registers: 4 }) };
+  const { official } = officialConfig(config);
+  const [{ base_lr: rate }, { batch_size_per_gpu: batch }] = [official['optim'], official['train']] as [
+    Record<string, number>,
+    Record<string, number>,
+  ];
+  assert.ok(Math.abs((rate! * Math.sqrt((batch! * 4) / 1024)) / config.optimizer.learningRate - 1) < 1e-12);
+  const { dir } = await handedOver(t, config, ['a.png']);
+  assert.match(readFileSync(join(dir, 'README.md'), 'utf8'), /which took 4 such batches a step: 4 GPUs do the same/);
+  await assert.rejects(
+    handedOver(t, { ...config, distillation: { model: modelConfig('small') } }, ['a.png']),
+    (error: AppError) => error.code === 'bad-input' && /no distillation/.test(error.message),
+  );
+});
+
 test('numbers that the trainer cannot take are rounded, or told', () => {
   const changed = run({ steps: 1999, crops: { ...OFFICIAL_CROPS, grayscaleProbability: 0.5 }, studentTemperature: 0.2 });
   const { official, notes } = officialConfig(changed);

@@ -146,10 +146,20 @@ export function plainLosses(
   student: PlainNetwork,
   batch: PlainBatch,
   targets: PlainTargets,
-  { temperature, koleoWeight }: { readonly temperature: number; readonly koleoWeight: number },
+  {
+    temperature,
+    koleoWeight,
+    distilled = false,
+  }: {
+    readonly temperature: number;
+    readonly koleoWeight: number;
+    /** The student sees its global crops whole; the masks choose patches only (spec 7.2). */
+    readonly distilled?: boolean;
+  },
 ): PlainLosses {
   const { images: B, masks } = batch;
-  const tokens = plainTokens(student, 'backbone.', batch.globalCrops, { mask: masks, dropPath: batch.globalDropPath ?? null });
+  const seen = distilled ? {} : { mask: masks };
+  const tokens = plainTokens(student, 'backbone.', batch.globalCrops, { ...seen, dropPath: batch.globalDropPath ?? null });
   const classes = plainClass(tokens); // [2B,D]
   const globalLogits = headLogits(student, 'dino_head', classes);
 

@@ -1,10 +1,13 @@
 /**
  * The gradients that the drawn golden set holds are those of the float64 reference's tape. Here they are proven: against
- * central differences of the plain forward, whole step, every parameter, in each of the set's shapes; also summed over calls.
+ * central differences of the plain forward, whole step, every parameter, in each of the set's shapes; also summed over calls,
+ * and for a distillation.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { studentLoss, uploadCrops } from '../../core/dinov2/step.ts';
+import type { HeadConfig, RunConfig } from '../../core/dinov2/config.ts';
+import { parameterGroups } from '../../core/dinov2/optimizer.ts';
+import { applyUpdate, computeGradients, studentLoss, uploadCrops, type TrainState } from '../../core/dinov2/step.ts';
 import { createExecutor, type Executor, type ParameterSet } from '../../core/nn/index.ts';
 import { Random } from '../../core/random.ts';
 import { relativeError } from '../dinov2/golden.ts';
@@ -132,3 +135,79 @@ test('gradients of several batches add up: accumulated in shares they are the sl
   }
   await cpu.dispose();
 });
+
+for (const name of ['train-centering-separate', 'train-sinkhorn-tied-registers-wide-patch16']) {
+  test(`distillation, ${name}: targets are those of the frozen network, gradients the slopes of the plain loss`, async (t) => {
+    const training = narrow(TRAININGS[name]!);
+    // Twice as wide, one block deeper, another feed-forward layer and table; its heads have the student's prototypes.
+    const wider = (head: HeadConfig): HeadConfig => ({ hidden: 20, bottleneck: 8, prototypes: head.prototypes });
+    const large: Training = {
+      ...training,
+      embedDim: 24,
+      depth: 3,
+      heads: 3,
+      positionGrid: 4,
+      ffn: 'swiglu',
+      registers: 1,
+      dino: wider(training.dino),
+      ibot: training.ibot && wider(training.ibot),
+    };
+    const { random, config, specs, student, drawn } = draw(training, 33, 1);
+    const distilling: RunConfig = {
+      ...config,
+      teacher: { ...config.teacher, centering: training.facts.centering === 'centering' ? 'softmax' : 'sinkhorn' },
+      distillation: { model: runOf(large).model },
+    };
+    const frozenSpecs = specsOf(runOf(large), random);
+    const frozen = { weights: new Map(frozenSpecs.map((spec) => [spec.name, plain.value(spec.shape, spec.values)])), heads: large.heads };
+    const K = { dino: training.dino.prototypes, ibot: (training.ibot ?? training.dino).prototypes };
+    const centers = {
+      dino: Float32Array.from({ length: K.dino }, () => 0.3 * random.normal()),
+      ibot: Float32Array.from({ length: K.ibot }, () => 0.3 * random.normal()),
+    };
+    const [{ plainBatch, batch }] = drawn as [DrawnBatch];
+    const exact = { dino: Float64Array.from(centers.dino), ibot: Float64Array.from(centers.ibot) };
+    const plainly = plainTargets(frozen, plainBatch, training.facts.centering === 'centering' ? exact : null, TEMPERATURE);
+    const { student_temp: temperature, koleo_weight: koleoWeight } = training.facts;
+    const loss = (): number => plainLosses(student, plainBatch, plainly, { temperature, koleoWeight, distilled: true }).total;
+    const rates = { learningRate: 1e-3, lastLayerLearningRate: 1e-3, weightDecay: 0.1 };
+    const values = { ...rates, teacherMomentum: 0.9, teacherTemperature: TEMPERATURE };
+
+    let reference: Float32Array | null = null;
+    for (const x of [new ReferenceExecutor(), await createExecutor({ engine: 'cpu', threads: 2 })]) {
+      const set = x.createParameters(specs);
+      // What follows the student is no one's teacher: any values do.
+      const follower = x.createParameters(specs.map((spec) => ({ ...spec, values: spec.values.map(() => random.normal()) })));
+      const frozenTeacher = x.createParameters(frozenSpecs);
+      const state: TrainState = { student: set, teacher: follower, frozenTeacher, adam: x.createAdamState(set), centers };
+      const { total, dino, ibot } = await x.scope(async () => {
+        const { terms, targets } = computeGradients(x, distilling, state, batch, values);
+        return { total: (await x.read(terms.total))[0]!, dino: await x.read(targets.dino), ibot: await x.read(targets.ibot!) };
+      });
+      assert.ok(relativeError(dino, plainly.dino.data) < 1e-5 && relativeError(ibot, plainly.ibot.data) < 1e-5);
+      assert.ok(Math.abs(total / loss() - 1) < 1e-5, `${total} by the step, ${loss()} plainly`);
+      const gradients = await x.readGradients(set);
+      if (reference === null) {
+        const { worst, checked } = assertSlopes(student, set, gradients, random, loss);
+        t.diagnostic(`${checked} slopes, largest error ${worst.toExponential(1)} of the gradient's norm`);
+        reference = gradients;
+        const masked = set.specs.find(({ name }) => name.endsWith('mask_token'))!;
+        assert.ok(gradients.subarray(masked.offset, masked.offset + masked.size).every((value) => value === 0));
+      } else assert.ok(relativeError(gradients, reference) < 1e-4);
+
+      const [before, start] = [await x.readParameters(follower), await x.readParameters(set)];
+      applyUpdate(x, distilling, state, parameterGroups(distilling, set), values, 0);
+      const [after, moved] = [await x.readParameters(follower), await x.readParameters(set)];
+      assert.ok(relativeError(moved, start) > 1e-4);
+      assert.ok(
+        relativeError(
+          after,
+          before.map((value, i) => 0.9 * value + 0.1 * moved[i]!),
+        ) < 1e-6,
+      );
+      const still = await x.readParameters(frozenTeacher);
+      assert.deepEqual(still, Float32Array.from(frozenSpecs.flatMap((spec) => [...spec.values])));
+      await x.dispose();
+    }
+  });
+}

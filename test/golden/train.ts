@@ -9,7 +9,15 @@ import * as z from 'zod';
 import type { RunConfig } from '../../core/dinov2/config.ts';
 import { parameterGroups } from '../../core/dinov2/optimizer.ts';
 import type { SafeTensorFile } from '../../core/dinov2/safetensors.ts';
-import { applyUpdate, clipGradients, computeGradients, updateCenters, type Batch, type TrainState } from '../../core/dinov2/step.ts';
+import {
+  applyUpdate,
+  clipGradients,
+  computeGradients,
+  readMeans,
+  updateCenters,
+  type Batch,
+  type TrainState,
+} from '../../core/dinov2/step.ts';
 import type { DropPath } from '../../core/dinov2/vit.ts';
 import type { BatchSubset, Executor } from '../../core/nn/index.ts';
 import { relativeError, weightsOf } from '../dinov2/golden.ts';
@@ -211,7 +219,7 @@ export async function checkTraining(
           if (norm === undefined) throw new Error(`its step ${i} has no gradient norm of ${part}`);
           add(`${when}: gradient norm`, part, relativeError([norms[p]!], [norm]), tolerance.norms);
         }
-        await updateCenters(x, config, state, targets);
+        updateCenters(config, state, [await readMeans(x, targets)]);
       });
     }
 

@@ -7,8 +7,9 @@ import { createCpuExecutor, type CpuExecutor } from '../../core/nn/cpu/index.ts'
 import { prototypeLoss } from '../../core/nn/cpu/losses.ts';
 import { Arena, Heap } from '../../core/nn/cpu/memory.ts';
 import type { CpuTensor } from '../../core/nn/cpu/tensor.ts';
-import { createExecutor, type Executor } from '../../core/nn/index.ts';
+import { createExecutor, type Executor, type ParameterSet, type Tensor } from '../../core/nn/index.ts';
 import { Random } from './draw.ts';
+import { ReferenceExecutor } from './reference-executor.ts';
 import { assertClose, operationSuite } from './suite.ts';
 
 before(async () => {
@@ -146,6 +147,51 @@ describe('the CPU executor', () => {
     assertClose(tiledLoss, loss, 1e-6, 'loss');
     assertClose(tiledGradients, gradients, 1e-6, 'gradients');
     set.dispose();
+  });
+
+  it("gives the float64 loss and gradients of the published head's 131,072 prototypes, tile by tile and whole", async () => {
+    const random = new Random(4);
+    const [R, K, n] = [3, 131_072, 6];
+    const values = { x: random.normals(R * n), v: random.normals(K * n), g: random.normals(K).map((value) => 1 + 0.1 * value) };
+    const specs = [
+      {
+        name: 'x',
+        shape: [R, n],
+        values: values.x.map((value, i) => value / Math.hypot(...values.x.subarray(i - (i % n), i - (i % n) + n))),
+      },
+      { name: 'v', shape: [K, n], values: values.v },
+      { name: 'g', shape: [K, 1], values: values.g },
+    ];
+    const logits = random.normals(R * K);
+    const rest = { targetRows: Int32Array.of(0, 1, 1, 2, 2, 0), rowWeights: Float32Array.of(0.5, 0.3, 0.2), temperature: 0.1 };
+    const run = async (e: Executor, loss: (set: ParameterSet, targets: Tensor) => Tensor): Promise<number[][]> => {
+      const set = e.createParameters(specs);
+      const results = await e.scope(async () => {
+        e.zeroGradients(set);
+        const targets = e.centeredSoftmax(e.tensor(logits, [R, K]), e.tensor(new Float32Array(K), [K]), 1);
+        const value = await e.read(e.gradients(set, () => loss(set, targets)).loss);
+        const gradients = await e.readGradients(set);
+        return [[...value], ...set.specs.map(({ offset, size }) => [...gradients.subarray(offset, offset + size)])];
+      });
+      set.dispose();
+      return results;
+    };
+    const inputs = (set: ParameterSet) => ({ rows: set.get('x'), weightV: set.get('v'), weightG: set.get('g') });
+    const reference = new ReferenceExecutor();
+    const expected = await run(reference, (set, targets) => reference.prototypeLoss({ ...inputs(set), targets, ...rest }));
+    // Whole, one float32 sum runs over all prototypes; tile by tile it is shorter.
+    for (const [kept, tolerance] of [
+      [0, 1e-5],
+      [R * K, 2e-4],
+    ] as const) {
+      const own = (tensor: Tensor): CpuTensor => tensor as CpuTensor;
+      const actual = await run(two, (set, targets) => {
+        const { rows, weightV, weightG } = inputs(set);
+        const tensors = { rows: own(rows), weightV: own(weightV), weightG: own(weightG), targets: own(targets) };
+        return prototypeLoss(two.engine, tensors, rest, { kept, tile: R * 5000 });
+      });
+      ['loss', 'rows', 'v', 'g'].forEach((what, i) => assertClose(actual[i]!, expected[i]!, tolerance, `${what}, ${kept} logits kept`));
+    }
   });
 
   it('refuses tensors of an ended scope and of another executor', async () => {

@@ -8,7 +8,7 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { AppError } from '../../contract/index.ts';
-import { OFFICIAL_CROPS, type CropConfig, type RunConfig } from '../config.ts';
+import { batchesOfStep, OFFICIAL_CROPS, type CropConfig, type RunConfig } from '../config.ts';
 import { README, writeReadme } from './formats.ts';
 import { fixedText, writeNpy } from './npy.ts';
 import { withPositionGrid, type OpenedWeights } from './open.ts';
@@ -42,6 +42,13 @@ export async function writeHandOver(
     );
   }
   if (images.length === 0) throw new AppError('too-few-images', 'The run has no images.', 'Choose another run.');
+  if (config.distillation) {
+    throw new AppError(
+      'bad-input',
+      'The run learns from another network, and the official code has no distillation.',
+      'Export the student as trainer-checkpoint, or choose another run.',
+    );
+  }
   const { official, notes } = officialConfig(config);
   await writeFile(join(dir, 'config.yaml'), yaml(official), { flush: true });
   // The trainer builds its table for the global crops and takes no other.
@@ -143,7 +150,7 @@ export function officialConfig(config: RunConfig): { official: Record<string, Ya
       weight_decay: optimizer.weightDecay[0],
       weight_decay_end: optimizer.weightDecay[1],
       // The trainer multiplies by sqrt(images a step / 1024), all GPUs together.
-      base_lr: optimizer.learningRate / Math.sqrt(config.batch / 1024),
+      base_lr: optimizer.learningRate / Math.sqrt((config.batch * batchesOfStep(config)) / 1024),
       scaling_rule: 'sqrt_wrt_1024',
       warmup_epochs: epochs.warmup,
       min_lr: optimizer.finalLearningRate,
@@ -322,6 +329,7 @@ if __name__ == "__main__":
 function readme(about: string, config: RunConfig, images: number, notes: readonly string[], registered: boolean): string {
   const script = registered ? 'train.py' : '"$DINOV2/dinov2/train/train.py"';
   const { model } = config;
+  const batches = batchesOfStep(config);
   const more = images > IMAGENET_ROWS;
   return `# Going on with the official DINOv2 trainer
 
@@ -350,8 +358,8 @@ In this folder (its configuration names everything in it by relative paths), wit
 On several machines, the same on each, with --nnodes, --node_rank and --master_addr as torchrun has them. One GPU: the same
 with --nproc_per_node=1.
 
-- Each GPU takes ${config.batch} images a step, as the run did (train.batch_size_per_gpu); the learning rate grows with the square
-  root of all images of a step, as it did here.
+- Each GPU takes ${config.batch} images a step, as the run did${batches > 1 ? `, which took ${batches} such batches a step: ${batches} GPUs do the same` : ''} (train.batch_size_per_gpu);
+  the learning rate grows with the square root of all images of a step, as it did here.
 - A killed run goes on from its last state when started again with the same command.
 - Keep student.block_chunks at 0: the trainer loads weights.pth without being strict, and with another value it would
   silently load no block.

@@ -131,7 +131,7 @@ export class Heap {
       throw new AppError(
         'engine-out-of-memory',
         `The CPU engine needs ${gib(end)} GiB; it can hold at most ${gib(maximumPages * page)} GiB, and this machine gave ${gib(this.reserved)} GiB.`,
-        'Choose a smaller batch, smaller crops, a smaller model or fewer prototypes.',
+        'Choose a smaller batch, with several of them accumulated, smaller crops, a smaller model or fewer prototypes.',
         { cause },
       );
     }

@@ -38,9 +38,8 @@ const updateChunk = 32768;
 export class CpuParameterSet implements ParameterSet {
   readonly specs: ParameterSet['specs'];
   readonly size: number;
-  /** Addresses of values and gradients, both flat, in the order of specs. */
+  /** Address of the values, flat, in the order of specs. */
   readonly values: number;
-  readonly gradients: number;
   /** Gradients that count as zero but are not written yet: the first contribution is stored, not added. */
   readonly fresh: Uint8Array;
   /** Table of the update kernels: [offset, length, parameter] i32. */
@@ -49,6 +48,7 @@ export class CpuParameterSet implements ParameterSet {
   readonly #heap: Heap;
   readonly #tensors: CpuTensor[];
   readonly #byName = new Map<string, CpuTensor>();
+  #gradients = 0;
   #disposed = false;
 
   constructor(heap: Heap, specs: readonly ParameterSpec[]) {
@@ -64,7 +64,6 @@ export class CpuParameterSet implements ParameterSet {
     });
     this.size = offset;
     this.values = heap.allocate(offset * 4);
-    this.gradients = heap.allocate(offset * 4);
     this.fresh = new Uint8Array(specs.length).fill(1);
     const rows: number[] = [];
     this.#tensors = this.specs.map((spec, i) => {
@@ -78,6 +77,12 @@ export class CpuParameterSet implements ParameterSet {
     this.table = heap.allocate(rows.length * 4);
     heap.i32.set(rows, this.table / 4);
     this.chunks = rows.length / 3;
+  }
+
+  /** Address of the gradients, flat, in the order of specs. Made when first asked for: a teacher has none. */
+  get gradients(): number {
+    this.#gradients ||= this.#heap.allocate(this.size * 4);
+    return this.#gradients;
   }
 
   get(name: string): CpuTensor {
@@ -95,7 +100,7 @@ export class CpuParameterSet implements ParameterSet {
     if (this.#disposed) return;
     this.#disposed = true;
     for (const tensor of this.#tensors) tensor.address = 0;
-    for (const address of [this.values, this.gradients, this.table]) this.#heap.free(address);
+    for (const address of [this.values, this.#gradients, this.table]) if (address) this.#heap.free(address);
   }
 }
 
