@@ -204,6 +204,6 @@ export interface Executor {
   clipGradients(set: ParameterSet, parts: Int32Array, maxNorm: number, gradientScale?: number): Tensor;
   /** AdamW (Loshchilov & Hutter) with the gradients of the set. */
   adamW(set: ParameterSet, state: AdamState, options: AdamWOptions): void;
-  /** teacher <- momentum teacher + (1 - momentum) student, every parameter. Sets must have equal specs. */
+  /** teacher <- momentum teacher + (1 - momentum) student, every parameter; equal values stay, bit for bit. Sets must have equal specs. */
   emaUpdate(teacher: ParameterSet, student: ParameterSet, momentum: number): void;
 }

@@ -832,7 +832,7 @@ export class ReferenceExecutor implements Executor {
     const t = (teacher as ReferenceParameters).values;
     const s = (student as ReferenceParameters).values;
     must(t.length === s.length, 'emaUpdate', [t.length], [s.length]);
-    for (let i = 0; i < t.length; i++) t[i] = momentum * t[i]! + (1 - momentum) * s[i]!;
+    for (let i = 0; i < t.length; i++) t[i] = t[i]! + (1 - momentum) * (s[i]! - t[i]!);
   }
 }
 

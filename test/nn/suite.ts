@@ -328,6 +328,10 @@ function updateTests(executor: () => Executor, tolerance: number): void {
     e.writeParameters(teacher, b);
     e.emaUpdate(teacher, student, 1);
     assert.deepEqual(await e.readParameters(teacher), b);
+    // What stands still in the student stands still in the teacher: equal values must not drift by rounding.
+    e.writeParameters(student, b);
+    for (const momentum of [0.9, 0.98, 0.99, 0.992, 0.9961, 0.999]) e.emaUpdate(teacher, student, momentum);
+    assert.deepEqual(await e.readParameters(teacher), b);
     student.dispose();
     teacher.dispose();
   });
