@@ -34,6 +34,7 @@ const HELP = `Patchwise: self-supervised training on your own images, and masks 
   patchwise scan IMAGES --project DIR      make a project for a folder of images, or look for what is new
   patchwise pretrain DIR                   train on the project's images (Ctrl-C stops after a checkpoint)
       --images IMAGES   make the project first     --preset ID   see below     --steps N   --batch N   --seed N
+      --from-weights ID   --from-run ID   --step N   go on from imported weights, or from a checkpoint (its chosen one)
       --no-dedupe   train on copies and crops of one photo too    --balance   no look gives more than its share
       --keep N or N%   with --balance: images in all               --exclude FILE   a path, stem or glob a line to leave out
       --engine E        auto | cpu | tensorflow    (auto: the GPU where TensorFlow.js can use one, else the CPU)
@@ -102,7 +103,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   curate: { folder: 'DIR', options: ['run', 'step', 'keep'], flags: ['network', 'balance', 'dedupe', 'no-dedupe'], run: curate },
   pretrain: {
     folder: 'DIR',
-    options: ['images', 'preset', 'steps', 'batch', 'seed', 'keep', 'exclude', 'engine'],
+    options: ['images', 'preset', 'steps', 'batch', 'seed', 'keep', 'exclude', 'engine', 'from-weights', 'from-run', 'step'],
     flags: ['balance', 'dedupe', 'no-dedupe'],
     run: pretrain,
   },
@@ -212,8 +213,9 @@ async function pretrain({ local, terminal, stop, folder, values, flags }: Call):
   const wished = listOptions(values, flags);
   const exclude = await excludeLines(values['exclude']);
   const engine = engineOf(values);
+  const from = startOf(values);
   await openOrCreate(local, folder, values['images'] ?? null, terminal, stop);
-  const offered = await local.service.trainPresets();
+  const offered = await local.service.trainPresets({ from });
   const presetId = values['preset'] ?? offered.recommendedId;
   if (!offered.presets.some((preset) => preset.id === presetId)) {
     throw new UsageError(`There is no preset "${presetId}"; choose from: ${offered.presets.map((preset) => preset.id).join(', ')}.`);
@@ -221,8 +223,9 @@ async function pretrain({ local, terminal, stop, folder, values, flags }: Call):
   // What runs, the run's first line tells; on an engine that was asked for, what `auto` would take is of no interest.
   if (!engine.engine) terminal.say(offered.engine);
   terminal.say(`Preset ${presetId}: ${offered.reason}`);
+  if (offered.warning) terminal.say(`Note: ${offered.warning}`);
   const list = wished((await local.service.currentProject())!.images);
-  const request = { presetId, ...numbers, list, ...(exclude && { exclude }), ...engine };
+  const request = { from, presetId, ...numbers, list, ...(exclude && { exclude }), ...engine };
   const job = await runJob(local.service, 'pretrain', () => local.service.startTraining(request), terminal, stop);
   await endOfRun(local, terminal, stop, job.runId!);
 }
@@ -242,6 +245,7 @@ async function endOfRun(local: LocalService, terminal: Terminal, stop: Stop, run
   const loss = last ? `, loss ${last.total.toFixed(3)}` : '';
   const { alarms } = await local.service.trainMonitors({ runId });
   for (const { message, action } of alarms) terminal.say(`Note: ${message} ${action}`);
+  if (run.state === 'finished' && run.step < run.totalSteps) terminal.say(earlyEnd(run));
   if (run.chosen) terminal.say(`Step ${run.chosen.step} will be used for proposals. ${run.chosen.reason}`);
   terminal.result(`Run ${run.id}: step ${run.step} of ${run.totalSteps}${loss}, ${run.checkpoints.length} checkpoints (${run.state})`, {
     run,
@@ -249,6 +253,11 @@ async function endOfRun(local: LocalService, terminal: Terminal, stop: Stop, run
     alarms,
   });
   if (stop.signal.aborted) process.exitCode = 130;
+}
+
+/** Of a run that finished before its last step, which continued runs do. */
+function earlyEnd({ step, totalSteps }: RunRow): string {
+  return `The run ended early, after ${step} of ${totalSteps} steps: its features did not get better any more.`;
 }
 
 async function prelabel({ local, terminal, stop, folder, values, flags }: Call): Promise<void> {
@@ -396,6 +405,17 @@ async function exportWeights({ local, terminal, stop, folder, values }: Call): P
     `${row.source} as ${row.format}, ${row.bytes.toLocaleString('en-US')} bytes: ${row.location}\n  ${row.files.join('\n  ')}`,
     row,
   );
+}
+
+/** The weights that a run shall start from; null: random ones. */
+function startOf(values: Call['values']): { weightsId: string } | { runId: string; step: number | null } | null {
+  const weightsId = values['from-weights'];
+  const runId = values['from-run'];
+  const step = count(values, 'step', 0);
+  if (weightsId !== undefined && runId !== undefined) throw new UsageError('--from-weights takes the place of --from-run.');
+  if (step !== null && runId === undefined) throw new UsageError('--step names a checkpoint of the run in --from-run.');
+  if (weightsId !== undefined) return { weightsId };
+  return runId === undefined ? null : { runId, step };
 }
 
 /** --run and --step; --weights takes their place. */

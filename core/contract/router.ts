@@ -68,7 +68,7 @@ export function createRouter(service: HostService) {
     stopProposing: p.mutation(() => run(() => service.stopProposing())),
     events: p.subscription(({ signal }) => service.events(signal ?? new AbortController().signal)),
 
-    trainPresets: p.query(() => run(() => service.trainPresets())),
+    trainPresets: p.input(inputs.trainPresets).query(({ input }) => run(() => service.trainPresets(input))),
     startTraining: p.input(inputs.startTraining).mutation(({ input }) => run(() => service.startTraining(input))),
     resumeTraining: p.input(inputs.resumeTraining).mutation(({ input }) => run(() => service.resumeTraining(input))),
     runs: p.query(() => run(() => service.runs())),

@@ -77,7 +77,11 @@ export const inputs = {
   trainingList,
   leftOut: trainingList.extend({ offset: z.int().min(0), limit: z.int().min(1).max(500) }),
   similarImages: z.object({ imageIds: z.array(id).min(1).max(100), limit: z.int().min(1).max(500) }),
+  /** from: the weights to start from; null or nothing at all: random ones. */
+  trainPresets: z.object({ from: network.nullable() }).optional(),
   startTraining: z.object({
+    /** The weights to start from, which the run copies; absent or null: random ones. Of a run's steps null: the chosen one. */
+    from: network.nullable().optional(),
     presetId: z.string(),
     steps: z.int().min(1).max(10_000_000).nullable(),
     batch: z.int().min(2).max(4096).nullable(),
@@ -199,7 +203,7 @@ export interface HostService {
   /** AppEvents until the signal aborts. */
   events(signal: AbortSignal): AsyncGenerator<AppEvent>;
 
-  trainPresets(): Promise<TrainPresets>;
+  trainPresets(input?: Inputs['trainPresets']): Promise<TrainPresets>;
   startTraining(input: Inputs['startTraining']): Promise<RunRow>;
   resumeTraining(input: Inputs['resumeTraining']): Promise<RunRow>;
   runs(): Promise<RunRow[]>;

@@ -2,6 +2,7 @@
  * What a run leaves on disk, and reading it back:
  *
  *   config.json                          every number of the run
+ *   start.safetensors                    the weights it starts from, where it does (start.ts)
  *   images.jsonl                         its images, frozen at the start
  *   metrics.jsonl                        one line per log step; never holds a step twice
  *   monitors.jsonl                       one line per checkpoint, written by the monitor room; likewise
@@ -17,6 +18,8 @@ import { AppError, type ScannedImage, type TrainMetrics } from '../contract/inde
 import type { Executor, ParameterSet } from '../nn/index.ts';
 import type { RunConfig } from './config.ts';
 import { firstNonFinite } from './finite.ts';
+import { loraLayer, loraScale, mergedWeight } from './lora.ts';
+import type { DenseScore } from './patience.ts';
 import { readSafetensors, writeSafetensors, type NamedTensor, type SafeTensorFile } from './safetensors.ts';
 import type { TrainState } from './step.ts';
 
@@ -28,8 +31,17 @@ const RESUMABLE = 2;
 
 // --- the run's own files ----------------------------------------------------------------------------------------------
 
-/** Creates the run's folder and files. @throws AppError bad-input when there is a run already */
-export async function createRun(runDir: string, config: RunConfig, images: readonly ScannedImage[]): Promise<void> {
+/**
+ * Creates the run's folder and files.
+ * @param before writes what else the folder must hold before config.json makes it a run
+ * @throws AppError bad-input when there is a run already
+ */
+export async function createRun(
+  runDir: string,
+  config: RunConfig,
+  images: readonly ScannedImage[],
+  before: () => Promise<void> = async () => {},
+): Promise<void> {
   await mkdir(checkpointsDir(runDir), { recursive: true });
   if (await exists(join(runDir, 'config.json'))) {
     throw new AppError(
@@ -38,6 +50,7 @@ export async function createRun(runDir: string, config: RunConfig, images: reado
       'Resume that run, or start the new one in another folder.',
     );
   }
+  await before();
   await replaceFile(join(runDir, 'images.jsonl'), images.map((image) => `${JSON.stringify(image)}\n`).join(''));
   await replaceFile(join(runDir, 'metrics.jsonl'), '');
   await replaceFile(join(runDir, 'config.json'), `${JSON.stringify(config, null, 2)}\n`);
@@ -60,6 +73,15 @@ export async function readRun(runDir: string): Promise<{ config: RunConfig; imag
 
 export async function appendMetrics(runDir: string, metrics: TrainMetrics): Promise<void> {
   await appendFile(join(runDir, 'metrics.jsonl'), `${JSON.stringify(metrics)}\n`);
+}
+
+/** The dense scores in monitors.jsonl, ascending; none for a run that is not watched. */
+export async function readMonitors(runDir: string): Promise<DenseScore[]> {
+  const text = await readFile(join(runDir, 'monitors.jsonl'), 'utf8').catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return '';
+    throw error;
+  });
+  return jsonLines<DenseScore>(text.slice(0, text.lastIndexOf('\n') + 1));
 }
 
 /** Removes the lines of steps past `step` from metrics.jsonl and monitors.jsonl, and last lines that were cut off. */
@@ -199,7 +221,10 @@ async function readPart(runDir: string, step: number, part: 'teacher' | 'trainin
   }
 }
 
-/** The teacher of a checkpoint and the configuration it was trained with. @throws AppError checkpoint-damaged, no-checkpoint */
+/**
+ * The teacher of a checkpoint and the configuration it was trained with; low-rank updates are merged into their weights.
+ * @throws AppError checkpoint-damaged, no-checkpoint
+ */
 export async function readTeacher(runDir: string, step: number): Promise<{ config: RunConfig; tensors: SafeTensorFile['tensors'] }> {
   const { metadata, tensors } = await readPart(runDir, step, 'teacher');
   if (metadata['config'] === undefined) {
@@ -209,7 +234,26 @@ export async function readTeacher(runDir: string, step: number): Promise<{ confi
       'Use another checkpoint.',
     );
   }
-  return { config: JSON.parse(metadata['config']) as RunConfig, tensors };
+  const config = JSON.parse(metadata['config']) as RunConfig;
+  return { config, tensors: withoutLora(tensors, loraScale(config) ?? 0) };
+}
+
+/** Every tensor but low-rank updates, these merged into the weight they belong to. */
+function withoutLora(tensors: SafeTensorFile['tensors'], scale: number): SafeTensorFile['tensors'] {
+  const merged = new Map(tensors);
+  for (const [name, a] of tensors) {
+    if (!name.endsWith('.lora_a')) continue;
+    const layer = loraLayer(name)!;
+    const { shape, values } = tensors.get(`${layer}.weight`)!;
+    const b = tensors.get(`${layer}.lora_b`)!.values as Float32Array;
+    merged.set(`${layer}.weight`, {
+      shape,
+      values: mergedWeight(values as Float32Array, a.values as Float32Array, b, a.shape[0]!, scale),
+    });
+    merged.delete(name);
+    merged.delete(`${layer}.lora_b`);
+  }
+  return merged;
 }
 
 /** Everything a run goes on from. */

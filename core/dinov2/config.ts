@@ -100,6 +100,8 @@ export interface RunConfig {
   };
   /** Random weights, or those of start.safetensors in the run's folder; with heads there, heads too. Absent: random. */
   readonly start?: 'random' | 'weights';
+  /** In words, what those weights were: "imported dinov2_vits14_pretrain.pth", "run 3, step 400". */
+  readonly startedFrom?: string;
   /** How gently weights from elsewhere are trained on; absent: all of the network learns. */
   readonly continuation?: ContinuationConfig;
   /** The student learns from a frozen, larger network in teacher.safetensors of the run's folder (spec 7.2); absent: from its own teacher. */
@@ -157,6 +159,8 @@ export interface RunConfig {
 export interface ContinuationConfig {
   /** Steps in which only the heads learn, so that random heads do not tear at a trained backbone. */
   readonly headsOnlySteps: number;
+  /** Rate of the backbone as a share of the rate of the heads, which begin with random values and need far more. */
+  readonly backboneRate: number;
   /** Last blocks that learn, with the final norm; the rest of the backbone stands still. null: all of it learns. */
   readonly trainableBlocks: number | null;
   /** Low-rank updates of the attention of blocks that stand still (Hu et al. 2021; ExPLoRA, Khanna et al. 2024). */

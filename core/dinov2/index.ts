@@ -3,6 +3,7 @@ export { modelConfig, type CropConfig, type HeadConfig, type ModelConfig, type M
 export { resolveConfig, trainPresets, type ConfigOverrides, type TrainFacts } from './presets.ts';
 export { pretrain, resume, type ImageSource, type LoggedMeans, type PretrainOptions } from './train.ts';
 export { listCheckpoints, readRun } from './checkpoint.ts';
+export { describeStart, type StartFacts } from './start.ts';
 export { loadBackbone, untrainedBackbone, type Backbone, type Features, type TrainedSource } from './backbone.ts';
 export {
   exportNetwork,

@@ -14,6 +14,7 @@ import {
   appendMetrics,
   createRun,
   flatten,
+  readMonitors,
   readNewestState,
   readRun,
   truncateLines,
@@ -25,9 +26,12 @@ import { teacherEntropy } from './entropy.ts';
 import { refuseNonFiniteGradients, refuseNonFiniteLosses } from './finite.ts';
 import { headParameters } from './heads.ts';
 import { drawMasks } from './masking.ts';
+import { loraParameters, loraScale } from './lora.ts';
 import { parameterGroups } from './optimizer.ts';
+import { outOfPatience } from './patience.ts';
 import type { PixelImage } from './pixels.ts';
 import { stepValues } from './schedules.ts';
+import { startValues, writeStart } from './start.ts';
 import { applyUpdate, clipGradients, computeGradients, updateCenters, type Batch, type LossTerms, type TrainState } from './step.ts';
 import { drawDropPath, vitParameters } from './vit.ts';
 
@@ -56,6 +60,8 @@ interface CommonOptions {
 export interface PretrainOptions extends CommonOptions {
   readonly images: readonly ScannedImage[];
   readonly config: RunConfig;
+  /** The file of weights to start from, where `config.start` says so: an imported network or a checkpoint's teacher. */
+  readonly startFile?: string;
 }
 
 /** Below this a batch would hold hardly anything but crops of the same pictures. */
@@ -65,7 +71,8 @@ const PROGRESS_MS = 1000;
 
 /**
  * A new run in runDir. Ends early, with a checkpoint, when the signal aborts.
- * @throws AppError too-few-images, bad-input (runDir holds a run), not-finite, image-vanished when no image can be read
+ * @throws AppError too-few-images, bad-input (runDir holds a run), not-finite, image-vanished when no image can be read,
+ *   weights-unreadable and weights-mismatch for weights that it cannot start from
  */
 export async function* pretrain(options: PretrainOptions): AsyncGenerator<JobEvent> {
   const { runDir, images, executor } = options;
@@ -77,7 +84,10 @@ export async function* pretrain(options: PretrainOptions): AsyncGenerator<JobEve
       'Add images to the folder and scan it again.',
     );
   }
-  await createRun(runDir, config, images);
+  const { startFile } = options;
+  if ((config.start === 'weights') !== (startFile !== undefined))
+    throw new Error('pretrain: a file to start from goes with start "weights"');
+  await createRun(runDir, config, images, startFile === undefined ? undefined : () => writeStart(runDir, config, startFile));
   yield* train(options, config, images, null);
 }
 
@@ -120,8 +130,9 @@ async function* train(
         onProblem: (problem) => problems.push(problem),
       });
 
-  // 2. Networks: the student as drawn from the seed, the teacher its copy; or both as they were saved.
-  const specs = networkParameters(config);
+  // 2. Networks: the student as drawn from the seed or as the run's weights say, the teacher its copy; or both as they were saved.
+  const drawn = networkParameters(config);
+  const specs = config.start === 'weights' && !saved ? await startValues(runDir, drawn) : drawn;
   const student = x.createParameters(specs);
   const teacher = x.createParameters(specs);
   const adam = x.createAdamState(student);
@@ -144,7 +155,8 @@ async function* train(
     await writeCheckpoint(x, runDir, config, state, step);
     yield { type: 'checkpoint', step, totalSteps: steps };
     const means = meansOf(logged.splice(0));
-    if (onCheckpoint) yield* onCheckpoint(backboneOf(x, teacher, config.model, 'backbone.', false), step, means);
+    const backbone = backboneOf(x, teacher, config.model, 'backbone.', false, loraScale(config));
+    if (onCheckpoint) yield* onCheckpoint(backbone, step, means);
   };
 
   try {
@@ -158,8 +170,10 @@ async function* train(
     let lastProgress = -Infinity;
     let lastTotal: number | null = null;
 
-    // 3. The loop. `step` counts the updates made before this one.
-    for (let step = start; step < steps && !signal.aborted; step++) {
+    // 3. The loop. `step` counts the updates made before this one. A continued run may end it early.
+    const early = async (): Promise<string | null> => outOfPatience(config, await readMonitors(runDir));
+    let ending = await early();
+    for (let step = start; step < steps && !signal.aborted && ending === null; step++) {
       // schedules
       const values = stepValues(config, step);
 
@@ -222,6 +236,7 @@ async function* train(
         const before = performance.now();
         yield* checkpoint(done);
         written = done;
+        ending = await early();
         windowStart += performance.now() - before; // the rate is that of training
       }
       await nextTurn(); // lets a stop arrive: the executor may have held this thread
@@ -232,10 +247,11 @@ async function* train(
     }
 
     const loss = lastTotal === null ? '' : `, loss ${lastTotal.toFixed(3)}`;
-    yield {
-      type: 'done',
-      summary: written < steps ? `Stopped after ${written} of ${steps} steps${loss}.` : `${steps} steps of ${B} images${loss}.`,
-    };
+    const short =
+      ending === null
+        ? `Stopped after ${written} of ${steps} steps${loss}.`
+        : `Ended early after ${written} of ${steps} steps: ${ending}${loss}.`;
+    yield { type: 'done', summary: written < steps ? short : `${steps} steps of ${B} images${loss}.` };
   } finally {
     adam.dispose();
     teacher.dispose();
@@ -249,6 +265,7 @@ function networkParameters(config: RunConfig): ParameterSpec[] {
   const random = (part: number): Random => new Random(seed, STREAM.weights, part);
   return [
     ...vitParameters(model, random(0), 'backbone.'),
+    ...loraParameters(config, random(3), 'backbone.'),
     ...headParameters(heads.dino, model.embedDim, random(1), 'dino_head'),
     ...(heads.ibot ? headParameters(heads.ibot, model.embedDim, random(2), 'ibot_head') : []),
   ];

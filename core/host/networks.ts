@@ -3,6 +3,7 @@ import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { AppError, type NetworkExportRow, type NetworkFormat, type PublishedWeights, type WeightsRow } from '../contract/index.ts';
 import type { NetworkExport } from '../dinov2/index.ts';
+import type { StartFrom } from './planner.ts';
 import type { Project } from './project.ts';
 import { runDir, runRow } from './store/runs.ts';
 import {
@@ -139,6 +140,11 @@ async function refuseFilled(dir: string): Promise<void> {
     throw error;
   });
   if (present.length > 0) throw new AppError('bad-input', `The folder ${dir} is not empty.`, 'Choose a folder that is not there yet.');
+}
+
+/** Weights that a run can start from. @throws AppError weights-not-found, run-not-found */
+export function startFrom(project: Project, choice: NetworkChoice): StartFrom {
+  return { file: fileOf(project, choice), name: inWords(project, choice) };
 }
 
 function fileOf(project: Project, choice: NetworkChoice): string {

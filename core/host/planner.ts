@@ -7,9 +7,16 @@ import type { EngineWish } from '../nn/index.ts';
 export interface Planner {
   /** In words, the executor's name first: "cpu, 2 threads (...)". */
   engine(): Promise<string>;
-  presets(images: number): Promise<TrainPresets>;
-  /** presetId null: the recommended one. @throws AppError bad-input */
-  config(presetId: string | null, images: number, overrides: Overrides, engine?: EngineWish): Promise<RunConfig>;
+  /** start null: from random weights. @throws AppError weights-unreadable */
+  presets(images: number, start: StartFrom | null): Promise<TrainPresets>;
+  /** presetId null: the recommended one. @throws AppError bad-input, weights-unreadable */
+  config(presetId: string | null, images: number, overrides: Overrides, engine?: EngineWish, start?: StartFrom | null): Promise<RunConfig>;
+}
+
+/** Weights to start from: a file that the project keeps, and what they are in words. */
+export interface StartFrom {
+  readonly file: string;
+  readonly name: string;
 }
 
 export interface Overrides {
@@ -26,11 +33,15 @@ export function machinePlanner(): Planner {
   };
   return {
     engine: async () => (await facts(0)).engine,
-    presets: async (images) => (await import('../dinov2/index.ts')).trainPresets(await facts(images)),
-    config: async (presetId, images, overrides, wish) => {
-      const { resolveConfig, trainPresets } = await import('../dinov2/index.ts');
+    presets: async (images, start) => {
+      const { describeStart, trainPresets } = await import('../dinov2/index.ts');
+      return trainPresets(await facts(images), start && (await describeStart(start.file, start.name)));
+    },
+    config: async (presetId, images, overrides, wish, start = null) => {
+      const { describeStart, resolveConfig, trainPresets } = await import('../dinov2/index.ts');
       const known = await facts(images, wish);
-      return resolveConfig(presetId ?? trainPresets(known).recommendedId, known, overrides);
+      const from = start && (await describeStart(start.file, start.name));
+      return resolveConfig(presetId ?? trainPresets(known, from).recommendedId, known, overrides, from);
     },
   };
 }

@@ -50,7 +50,7 @@ import { isInside, type Folders } from './folders.ts';
 import { Hub } from './hub.ts';
 import { Jobs, type WorkerOptions } from './jobs.ts';
 import { LiveLearning } from './learning.ts';
-import { exportNetwork, importWeights, publishedWeights, removeWeightsFolder } from './networks.ts';
+import { exportNetwork, importWeights, publishedWeights, removeWeightsFolder, startFrom } from './networks.ts';
 import { machinePlanner, type Planner } from './planner.ts';
 import { Project } from './project.ts';
 import type { UserConfig } from './recent.ts';
@@ -325,16 +325,17 @@ export class Service implements HostService {
 
   // --- training -------------------------------------------------------------------------------------------------------
 
-  async trainPresets(): Promise<TrainPresets> {
-    return this.#planner.presets(imageFiles(this.#open()).length);
+  async trainPresets(input?: Inputs['trainPresets']): Promise<TrainPresets> {
+    return this.#planner.presets(imageFiles(this.#open()).length, this.#startFrom(input?.from ?? null));
   }
 
-  async startTraining({ presetId, steps, batch, seed, list, exclude, engine }: Inputs['startTraining']): Promise<RunRow> {
+  async startTraining({ presetId, steps, batch, seed, list, exclude, engine, from }: Inputs['startTraining']): Promise<RunRow> {
     const project = this.#writable();
     this.#jobs.refuseIfBusy('training');
     const images = imageFiles(project);
     if (images.length === 0) throw new AppError('too-few-images', 'The project has no images.', 'Scan a folder that has some, then train.');
-    const config = await this.#planner.config(presetId, images.length, { steps, batch, seed }, engine);
+    const weights = this.#startFrom(from ?? null);
+    const config = await this.#planner.config(presetId, images.length, { steps, batch, seed }, engine, weights);
     this.#jobs.refuseIfBusy('training');
     const runId = project.write((w) => addRun(w, { presetTitle: config.presetTitle, model: config.model.name, totalSteps: config.steps }));
     const dir = runDir(project, runId);
@@ -342,6 +343,7 @@ export class Service implements HostService {
     const start = {
       images,
       config,
+      ...(weights && { startFile: weights.file }),
       list: list ?? { dedupe: true, balance: false, keep: null },
       exclude: exclude ?? [],
       curation: freshCuration(project),
@@ -610,6 +612,12 @@ export class Service implements HostService {
       );
     }
     return { runId: run.id, step: step ?? chosen.step };
+  }
+
+  /** Weights that a run starts from; null: random ones. */
+  #startFrom(from: Inputs['startTraining']['from'] | null) {
+    if (!from) return null;
+    return startFrom(this.#open(), 'weightsId' in from ? from : this.#checkpoint(from.runId, from.step)!);
   }
 
   #reviewer(): string {

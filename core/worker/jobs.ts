@@ -27,6 +27,8 @@ export interface PretrainRequest {
 export interface PretrainStart {
   readonly images: readonly (ScannedImage & { readonly id: number })[];
   readonly config: RunConfig;
+  /** What it starts from, for a config that says so. */
+  readonly startFile?: string;
   readonly list: TrainingListOptions;
   /** Images to leave out: a path, stem or glob each. */
   readonly exclude: readonly string[];
@@ -122,7 +124,18 @@ async function* train({ runDir, imageRoot, start }: PretrainRequest, executor: E
     yield* pictures.draw(teacher, step);
   };
   const common = { runDir, imageRoot, executor, signal, onCheckpoint };
-  yield* start && images ? pretrain({ ...common, images, config: start.config }) : resume(common);
+  const from = start?.startFile === undefined ? {} : { startFile: start.startFile };
+  const run = start && images ? pretrain({ ...common, images, config: start.config, ...from }) : resume(common);
+  for await (const event of run) yield event.type === 'done' ? { ...event, summary: await withChoice(runDir, event.summary) } : event;
+}
+
+/** The end of a continued run in words, with what is used of it: a start that training did not make better, say. */
+async function withChoice(runDir: string, summary: string): Promise<string> {
+  const { listCheckpoints, readRun } = await import('../dinov2/index.ts');
+  const { chosenCheckpoint, readMonitors } = await import('../monitor/index.ts');
+  if ((await readRun(runDir)).config.start !== 'weights') return summary;
+  const choice = chosenCheckpoint(await listCheckpoints(runDir), await readMonitors(runDir), true);
+  return choice ? `${summary} ${choice.reason}` : summary;
 }
 
 /** The run's list; what is left out goes to left-out.jsonl. Null when stopped before it was made. */

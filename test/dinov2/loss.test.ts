@@ -11,7 +11,14 @@ import { executors } from './executors.ts';
 import { relativeError } from './golden.ts';
 import { tinyRun } from './tiny-run.ts';
 
-const values = { learningRate: 1e-3, lastLayerLearningRate: 1e-3, weightDecay: 0.04, teacherMomentum: 0.99, teacherTemperature: 0.05 };
+const values = {
+  learningRate: 1e-3,
+  backboneLearningRate: 1e-3,
+  lastLayerLearningRate: 1e-3,
+  weightDecay: 0.04,
+  teacherMomentum: 0.99,
+  teacherTemperature: 0.05,
+};
 
 /** 16 px patches, registers, drop path 0.4: nothing that the recorded steps have. */
 function patch16(): RunConfig {

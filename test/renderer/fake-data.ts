@@ -42,6 +42,7 @@ export const problems: ImageProblem[] = [
 export const presets: TrainPresets = {
   recommendedId: 'small-cpu',
   reason: '3,200 images and no GPU',
+  warning: null,
   engine: 'cpu: 2 threads, relaxed SIMD (no GPU executor installed)',
   presets: [
     {

@@ -103,6 +103,7 @@ export class FakeHost {
       totalSteps: 1500,
       checkpoints: [0, 75, 300, 600, 900, 1200, 1500],
       chosen: null,
+      startedFrom: null,
       error: null,
     },
     {
@@ -115,6 +116,7 @@ export class FakeHost {
       totalSteps: 400,
       checkpoints: [0, 20, 200],
       chosen: null,
+      startedFrom: null,
       error: {
         code: 'engine-died',
         message: 'The engine ended by itself at step 212 (signal SIGKILL).',
@@ -685,9 +687,9 @@ export class FakeHost {
         if (this.#proposing?.state === 'running') this.#proposing = { ...this.#proposing, state: 'stopping' };
       },
       events: (signal) => this.#events(signal),
-      trainPresets: async () => presets,
-      startTraining: async ({ presetId, steps }) => {
-        const preset = presets.presets.find((p) => p.id === presetId)!;
+      trainPresets: async (input) => (input?.from ? continuing(this.#imageCount) : presets),
+      startTraining: async ({ presetId, steps, from }) => {
+        const preset = (from ? continuing(this.#imageCount) : presets).presets.find((p) => p.id === presetId)!;
         const run: RunRow = {
           id: `run-${this.#runs.length + 1}`,
           presetTitle: preset.title,
@@ -698,6 +700,7 @@ export class FakeHost {
           totalSteps: steps ?? preset.steps,
           checkpoints: [0],
           chosen: null,
+          startedFrom: from ? ('weightsId' in from ? 'imported dinov2_vits14_reg4_pretrain.pth' : `run ${from.runId}, step ${from.step ?? 1500}`) : null,
           error: null,
         };
         this.#runs = [run, ...this.#runs];
@@ -713,7 +716,7 @@ export class FakeHost {
         this.emit({ type: 'changed', what: 'runs' });
         return this.#train(going);
       },
-      runs: async () => this.#runs.map((run) => ({ ...run, chosen: chosenCheckpoint(run.checkpoints, this.#monitors(run)) })),
+      runs: async () => this.#runs.map((run) => ({ ...run, chosen: chosenCheckpoint(run.checkpoints, this.#monitors(run), run.startedFrom !== null) })),
       trainMonitors: async ({ runId }) => {
         const lines = this.#monitors(this.#runs.find((r) => r.id === runId)!);
         return { lines, alarms: alarmsOf(lines) };

@@ -9,6 +9,7 @@ export {
   type OpenHead,
   type WeightsFacts,
 } from './open.ts';
+export { inferHead } from './architecture.ts';
 export { resizePositionTable } from './resize.ts';
 export { keepWeights } from './keep.ts';
 export { exportNetwork, type NetworkExport } from './export.ts';
