@@ -83,13 +83,15 @@ export function continuationOf(
   short: boolean,
 ): ContinuationConfig {
   return {
-    headsOnlySteps: start.heads ? 0 : Math.min(plan.headsOnlySteps, Math.floor(steps / 4)),
+    headsOnlySteps: start.heads ? 0 : headsAlone(plan, steps),
     backboneRate: plan.backboneRate / learningRate,
     trainableBlocks: plan.learnsAll ? null : Math.min(LAST_BLOCKS, start.model.depth),
     lora: plan.learnsAll ? null : LORA,
     patience: short ? SHORT_PATIENCE : PATIENCE,
   };
 }
+
+const headsAlone = (plan: ContinuePlan, steps: number): number => Math.min(plan.headsOnlySteps, Math.floor(steps / 4));
 
 /** What to tell before such a run is started; null: nothing. */
 export function continueWarning({ images }: Facts): string | null {
@@ -104,7 +106,7 @@ interface Explained {
 }
 
 /** The explained numbers of a run from scratch, as they are for a continued one. */
-export function explainContinued(numbers: readonly Explained[], config: RunConfig, { gpu }: Facts, start: StartFacts): Explained[] {
+export function explainContinued(numbers: readonly Explained[], config: RunConfig, { images, gpu }: Facts, start: StartFacts): Explained[] {
   const { model, optimizer, crops } = config;
   const { headsOnlySteps, backboneRate, trainableBlocks, lora, patience } = config.continuation!;
   const came = 'Those that came with the weights.';
@@ -117,17 +119,18 @@ export function explainContinued(numbers: readonly Explained[], config: RunConfi
     ...(gpu ? {} : { Batch: 'Enough different images for KoLeo and the centre.' }),
     'Layer decay': 'Of what learns, the first layers move least: they hold what is general.',
   };
+  const withGpu = continuePlan({ images, gpu: true }, start);
   const changed = numbers.flatMap((number) => {
     const reason = reasons[number.name];
     if (reason === null) return [];
     if (number.name === 'Steps' && !gpu) {
-      return [{ ...number, reason: `${number.reason} With a GPU it would be ten times as many or more.` }];
+      const told = `${withGpu.steps.toLocaleString('en-US')} steps of ${withGpu.batch} images`;
+      return [{ ...number, reason: `${number.reason} With a GPU it would be ${told}.` }];
     }
     return [{ ...number, reason: reason ?? number.reason }];
   });
   const still = model.depth - (trainableBlocks ?? model.depth);
   const grid = `${model.positionGrid} x ${model.positionGrid}`;
-  const alone = gpu ? '' : ' A quarter of the run without a GPU.';
   const own: Explained[] = [
     { name: 'Start', value: start.name, reason: 'Student and teacher both begin as these weights.' },
     {
@@ -157,7 +160,7 @@ export function explainContinued(numbers: readonly Explained[], config: RunConfi
       value: `${headsOnlySteps.toLocaleString('en-US')} steps`,
       reason: start.heads
         ? 'The heads came with the weights and need no time alone.'
-        : `New heads are random and would tear at a trained backbone.${alone}`,
+        : `New heads are random and would tear at a trained backbone.${gpu ? '' : ` With a GPU ${headsAlone(withGpu, withGpu.steps)} steps.`}`,
     },
     {
       name: 'Position table',

@@ -453,6 +453,7 @@ test('a continued run whose dense score falls ends early, stays ended, and repea
     async function* (_teacher: unknown, step: number): AsyncGenerator<JobEvent> {
       const line = { step, denseCorrespondence: step === 3 ? 0.8 : 0.7 - step / 100 };
       await appendFile(join(runDir, 'monitors.jsonl'), `${JSON.stringify(line)}\n`);
+      yield { type: 'log', level: 'info', text: `measured at ${step}` };
     };
   const common = (runDir: string, signal = never) => ({
     ...{ runDir, imageRoot: '/nowhere', executor: x, signal, onCheckpoint: watch(runDir) },
