@@ -66,6 +66,7 @@ const HELP = `Patchwise: self-supervised training on your own images, and masks 
                hand-over           all that the official trainer needs to go on with a run on several GPUs
       --out FOLDER   a new folder (in the project's exports)
   patchwise presets DIR                    the presets for this project and this machine, with their reasons
+      --from-weights ID   --from-run ID   --step N   those of a run that goes on from weights
 
   --json   events and results as JSON lines on stdout
   --help   this text
@@ -114,7 +115,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   export: { folder: 'DIR', options: ['format', 'scope'], run: exportProject },
   'import-weights': { file: 'FILE', folder: 'DIR', options: ['sha256'], run: importWeights },
   'export-weights': { folder: 'DIR', options: ['run', 'step', 'weights', 'format', 'out'], run: exportWeights },
-  presets: { folder: 'DIR', options: [], run: presets },
+  presets: { folder: 'DIR', options: ['from-weights', 'from-run', 'step'], run: presets },
 };
 
 async function scan({ local, terminal, stop, folder, values }: Call): Promise<void> {
@@ -245,7 +246,6 @@ async function endOfRun(local: LocalService, terminal: Terminal, stop: Stop, run
   const loss = last ? `, loss ${last.total.toFixed(3)}` : '';
   const { alarms } = await local.service.trainMonitors({ runId });
   for (const { message, action } of alarms) terminal.say(`Note: ${message} ${action}`);
-  if (run.state === 'finished' && run.step < run.totalSteps) terminal.say(earlyEnd(run));
   if (run.chosen) terminal.say(`Step ${run.chosen.step} will be used for proposals. ${run.chosen.reason}`);
   terminal.result(`Run ${run.id}: step ${run.step} of ${run.totalSteps}${loss}, ${run.checkpoints.length} checkpoints (${run.state})`, {
     run,
@@ -253,11 +253,6 @@ async function endOfRun(local: LocalService, terminal: Terminal, stop: Stop, run
     alarms,
   });
   if (stop.signal.aborted) process.exitCode = 130;
-}
-
-/** Of a run that finished before its last step, which continued runs do. */
-function earlyEnd({ step, totalSteps }: RunRow): string {
-  return `The run ended early, after ${step} of ${totalSteps} steps: its features did not get better any more.`;
 }
 
 async function prelabel({ local, terminal, stop, folder, values, flags }: Call): Promise<void> {
@@ -426,14 +421,16 @@ function checkpoint(values: Call['values']): { runId: string | null; step: numbe
   return { runId: values['run'] ?? null, step: count(values, 'step', 0) };
 }
 
-async function presets({ local, terminal, stop, folder }: Call): Promise<void> {
+async function presets({ local, terminal, stop, folder, values }: Call): Promise<void> {
+  const from = startOf(values);
   await openOrCreate(local, folder, null, terminal, stop);
-  const offered = await local.service.trainPresets();
+  const offered = await local.service.trainPresets({ from });
   const lines = offered.presets.flatMap((preset) => [
     `${preset.id === offered.recommendedId ? '*' : ' '} ${preset.id}: ${preset.title}. ${preset.summary}`,
     ...preset.numbers.map(({ name, value, reason }) => `      ${name.padEnd(24)} ${value.padEnd(14)} ${reason}`),
   ]);
-  terminal.result([offered.engine, offered.reason, ...lines].join('\n'), offered);
+  const warning = offered.warning === null ? [] : [`Note: ${offered.warning}`];
+  terminal.result([offered.engine, offered.reason, ...warning, ...lines].join('\n'), offered);
 }
 
 function count(values: Call['values'], name: string, least: number): number | null {

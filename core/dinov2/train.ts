@@ -171,8 +171,8 @@ async function* train(
     let lastTotal: number | null = null;
 
     // 3. The loop. `step` counts the updates made before this one. A continued run may end it early.
-    const early = async (): Promise<string | null> => outOfPatience(config, await readMonitors(runDir));
-    let ending = await early();
+    const enough = async (): Promise<string | null> => outOfPatience(config, await readMonitors(runDir));
+    let ending = await enough();
     for (let step = start; step < steps && !signal.aborted && ending === null; step++) {
       // schedules
       const values = stepValues(config, step);
@@ -236,7 +236,7 @@ async function* train(
         const before = performance.now();
         yield* checkpoint(done);
         written = done;
-        ending = await early();
+        ending = await enough();
         windowStart += performance.now() - before; // the rate is that of training
       }
       await nextTurn(); // lets a stop arrive: the executor may have held this thread
@@ -247,10 +247,9 @@ async function* train(
     }
 
     const loss = lastTotal === null ? '' : `, loss ${lastTotal.toFixed(3)}`;
-    const short =
-      ending === null
-        ? `Stopped after ${written} of ${steps} steps${loss}.`
-        : `Ended early after ${written} of ${steps} steps: ${ending}${loss}.`;
+    const early = `Ended early after ${written} of ${steps} steps: ${ending}${loss}.`;
+    if (ending !== null) yield { type: 'log', level: 'info', text: early };
+    const short = ending === null ? `Stopped after ${written} of ${steps} steps${loss}.` : early;
     yield { type: 'done', summary: written < steps ? short : `${steps} steps of ${B} images${loss}.` };
   } finally {
     adam.dispose();

@@ -133,6 +133,10 @@ test('runs go on from a checkpoint and from imported weights; each folder stands
   assert.equal(second.code, 0, second.stderr);
   assert.match(second.stderr, /Preset continue: 8 images/);
   assert.match(second.stderr, /Note: With under 1,000 images training rarely makes good weights better/);
+  assert.match(
+    patchwise(place, 'presets', 'project', '--from-run', '2').stdout,
+    /\* continue: Continue[^]*Blocks that learn +the last 2 of 6/,
+  );
   const dir = join(place, 'project', 'runs', '2');
   const { start, startedFrom, continuation } = JSON.parse(readFileSync(join(dir, 'config.json'), 'utf8')) as RunConfig;
   assert.deepEqual([start, startedFrom, continuation!.headsOnlySteps], ['weights', 'run 1 (Quick look), step 2', 0]);
@@ -145,7 +149,7 @@ test('runs go on from a checkpoint and from imported weights; each folder stands
     .map(Number)
     .sort((a, b) => b - a)[0]!;
   assert.ok(last >= 3, String(last));
-  if (last < 8) assert.match(second.stderr, new RegExp(`The run ended early, after ${last} of 8 steps`));
+  if (last < 8) assert.match(second.stderr, new RegExp(`Ended early after ${last} of 8 steps: no better dense correspondence`));
   // What goes out has no low-rank updates, and they are in its weights.
   const out = answer<NetworkExportRow>(
     place,
