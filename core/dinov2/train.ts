@@ -25,8 +25,8 @@ import { STREAM, type RunConfig } from './config.ts';
 import { teacherEntropy } from './entropy.ts';
 import { refuseNonFiniteGradients, refuseNonFiniteLosses } from './finite.ts';
 import { headParameters } from './heads.ts';
-import { drawMasks } from './masking.ts';
 import { loraParameters, loraScale } from './lora.ts';
+import { drawMasks } from './masking.ts';
 import { parameterGroups } from './optimizer.ts';
 import { outOfPatience } from './patience.ts';
 import type { PixelImage } from './pixels.ts';
@@ -247,10 +247,10 @@ async function* train(
     }
 
     const loss = lastTotal === null ? '' : `, loss ${lastTotal.toFixed(3)}`;
-    const early = `Ended early after ${written} of ${steps} steps: ${ending}${loss}.`;
-    if (ending !== null) yield { type: 'log', level: 'info', text: early };
-    const short = ending === null ? `Stopped after ${written} of ${steps} steps${loss}.` : early;
-    yield { type: 'done', summary: written < steps ? short : `${steps} steps of ${B} images${loss}.` };
+    const short =
+      ending === null ? `Stopped after ${written} of ${steps} steps` : `Ended early after ${written} of ${steps} steps: ${ending}`;
+    if (written < steps && ending !== null) yield { type: 'log', level: 'info', text: `${short}.` };
+    yield { type: 'done', summary: written < steps ? `${short}${loss}.` : `${steps} steps of ${B} images${loss}.` };
   } finally {
     adam.dispose();
     teacher.dispose();
