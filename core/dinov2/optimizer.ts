@@ -4,8 +4,8 @@ import type { RunConfig } from './config.ts';
 import { loraLayer } from './lora.ts';
 import type { StepValues } from './schedules.ts';
 
-/** Gradient norms are clipped part by part, never jointly. What stands still is a part of its own, so that it clips nothing else. */
-export const PARTS = ['backbone', 'dino_head', 'ibot_head', 'frozen'] as const;
+/** Gradient norms are clipped part by part, never jointly. */
+export const PARTS = ['backbone', 'dino_head', 'ibot_head'] as const;
 
 export interface ParameterGroups {
   /** By position in ParameterSet.specs. */
@@ -39,7 +39,7 @@ export function parameterGroups(
     lastLayer: new Uint8Array(count),
     parts: new Int32Array(count),
     backbone: Uint8Array.from(set.specs, ({ name }) => Number(name.startsWith('backbone.'))),
-    partNames: PARTS.filter((part) => set.specs.some(({ name }) => partOf(config, name) === part)),
+    partNames: PARTS.filter((part) => set.specs.some(({ name }) => name.startsWith(`${part}.`))),
   };
   for (const [i, { name }] of set.specs.entries()) {
     const block = /^backbone\.blocks\.(\d+)\./.exec(name);
@@ -54,17 +54,13 @@ export function parameterGroups(
       groups.decayMultipliers[i] = 0;
     }
     if (groups.backbone[i]) groups.rateMultipliers[i]! *= standsStill(config, name) ? 0 : (config.continuation?.backboneRate ?? 1);
-    groups.parts[i] = groups.partNames.findIndex((part) => partOf(config, name) === part);
+    groups.parts[i] = groups.partNames.findIndex((part) => name.startsWith(`${part}.`));
   }
   return groups;
 }
 
-function partOf(config: Pick<RunConfig, 'model' | 'continuation'>, name: string): (typeof PARTS)[number] {
-  return standsStill(config, name) ? 'frozen' : PARTS.find((part) => name.startsWith(`${part}.`))!;
-}
-
 /** In a continued run all of the backbone but its last blocks, the final norm and the low-rank updates. */
-function standsStill({ model, continuation }: Pick<RunConfig, 'model' | 'continuation'>, name: string): boolean {
+export function standsStill({ model, continuation }: Pick<RunConfig, 'model' | 'continuation'>, name: string): boolean {
   const blocks = continuation?.trainableBlocks ?? null;
   if (blocks === null || !name.startsWith('backbone.') || name.startsWith('backbone.norm.') || loraLayer(name) !== null) return false;
   const block = /^backbone\.blocks\.(\d+)\./.exec(name);

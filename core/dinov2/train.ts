@@ -27,7 +27,7 @@ import { refuseNonFiniteGradients, refuseNonFiniteLosses } from './finite.ts';
 import { headParameters } from './heads.ts';
 import { loraParameters, loraScale } from './lora.ts';
 import { drawMasks } from './masking.ts';
-import { parameterGroups } from './optimizer.ts';
+import { parameterGroups, standsStill } from './optimizer.ts';
 import { outOfPatience } from './patience.ts';
 import type { PixelImage } from './pixels.ts';
 import { stepValues } from './schedules.ts';
@@ -133,7 +133,7 @@ async function* train(
   // 2. Networks: the student as drawn from the seed or as the run's weights say, the teacher its copy; or both as they were saved.
   const drawn = networkParameters(config);
   const specs = config.start === 'weights' && !saved ? await startValues(runDir, drawn) : drawn;
-  const student = x.createParameters(specs);
+  const student = x.createParameters(specs.map((spec) => ({ ...spec, frozen: standsStill(config, spec.name) })));
   const teacher = x.createParameters(specs);
   const adam = x.createAdamState(student);
   const { dino, ibot } = config.heads;

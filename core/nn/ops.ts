@@ -19,6 +19,8 @@ export interface ParameterSpec {
   readonly shape: readonly number[];
   /** Row-major start values; length = product of shape. */
   readonly values: Float32Array;
+  /** Its gradient is not wanted and stays 0: what leads to no other parameter need not be computed. Absent: false. */
+  readonly frozen?: boolean;
 }
 
 /** Parameters of one network in one flat buffer, in the order given: student and teacher built alike align by position. */

@@ -8,7 +8,7 @@ import { backboneOf } from '../../core/dinov2/backbone.ts';
 import type { ContinuationConfig, RunConfig } from '../../core/dinov2/config.ts';
 import { describeStart, listCheckpoints, loadBackbone } from '../../core/dinov2/index.ts';
 import { loraParameters, loraScale, mergedWeight } from '../../core/dinov2/lora.ts';
-import { parameterGroups } from '../../core/dinov2/optimizer.ts';
+import { parameterGroups, standsStill } from '../../core/dinov2/optimizer.ts';
 import { outOfPatience } from '../../core/dinov2/patience.ts';
 import { readSafetensors, writeSafetensors } from '../../core/dinov2/safetensors.ts';
 import { pretrain, resume } from '../../core/dinov2/train.ts';
@@ -209,8 +209,12 @@ test('rates: layer decay times the share of the backbone, 0 for what stands stil
     expected.forEach((value, i) => assert.ok(Math.abs(actual[i]! - value) < 1e-12, `${specs[i]!.name}: ${actual[i]}`));
   near(groups.rateMultipliers, [0, 0, 0, 0.02, 0.02, 0.018, 0.018, 0.02, 1, 1]);
   near(groups.decayMultipliers, [1, 1, 1, 0, 0, 1, 0, 0, 1, 1]);
-  assert.deepEqual(groups.partNames, ['backbone', 'dino_head', 'frozen']);
-  assert.deepEqual([...groups.parts], [2, 2, 2, 0, 0, 0, 0, 0, 1, 1]);
+  assert.deepEqual(groups.partNames, ['backbone', 'dino_head']);
+  assert.deepEqual([...groups.parts], [0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
+  assert.deepEqual(
+    specs.map(({ name }) => standsStill(config, name)),
+    [true, true, true, false, false, false, false, false, false, false],
+  );
 });
 
 for (const [engine, create] of executors) {
