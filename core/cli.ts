@@ -35,8 +35,8 @@ const HELP = `Patchwise: self-supervised training on your own images, and masks 
   patchwise pretrain DIR                   train on the project's images (Ctrl-C stops after a checkpoint)
       --images IMAGES   make the project first     --preset ID   see below     --steps N   --batch N   --seed N
       --accumulate N    batches a step, their gradients averaged: large batches in little memory
-      --from-run ID   --step N   with --preset high-resolution: a short phase at larger crops after that run's checkpoint
-      --size PX         side of its global crops, a multiple of the patch
+      --from-weights ID   --from-run ID   --step N   go on from imported weights, or from a checkpoint (its chosen one)
+      --preset high-resolution   --size PX   with --from-run: a short phase at larger global crops, a multiple of the patch
       --distill-from-weights ID | --distill-from-run ID   --step N   learn from a frozen, larger network that has heads
       --no-dedupe   train on copies and crops of one photo too    --balance   no look gives more than its share
       --keep N or N%   with --balance: images in all               --exclude FILE   a path, stem or glob a line to leave out
@@ -69,6 +69,7 @@ const HELP = `Patchwise: self-supervised training on your own images, and masks 
                hand-over           all that the official trainer needs to go on with a run on several GPUs
       --out FOLDER   a new folder (in the project's exports)
   patchwise presets DIR                    the presets for this project and this machine, with their reasons
+      --from-weights ID   --from-run ID   --step N   those of a run that goes on from weights
 
   --json   events and results as JSON lines on stdout
   --help   this text
@@ -120,7 +121,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   export: { folder: 'DIR', options: ['format', 'scope'], run: exportProject },
   'import-weights': { file: 'FILE', folder: 'DIR', options: ['sha256'], run: importWeights },
   'export-weights': { folder: 'DIR', options: ['run', 'step', 'weights', 'format', 'out'], run: exportWeights },
-  presets: { folder: 'DIR', options: [], run: presets },
+  presets: { folder: 'DIR', options: ['from-weights', 'from-run', 'distill-from-weights', 'distill-from-run', 'step'], run: presets },
 };
 
 async function scan({ local, terminal, stop, folder, values }: Call): Promise<void> {
@@ -232,6 +233,7 @@ async function pretrain({ local, terminal, stop, folder, values, flags }: Call):
   // What runs, the run's first line tells; on an engine that was asked for, what `auto` would take is of no interest.
   if (!engine.engine) terminal.say(offered.engine);
   terminal.say(`Preset ${presetId}: ${offered.reason}`);
+  if (offered.warning) terminal.say(`Note: ${offered.warning}`);
   const list = wished((await local.service.currentProject())!.images);
   const request = { ...sources, presetId, ...numbers, list, ...(exclude && { exclude }), ...engine };
   const job = await runJob(local.service, 'pretrain', () => local.service.startTraining(request), terminal, stop);
@@ -435,14 +437,16 @@ function checkpoint(values: Call['values']): { runId: string | null; step: numbe
   return { runId: values['run'] ?? null, step: count(values, 'step', 0) };
 }
 
-async function presets({ local, terminal, stop, folder }: Call): Promise<void> {
+async function presets({ local, terminal, stop, folder, values }: Call): Promise<void> {
+  const sources = sourcesOf(values);
   await openOrCreate(local, folder, null, terminal, stop);
-  const offered = await local.service.trainPresets();
+  const offered = await local.service.trainPresets(sources);
   const lines = offered.presets.flatMap((preset) => [
     `${preset.id === offered.recommendedId ? '*' : ' '} ${preset.id}: ${preset.title}. ${preset.summary}`,
     ...preset.numbers.map(({ name, value, reason }) => `      ${name.padEnd(24)} ${value.padEnd(14)} ${reason}`),
   ]);
-  terminal.result([offered.engine, offered.reason, ...lines].join('\n'), offered);
+  const warning = offered.warning === null ? [] : [`Note: ${offered.warning}`];
+  terminal.result([offered.engine, offered.reason, ...warning, ...lines].join('\n'), offered);
 }
 
 function count(values: Call['values'], name: string, least: number): number | null {

@@ -110,6 +110,8 @@ export interface TrainPresets {
   readonly recommendedId: string;
   /** Why this one: "1,747 images and no GPU". */
   readonly reason: string;
+  /** What speaks against training at all, from these weights with these images; null: nothing. */
+  readonly warning: string | null;
   /** What training will run on, and why: "cpu, 2 threads (no NVIDIA GPU was found)". */
   readonly engine: string;
 }
@@ -126,6 +128,8 @@ export interface RunRow {
   readonly checkpoints: readonly number[];
   /** The checkpoint to go on with unless a person says otherwise; null without checkpoints. */
   readonly chosen: CheckpointChoice | null;
+  /** In words, the weights it started from: "imported dinov2_vits14_pretrain.pth"; null: random ones. */
+  readonly startedFrom: string | null;
   readonly error: ErrorFacts | null;
 }
 

@@ -32,8 +32,15 @@ export interface Backbone {
 /** Tokens that pass through the network at once: bounds its memory, large enough to keep it busy. */
 const TOKENS_AT_ONCE = 4096;
 
-/** A backbone over parameters that someone else owns unless `owned`. */
-export function backboneOf(x: Executor, parameters: ParameterSet, config: ModelConfig, prefix: string, owned: boolean): Backbone {
+/** A backbone over parameters that someone else owns unless `owned`. @param loraScale of low-rank updates among them */
+export function backboneOf(
+  x: Executor,
+  parameters: ParameterSet,
+  config: ModelConfig,
+  prefix: string,
+  owned: boolean,
+  loraScale: number | null = null,
+): Backbone {
   return {
     config,
     async features(images, n, height, width, options = {}) {
@@ -58,7 +65,7 @@ export function backboneOf(x: Executor, parameters: ParameterSet, config: ModelC
         const count = Math.min(atOnce, n - from);
         await x.scope(async () => {
           const input = x.tensor(images.subarray(from * pixels, (from + count) * pixels), [count, 3, height, width]);
-          const grid = vitForward(x, parameters, config, input, { prefix });
+          const grid = vitForward(x, parameters, config, input, { prefix, loraScale });
           patches.set(await x.read(x.sliceTokens(grid.tokens, grid.firstPatch, P)), from * P * D);
           cls.set(await x.read(classTokens(x, grid)), from * D);
           if (options.norms) rowLengths(await x.read(x.sliceTokens(grid.beforeNorm, grid.firstPatch, P)), D, norms, from * P);

@@ -19,6 +19,8 @@ import { AppError, type ScannedImage, type TrainMetrics } from '../contract/inde
 import type { Executor, ParameterSet } from '../nn/index.ts';
 import type { RunConfig } from './config.ts';
 import { firstNonFinite } from './finite.ts';
+import { loraLayer, loraScale, mergedWeight } from './lora.ts';
+import type { DenseScore } from './patience.ts';
 import { readSafetensors, writeSafetensors, type NamedTensor, type SafeTensorFile } from './safetensors.ts';
 import type { TrainState } from './step.ts';
 
@@ -72,6 +74,15 @@ export async function readRun(runDir: string): Promise<{ config: RunConfig; imag
 
 export async function appendMetrics(runDir: string, metrics: TrainMetrics): Promise<void> {
   await appendFile(join(runDir, 'metrics.jsonl'), `${JSON.stringify(metrics)}\n`);
+}
+
+/** The dense scores in monitors.jsonl, ascending; none for a run that is not watched. */
+export async function readMonitors(runDir: string): Promise<DenseScore[]> {
+  const text = await readFile(join(runDir, 'monitors.jsonl'), 'utf8').catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return '';
+    throw error;
+  });
+  return jsonLines<DenseScore>(text.slice(0, text.lastIndexOf('\n') + 1));
 }
 
 /** Removes the lines of steps past `step` from metrics.jsonl and monitors.jsonl, and last lines that were cut off. */
@@ -211,7 +222,10 @@ async function readPart(runDir: string, step: number, part: 'teacher' | 'trainin
   }
 }
 
-/** The teacher of a checkpoint and the configuration it was trained with. @throws AppError checkpoint-damaged, no-checkpoint */
+/**
+ * The teacher of a checkpoint and the configuration it was trained with; low-rank updates are merged into their weights.
+ * @throws AppError checkpoint-damaged, no-checkpoint
+ */
 export async function readTeacher(runDir: string, step: number): Promise<{ config: RunConfig; tensors: SafeTensorFile['tensors'] }> {
   const { metadata, tensors } = await readPart(runDir, step, 'teacher');
   if (metadata['config'] === undefined) {
@@ -221,7 +235,26 @@ export async function readTeacher(runDir: string, step: number): Promise<{ confi
       'Use another checkpoint.',
     );
   }
-  return { config: JSON.parse(metadata['config']) as RunConfig, tensors };
+  const config = JSON.parse(metadata['config']) as RunConfig;
+  return { config, tensors: withoutLora(tensors, loraScale(config) ?? 0) };
+}
+
+/** Every tensor but low-rank updates, these merged into the weight they belong to. */
+function withoutLora(tensors: SafeTensorFile['tensors'], scale: number): SafeTensorFile['tensors'] {
+  const merged = new Map(tensors);
+  for (const [name, a] of tensors) {
+    if (!name.endsWith('.lora_a')) continue;
+    const layer = loraLayer(name)!;
+    const { shape, values } = tensors.get(`${layer}.weight`)!;
+    const b = tensors.get(`${layer}.lora_b`)!.values as Float32Array;
+    merged.set(`${layer}.weight`, {
+      shape,
+      values: mergedWeight(values as Float32Array, a.values as Float32Array, b, a.shape[0]!, scale),
+    });
+    merged.delete(name);
+    merged.delete(`${layer}.lora_b`);
+  }
+  return merged;
 }
 
 /** Everything a run goes on from. */

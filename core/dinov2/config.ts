@@ -164,6 +164,8 @@ export function batchesOfStep(config: Pick<RunConfig, 'accumulate'>): number {
 export interface ContinuationConfig {
   /** Steps in which only the heads learn, so that random heads do not tear at a trained backbone. */
   readonly headsOnlySteps: number;
+  /** Rate of the backbone as a share of the rate of the heads, which begin with random values and need far more. */
+  readonly backboneRate: number;
   /** Last blocks that learn, with the final norm; the rest of the backbone stands still. null: all of it learns. */
   readonly trainableBlocks: number | null;
   /** Low-rank updates of the attention of blocks that stand still (Hu et al. 2021; ExPLoRA, Khanna et al. 2024). */

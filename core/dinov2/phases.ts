@@ -258,5 +258,5 @@ function distillPreset(teacher: StartFacts, facts: TrainFacts): TrainPreset {
 export function phasePresets(id: typeof HIGH_RESOLUTION | typeof DISTILL, source: StartFacts, facts: TrainFacts): TrainPresets {
   const preset = id === DISTILL ? distillPreset(source, facts) : highResolutionPreset(source, facts);
   const reason = id === DISTILL ? `taught by ${source.name}` : `after ${source.name}`;
-  return { presets: [preset], recommendedId: id, reason, engine: facts.engine };
+  return { presets: [preset], recommendedId: id, warning: null, reason, engine: facts.engine };
 }

@@ -15,6 +15,9 @@ import {
   type RunConfig,
 } from './config.ts';
 
+import { continuationOf, continuedModel, continuePlan, continueWarning, explainContinued } from './continuation.ts';
+import type { StartFacts } from './start.ts';
+
 export interface TrainFacts {
   /** Images that can be read. */
   readonly images: number;
@@ -34,7 +37,9 @@ export interface ConfigOverrides {
   readonly seed?: number | null;
 }
 
+/** From random weights; "continue" is the one from others. */
 const PRESET_IDS = ['quick', 'standard', 'thorough'] as const;
+const CONTINUE = 'continue';
 type PresetId = (typeof PRESET_IDS)[number];
 
 /** What a preset decides; everything else follows from it. */
@@ -169,12 +174,23 @@ function gpuRecipe(id: PresetId, { images }: TrainFacts): Recipe {
 /**
  * Every number of a run.
  * @param overrides what the person chose instead; rate and warm-ups follow batch and steps
+ * @param start the weights to start from, with the preset "continue"; null: random ones, with every other
  * @throws AppError bad-input for an unknown preset or numbers that cannot work
  */
-export function resolveConfig(presetId: string, facts: TrainFacts, overrides: ConfigOverrides = {}): RunConfig {
-  const id = PRESET_IDS.find((known) => known === presetId);
-  if (!id) throw new AppError('bad-input', `There is no preset ${presetId}.`, `Choose one of ${PRESET_IDS.join(', ')}.`);
-  const chosen = recipe(id, facts);
+export function resolveConfig(
+  presetId: string,
+  facts: TrainFacts,
+  overrides: ConfigOverrides = {},
+  start: StartFacts | null = null,
+): RunConfig {
+  const known = start ? [CONTINUE] : PRESET_IDS;
+  if (!(known as readonly string[]).includes(presetId)) {
+    const where = start ? `There is no preset ${presetId} for a run that starts from weights.` : `There is no preset ${presetId}.`;
+    throw new AppError('bad-input', where, start ? `Choose ${CONTINUE}.` : `Choose one of ${PRESET_IDS.join(', ')}.`);
+  }
+  const plan = start && continuePlan(facts, start);
+  const scratch = plan ? null : recipe(presetId as PresetId, facts);
+  const chosen = (plan ?? scratch)!;
   const steps = overrides.steps ?? chosen.steps;
   const batch = overrides.batch ?? Math.max(2, Math.min(chosen.batch, facts.images));
   const accumulate = overrides.accumulate ?? 1;
@@ -191,31 +207,30 @@ export function resolveConfig(presetId: string, facts: TrainFacts, overrides: Co
     throw new AppError('bad-input', `${accumulate} is not a number of batches to accumulate.`, 'Choose a whole number from 1 on.');
   if (!Number.isInteger(seed)) throw new AppError('bad-input', `${seed} is not a seed.`, 'Choose a whole number.');
 
-  const { fewSteps } = chosen;
-  const patchSize = 14;
-  const long = steps > LONG_RUN;
-  const model = modelConfig(chosen.model, {
-    patchSize,
-    registers: long ? 0 : 4,
-    positionGrid: chosen.crops.globalSize / patchSize,
-    layerScale: fewSteps?.layerScale ?? (long ? 1e-5 : 0.1),
-    dropPath: chosen.model === 'base' || chosen.model === 'large' ? 0.1 : 0,
-  });
+  const fewSteps = scratch?.fewSteps;
+  const learningRate = (fewSteps?.baseRate ?? 4e-3) * Math.sqrt((batch * accumulate) / 1024); // by all images of a step
+  const model = plan ? continuedModel(plan, start) : scratchModel(scratch!, steps);
   const head = headConfig(model, chosen.prototypes);
+  const short = steps < SHORT_RUN;
   return {
     version: 1,
-    presetId: id,
+    presetId,
     presetTitle: chosen.title,
     seed,
     model,
-    heads: { dino: head, ibot: chosen.separateHeads ? head : null },
+    heads: start?.heads ?? { dino: head, ibot: chosen.separateHeads ? head : null },
+    ...(plan && {
+      start: 'weights' as const,
+      startedFrom: start.name,
+      continuation: continuationOf(plan, start, steps, learningRate, short),
+    }),
     steps,
     batch,
     ...(accumulate > 1 && { accumulate }),
     crops: { ...OFFICIAL_CROPS, ...chosen.crops },
     masking: { probability: 0.5, ratio: [0.1, 0.5] },
     optimizer: {
-      learningRate: (fewSteps?.baseRate ?? 4e-3) * Math.sqrt((batch * accumulate) / 1024), // by all images of a step
+      learningRate,
       finalLearningRate: 1e-6,
       warmupSteps: Math.round(0.08 * steps),
       weightDecay: [0.04, 0.2],
@@ -223,25 +238,37 @@ export function resolveConfig(presetId: string, facts: TrainFacts, overrides: Co
       beta2: 0.999,
       epsilon: 1e-8,
       clipNorm: 3,
-      layerDecay: fewSteps?.layerDecay ?? 0.9,
+      layerDecay: plan?.layerDecay ?? fewSteps?.layerDecay ?? 0.9,
       patchEmbedMultiplier: fewSteps?.patchEmbedMultiplier ?? 0.2,
-      freezeLastLayerSteps: Math.round(0.01 * steps),
+      freezeLastLayerSteps: plan ? 0 : Math.round(0.01 * steps), // while heads learn alone nothing is spoilt by their prototypes
     },
     teacher: {
-      momentum: [steps < SHORT_RUN ? 0.98 : facts.images < 20_000 ? 0.99 : facts.images < 200_000 ? 0.992 : 0.994, 1],
-      temperature: [0.04, steps < SHORT_RUN ? 0.04 : chosen.prototypes <= 2048 ? 0.06 : 0.07],
+      momentum: [short ? 0.98 : facts.images < 20_000 ? 0.99 : facts.images < 200_000 ? 0.992 : 0.994, 1],
+      temperature: [0.04, short ? 0.04 : (start?.heads?.dino ?? head).prototypes <= 2048 ? 0.06 : 0.07],
       temperatureWarmupSteps: Math.round(0.3 * steps),
-      centering: fewSteps?.centering ?? (batch >= SINKHORN_BATCH ? 'sinkhorn' : 'softmax'),
+      centering: onCpu(facts) ? FEW_STEPS.centering : batch >= SINKHORN_BATCH ? 'sinkhorn' : 'softmax',
       sinkhornIterations: 3,
       centerMomentum: 0.9,
     },
     studentTemperature: 0.1,
     lossWeights: { dino: 1, ibot: 1, koleo: 0.1 },
     logEvery: Math.max(1, Math.min(10, Math.floor(steps / 100))),
-    checkpointEvery: Math.max(1, Math.round(steps / (steps < SHORT_RUN ? 10 : 20))),
+    checkpointEvery: Math.max(1, Math.round(steps / (short ? 10 : 20))),
     maxImageSide: Math.ceil(2.3 * chosen.crops.globalSize),
     imageCacheBytes: Math.round(Math.min(4e9, facts.memoryBytes / 4)),
   };
+}
+
+function scratchModel({ model, crops, fewSteps }: Recipe, steps: number): ModelConfig {
+  const patchSize = 14;
+  const long = steps > LONG_RUN;
+  return modelConfig(model, {
+    patchSize,
+    registers: long ? 0 : 4,
+    positionGrid: crops.globalSize / patchSize,
+    layerScale: fewSteps?.layerScale ?? (long ? 1e-5 : 0.1),
+    dropPath: model === 'base' || model === 'large' ? 0.1 : 0,
+  });
 }
 
 /** Published heads have 2048 hidden and 256 bottleneck units for networks 384 and wider; narrower ones shrink with the network. */
@@ -251,22 +278,24 @@ export function headConfig({ embedDim }: ModelConfig, prototypes: number): HeadC
 
 // --- presets in words -------------------------------------------------------------------------------------------------
 
-/** The choices for these images on this machine, the one to take, and why. */
-export function trainPresets(facts: TrainFacts): TrainPresets {
+/** The choices for these images on this machine, the one to take, and why. @param start as in `resolveConfig` */
+export function trainPresets(facts: TrainFacts, start: StartFacts | null = null): TrainPresets {
   const cpu = onCpu(facts);
-  const few = facts.images < 1000 ? '; with so few, expect modest results' : '';
+  const few = facts.images < 1000 && !start ? '; with so few, expect modest results' : '';
   return {
-    presets: PRESET_IDS.map((id) => preset(id, facts)),
-    recommendedId: 'standard',
+    presets: (start ? [CONTINUE] : PRESET_IDS).map((id) => preset(id, facts, start)),
+    recommendedId: start ? CONTINUE : 'standard',
+    warning: start && continueWarning(facts),
     reason: `${facts.images.toLocaleString('en-US')} images and ${cpu ? 'no GPU' : 'a GPU'}${few}`,
     engine: facts.engine,
   };
 }
 
-function preset(id: PresetId, facts: TrainFacts): TrainPreset {
-  const { title, summary, model } = recipe(id, facts);
-  const config = resolveConfig(id, facts);
+function preset(id: string, facts: TrainFacts, start: StartFacts | null): TrainPreset {
+  const { title, summary } = start ? continuePlan(facts, start) : recipe(id as PresetId, facts);
+  const config = resolveConfig(id, facts, {}, start);
   const { steps, batch } = config;
+  const model = config.model.name;
   const passes = (steps * batch) / Math.max(1, facts.images);
   const numbers = [
     {
@@ -276,7 +305,8 @@ function preset(id: PresetId, facts: TrainFacts): TrainPreset {
     },
     ...explain(config, facts),
   ];
-  return { id, title, summary, model, numbers, steps, batch, estimatedSeconds: estimatedSeconds(config, facts) };
+  const explained = start ? explainContinued(numbers, config, facts, start) : numbers;
+  return { id, title, summary, model, numbers: explained, steps, batch, estimatedSeconds: estimatedSeconds(config, facts) };
 }
 
 /** The numbers of a run with their reasons. */

@@ -26,6 +26,8 @@ export function scheduleAt({ warmupStart, base, final, warmupSteps, steps }: Sch
 /** What the schedules say about one step. */
 export interface StepValues {
   readonly learningRate: number;
+  /** Rate of the backbone before its own share of it: 0 while the heads learn alone. */
+  readonly backboneLearningRate: number;
   /** Rate of the prototypes: 0 while they are frozen. */
   readonly lastLayerLearningRate: number;
   readonly weightDecay: number;
@@ -34,8 +36,8 @@ export interface StepValues {
 }
 
 /** Schedules of a run at a step counted from 0. */
-export function stepValues(config: Pick<RunConfig, 'steps' | 'optimizer' | 'teacher'>, step: number): StepValues {
-  const { steps, optimizer, teacher } = config;
+export function stepValues(config: Pick<RunConfig, 'steps' | 'optimizer' | 'teacher' | 'continuation'>, step: number): StepValues {
+  const { steps, optimizer, teacher, continuation } = config;
   const flat = { warmupStart: 0, warmupSteps: 0, steps };
   const learningRate = scheduleAt(
     { warmupStart: 0, base: optimizer.learningRate, final: optimizer.finalLearningRate, warmupSteps: optimizer.warmupSteps, steps },
@@ -45,6 +47,7 @@ export function stepValues(config: Pick<RunConfig, 'steps' | 'optimizer' | 'teac
   const warmup = teacher.temperatureWarmupSteps;
   return {
     learningRate,
+    backboneLearningRate: step < (continuation?.headsOnlySteps ?? 0) ? 0 : learningRate,
     lastLayerLearningRate: step < optimizer.freezeLastLayerSteps ? 0 : learningRate,
     weightDecay: scheduleAt({ ...flat, base: optimizer.weightDecay[0], final: optimizer.weightDecay[1] }, step),
     teacherMomentum: scheduleAt({ ...flat, base: teacher.momentum[0], final: teacher.momentum[1] }, step),

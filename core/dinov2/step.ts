@@ -10,6 +10,7 @@
  */
 import type { AdamState, Executor, ParameterSet, Tensor } from '../nn/index.ts';
 import { headForward, ibotHeadName, prototypesOf, type HeadName } from './heads.ts';
+import { loraScale } from './lora.ts';
 import { rates, type ParameterGroups } from './optimizer.ts';
 import type { StepValues } from './schedules.ts';
 import { classTokens, patchTokens, vitForward, type DropPath } from './vit.ts';
@@ -102,7 +103,7 @@ export function teacherTargets(
   const { centers } = state;
   const { parameters: teacher, model } = whoTeaches(config, state);
   const maskedPositions = positionsOf(masks);
-  const grid = vitForward(x, teacher, model, crops.global, { prefix: 'backbone.' });
+  const grid = vitForward(x, teacher, model, crops.global, { prefix: 'backbone.', loraScale: loraScale(config) });
   const logitsOf = (head: HeadName, rows: Tensor): Tensor => {
     const { weightV, weightG } = prototypesOf(teacher, head);
     return x.prototypeLogits(headForward(x, teacher, head, rows), weightV, weightG);
@@ -139,15 +140,15 @@ export function studentLoss(
   const { dino: dinoWeight, ibot: ibotWeight, koleo: koleoWeight } = config.lossWeights;
   const common = { temperature: config.studentTemperature };
 
+  const backbone = { prefix: 'backbone.', loraScale: loraScale(config) };
   // Two passes: the global crops with masks (also for the class token, spec 0.2), the local crops as they are. In a
   // distillation the student sees what its teacher sees; the masks then only choose the patches of the iBOT term (spec 7.2).
   const globalGrid = vitForward(x, student, config.model, crops.global, {
-    prefix: 'backbone.',
+    ...backbone,
     mask: config.distillation ? null : batch.masks,
     dropPath: batch.globalDropPath,
   });
-  const localGrid =
-    crops.local && vitForward(x, student, config.model, crops.local, { prefix: 'backbone.', dropPath: batch.localDropPath });
+  const localGrid = crops.local && vitForward(x, student, config.model, crops.local, { ...backbone, dropPath: batch.localDropPath });
   const globalClass = classTokens(x, globalGrid); // [2B,D]
 
   // One pass through each head; tied heads take class tokens and masked patches together.

@@ -14,6 +14,7 @@ import {
   appendMetrics,
   createRun,
   flatten,
+  readMonitors,
   readNewestState,
   readRun,
   truncateLines,
@@ -25,8 +26,10 @@ import { readFrozenTeacher, writeTeacher } from './distill.ts';
 import { teacherEntropy, type TeacherEntropy } from './entropy.ts';
 import { refuseNonFiniteGradients, refuseNonFiniteLosses } from './finite.ts';
 import { headParameters } from './heads.ts';
+import { loraParameters, loraScale } from './lora.ts';
 import { drawMasks } from './masking.ts';
-import { parameterGroups } from './optimizer.ts';
+import { parameterGroups, standsStill } from './optimizer.ts';
+import { outOfPatience } from './patience.ts';
 import type { PixelImage } from './pixels.ts';
 import { stepValues } from './schedules.ts';
 import { startValues, writeStart } from './start.ts';
@@ -155,7 +158,7 @@ async function* train(
   const drawn = networkParameters(config);
   const specs = config.start === 'weights' && !saved ? await startValues(runDir, drawn) : drawn;
   const frozenSpecs = config.distillation ? await readFrozenTeacher(runDir, config) : null;
-  const student = x.createParameters(specs);
+  const student = x.createParameters(specs.map((spec) => ({ ...spec, frozen: standsStill(config, spec.name) })));
   const teacher = x.createParameters(specs);
   const frozenTeacher = frozenSpecs && x.createParameters(frozenSpecs);
   const adam = x.createAdamState(student);
@@ -178,7 +181,8 @@ async function* train(
     await writeCheckpoint(x, runDir, config, state, step);
     yield { type: 'checkpoint', step, totalSteps: steps };
     const means = meansOf(logged.splice(0));
-    if (onCheckpoint) yield* onCheckpoint(backboneOf(x, teacher, config.model, 'backbone.', false), step, means);
+    const backbone = backboneOf(x, teacher, config.model, 'backbone.', false, loraScale(config));
+    if (onCheckpoint) yield* onCheckpoint(backbone, step, means);
   };
 
   try {
@@ -192,8 +196,10 @@ async function* train(
     let lastProgress = -Infinity;
     let lastTotal: number | null = null;
 
-    // 3. The loop. `step` counts the updates made before this one.
-    for (let step = start; step < steps && !signal.aborted; step++) {
+    // 3. The loop. `step` counts the updates made before this one. A continued run may end it early.
+    const enough = async (): Promise<string | null> => outOfPatience(config, await readMonitors(runDir));
+    let ending = await enough();
+    for (let step = start; step < steps && !signal.aborted && ending === null; step++) {
       // schedules
       const values = stepValues(config, step);
 
@@ -267,6 +273,7 @@ async function* train(
         const before = performance.now();
         yield* checkpoint(done);
         written = done;
+        ending = await enough();
         windowStart += performance.now() - before; // the rate is that of training
       }
       await nextTurn(); // lets a stop arrive: the executor may have held this thread
@@ -277,10 +284,10 @@ async function* train(
     }
 
     const loss = lastTotal === null ? '' : `, loss ${lastTotal.toFixed(3)}`;
-    yield {
-      type: 'done',
-      summary: written < steps ? `Stopped after ${written} of ${steps} steps${loss}.` : `${steps} steps of ${imagesOfStep} images${loss}.`,
-    };
+    const short =
+      ending === null ? `Stopped after ${written} of ${steps} steps` : `Ended early after ${written} of ${steps} steps: ${ending}`;
+    if (written < steps && ending !== null) yield { type: 'log', level: 'info', text: `${short}.` };
+    yield { type: 'done', summary: written < steps ? `${short}${loss}.` : `${steps} steps of ${imagesOfStep} images${loss}.` };
   } finally {
     adam.dispose();
     frozenTeacher?.dispose();
@@ -309,6 +316,7 @@ function networkParameters(config: RunConfig): ParameterSpec[] {
   const random = (part: number): Random => new Random(seed, STREAM.weights, part);
   return [
     ...vitParameters(model, random(0), 'backbone.'),
+    ...loraParameters(config, random(3), 'backbone.'),
     ...headParameters(heads.dino, model.embedDim, random(1), 'dino_head'),
     ...(heads.ibot ? headParameters(heads.ibot, model.embedDim, random(2), 'ibot_head') : []),
   ];

@@ -98,6 +98,8 @@ export interface ForwardOptions {
   /** N*P bytes; 1 puts the mask token in the patch's place. */
   readonly mask?: Uint8Array | null;
   readonly dropPath?: DropPath | null;
+  /** alpha / r of the low-rank updates, where the parameters hold some (lora.ts). */
+  readonly loraScale?: number | null;
   /** Stop after this many blocks; the final norm is applied to what is there. All blocks by default. */
   readonly blocks?: number;
 }
@@ -114,7 +116,7 @@ export function vitForward(
   images: Tensor,
   options: ForwardOptions = {},
 ): TokenGrid {
-  const { prefix = '', mask = null, dropPath = null, blocks = config.depth } = options;
+  const { prefix = '', mask = null, dropPath = null, loraScale = null, blocks = config.depth } = options;
   const p = (name: string): Tensor => parameters.get(prefix + name);
   const [N, , H, W] = images.shape as [number, number, number, number];
   if (H % config.patchSize !== 0 || W % config.patchSize !== 0) {
@@ -129,7 +131,11 @@ export function vitForward(
   const positions = x.resizePositions(p('pos_embed'), resize); // [1+P,D]
   const registers = config.registers > 0 ? p('register_tokens') : null;
   let tokens = x.assembleTokens(patches, p('cls_token'), positions, registers); // [N,T,D]
-  for (let i = 0; i < blocks; i++) tokens = block(x, p, config, i, tokens, dropPath);
+  const attentionLinear = (layer: string, input: Tensor): Tensor => {
+    const output = x.linear(input, p(`${layer}.weight`), p(`${layer}.bias`));
+    return parameters.has(`${prefix}${layer}.lora_a`) ? withLora(x, p, layer, input, output, loraScale) : output;
+  };
+  for (let i = 0; i < blocks; i++) tokens = block(x, p, attentionLinear, config, i, tokens, dropPath);
   const beforeNorm = tokens;
   tokens = x.layerNorm(tokens, p('norm.weight'), p('norm.bias'), EPSILON);
 
@@ -141,6 +147,7 @@ export function vitForward(
 function block(
   x: Executor,
   p: (name: string) => Tensor,
+  attentionLinear: (layer: string, input: Tensor) => Tensor,
   config: ModelConfig,
   index: number,
   tokens: Tensor,
@@ -151,9 +158,9 @@ function block(
 
   let input = subsets ? x.gatherSamples(tokens, subsets.attention.rows) : tokens;
   let branch = x.layerNorm(input, p(`${name}.norm1.weight`), p(`${name}.norm1.bias`), EPSILON);
-  branch = x.linear(branch, p(`${name}.attn.qkv.weight`), p(`${name}.attn.qkv.bias`)); // [N,T,3D]
+  branch = attentionLinear(`${name}.attn.qkv`, branch); // [N,T,3D]
   branch = x.attention(branch, config.heads); // [N,T,D]
-  branch = x.linear(branch, p(`${name}.attn.proj.weight`), p(`${name}.attn.proj.bias`));
+  branch = attentionLinear(`${name}.attn.proj`, branch);
   tokens = x.addResidual(tokens, branch, p(`${name}.ls1.gamma`), subsets?.attention);
 
   input = subsets ? x.gatherSamples(tokens, subsets.ffn.rows) : tokens;
@@ -166,6 +173,14 @@ function block(
     branch = x.linear(branch, p(`${name}.mlp.w3.weight`), p(`${name}.mlp.w3.bias`));
   }
   return x.addResidual(tokens, branch, p(`${name}.ls2.gamma`), subsets?.ffn);
+}
+
+/** The layer's output [N,T,O] plus scale B A x: a residual whose gammas are all the scale. */
+function withLora(x: Executor, p: (name: string) => Tensor, layer: string, input: Tensor, output: Tensor, scale: number | null): Tensor {
+  if (scale === null) throw new Error(`vitForward: ${layer} has a low-rank update, and its scale was not given`);
+  const update = x.linear(x.linear(input, p(`${layer}.lora_a`), null), p(`${layer}.lora_b`), null); // [N,T,r], [N,T,O]
+  const width = output.shape.at(-1)!;
+  return x.addResidual(output, update, x.tensor(new Float32Array(width).fill(scale), [width]));
 }
 
 /** Class tokens of all samples, [N,D]. */

@@ -37,15 +37,21 @@ export function machinePlanner(): Planner {
       const { describeStart, DISTILL, HIGH_RESOLUTION, phasePresets, trainPresets } = await import('../dinov2/index.ts');
       const known = await facts(images);
       if (teacher) return phasePresets(DISTILL, await describeStart(teacher.file, teacher.name), known);
-      if (start) return phasePresets(HIGH_RESOLUTION, await describeStart(start.file, start.name), known);
-      return trainPresets(known);
+      if (!start) return trainPresets(known);
+      const from = await describeStart(start.file, start.name);
+      const continued = trainPresets(known, from);
+      // A phase at larger crops carries on a run; imported weights have none.
+      return from.run
+        ? { ...continued, presets: [...continued.presets, ...phasePresets(HIGH_RESOLUTION, from, known).presets] }
+        : continued;
     },
     config: async (presetId, images, overrides, wish, { start, teacher } = {}) => {
-      const { describeStart, distillConfig, highResolutionConfig, resolveConfig, trainPresets } = await import('../dinov2/index.ts');
+      const dinov2 = await import('../dinov2/index.ts');
       const known = await facts(images, wish);
-      if (teacher) return distillConfig(await describeStart(teacher.file, teacher.name), known, overrides);
-      if (start) return highResolutionConfig(await describeStart(start.file, start.name), known, overrides);
-      return resolveConfig(presetId ?? trainPresets(known).recommendedId, known, overrides);
+      if (teacher) return dinov2.distillConfig(await dinov2.describeStart(teacher.file, teacher.name), known, overrides);
+      const from = start ? await dinov2.describeStart(start.file, start.name) : null;
+      if (from && presetId === dinov2.HIGH_RESOLUTION) return dinov2.highResolutionConfig(from, known, overrides);
+      return dinov2.resolveConfig(presetId ?? dinov2.trainPresets(known, from).recommendedId, known, overrides, from);
     },
   };
 }

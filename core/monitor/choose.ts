@@ -6,20 +6,31 @@
 import type { CheckpointChoice, MonitorLine } from '../contract/index.ts';
 
 /**
- * The best mean of the ranks in dense correspondence and in cluster stability, ties to the later checkpoint. The untrained
- * network takes no part: its patches match by plain colour, which says nothing of what was learned.
+ * The best mean of the ranks in dense correspondence and in cluster stability, ties to the later checkpoint. An untrained
+ * network takes no part: its patches match by plain colour, which says nothing of what was learned. Weights from elsewhere do,
+ * and of equals they are taken: training has to make something better of them.
  * @param checkpoints steps on disk, ascending
  * @param lines the run's monitors, ascending
+ * @param fromWeights the run started from weights, not from random values
  * @returns null without checkpoints; the newest when none of them was measured
  */
-export function chosenCheckpoint(checkpoints: readonly number[], lines: readonly MonitorLine[]): CheckpointChoice | null {
+export function chosenCheckpoint(
+  checkpoints: readonly number[],
+  lines: readonly MonitorLine[],
+  fromWeights = false,
+): CheckpointChoice | null {
   const newest = checkpoints.at(-1);
   if (newest === undefined) return null;
-  const measured = lines.filter(({ step }) => step > 0 && checkpoints.includes(step));
+  const measured = lines.filter(({ step }) => (step > 0 || fromWeights) && checkpoints.includes(step));
   if (measured.length === 0)
     return {
       step: newest,
-      reason: newest === 0 ? 'The untrained network is all there is.' : 'The newest: the features of this run were not measured.',
+      reason:
+        newest > 0
+          ? 'The newest: the features of this run were not measured.'
+          : fromWeights
+            ? 'The weights it started from are all there is.'
+            : 'The untrained network is all there is.',
     };
   const dense = ranks(measured.map((line) => line.denseCorrespondence));
   const stable = ranks(measured.map((line) => line.clusterStability));
@@ -28,7 +39,13 @@ export function chosenCheckpoint(checkpoints: readonly number[], lines: readonly
     if (dense[i] + stable[i] <= dense[best] + stable[best]) best = i;
   });
   const count = measured.length;
-  if (count === 1) return { step: measured[0].step, reason: 'The only trained checkpoint that was measured.' };
+  if (count === 1) {
+    const only =
+      measured[0].step === 0 ? 'The weights it started from are all that was measured.' : 'The only trained checkpoint that was measured.';
+    return { step: measured[0].step, reason: only };
+  }
+  const start = measured[0].step === 0 ? dense[0] + stable[0] : Infinity;
+  if (start <= dense[best] + stable[best]) best = 0;
   const line = measured[best];
   const facts = `dense correspondence ${percent(line.denseCorrespondence)} (${place(dense[best], count)}), cluster stability ${percent(line.clusterStability)} (${place(stable[best], count)})`;
   const last = measured[count - 1];
@@ -36,6 +53,12 @@ export function chosenCheckpoint(checkpoints: readonly number[], lines: readonly
     best === count - 1
       ? 'It is also the newest.'
       : `The newest, step ${last.step.toLocaleString('en-US')}, has ${percent(last.denseCorrespondence)} and ${percent(last.clusterStability)}.`;
+  if (line.step === 0) {
+    return {
+      step: 0,
+      reason: `The weights it started from are better than what training made of them: ${facts}. They are used. ${compared}`,
+    };
+  }
   return { step: line.step, reason: `Best patch features of ${count} checkpoints: ${facts}. ${compared}` };
 }
 

@@ -12,14 +12,19 @@ export function parseMonitors(text: string): MonitorLine[] {
     .map((line) => JSON.parse(line) as MonitorLine);
 }
 
-/** Adds a line; lines of its step and later ones, left by a run that was killed, go. @returns all lines now */
-export async function addMonitors(runDir: string, line: MonitorLine): Promise<MonitorLine[]> {
-  const file = join(runDir, 'monitors.jsonl');
-  const text = await readFile(file, 'utf8').catch((error: NodeJS.ErrnoException) => {
+/** The lines of a run's folder. */
+export async function readMonitors(runDir: string): Promise<MonitorLine[]> {
+  const text = await readFile(join(runDir, 'monitors.jsonl'), 'utf8').catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOENT') return '';
     throw error;
   });
-  const lines = [...parseMonitors(text).filter(({ step }) => step < line.step), line];
+  return parseMonitors(text);
+}
+
+/** Adds a line; lines of its step and later ones, left by a run that was killed, go. @returns all lines now */
+export async function addMonitors(runDir: string, line: MonitorLine): Promise<MonitorLine[]> {
+  const file = join(runDir, 'monitors.jsonl');
+  const lines = [...(await readMonitors(runDir)).filter(({ step }) => step < line.step), line];
   await writeFile(`${file}.tmp`, lines.map((one) => `${JSON.stringify(one)}\n`).join(''), { flush: true });
   await rename(`${file}.tmp`, file);
   return lines;

@@ -4,5 +4,5 @@
  */
 export { alarmsOf } from './alarms.ts';
 export { chosenCheckpoint } from './choose.ts';
-export { parseMonitors } from './file.ts';
+export { parseMonitors, readMonitors } from './file.ts';
 export { RunWatch, type WatchOptions } from './watch.ts';

@@ -19,6 +19,8 @@ export interface ParameterSpec {
   readonly shape: readonly number[];
   /** Row-major start values; length = product of shape. */
   readonly values: Float32Array;
+  /** Its gradient is not wanted and stays 0: what leads to no other parameter need not be computed. Absent: false. */
+  readonly frozen?: boolean;
 }
 
 /** Parameters of one network in one flat buffer, in the order given: student and teacher built alike align by position. */
@@ -204,6 +206,6 @@ export interface Executor {
   clipGradients(set: ParameterSet, parts: Int32Array, maxNorm: number, gradientScale?: number): Tensor;
   /** AdamW (Loshchilov & Hutter) with the gradients of the set. */
   adamW(set: ParameterSet, state: AdamState, options: AdamWOptions): void;
-  /** teacher <- momentum teacher + (1 - momentum) student, every parameter. Sets must have equal specs. */
+  /** teacher <- momentum teacher + (1 - momentum) student, every parameter; equal values stay, bit for bit. Sets must have equal specs. */
   emaUpdate(teacher: ParameterSet, student: ParameterSet, momentum: number): void;
 }

@@ -125,12 +125,18 @@ async function* train({ runDir, imageRoot, start }: PretrainRequest, executor: E
     yield* pictures.draw(teacher, step);
   };
   const common = { runDir, imageRoot, executor, signal, onCheckpoint };
-  if (!start || !images) {
-    yield* resume(common);
-    return;
-  }
-  const { config, startFile, teacherFile } = start;
-  yield* pretrain({ ...common, images, config, ...(startFile && { startFile }), ...(teacherFile && { teacherFile }) });
+  const files = { ...(start?.startFile && { startFile: start.startFile }), ...(start?.teacherFile && { teacherFile: start.teacherFile }) };
+  const run = start && images ? pretrain({ ...common, images, config: start.config, ...files }) : resume(common);
+  for await (const event of run) yield event.type === 'done' ? { ...event, summary: await withChoice(runDir, event.summary) } : event;
+}
+
+/** The end of a continued run in words, with what is used of it: a start that training did not make better, say. */
+async function withChoice(runDir: string, summary: string): Promise<string> {
+  const { listCheckpoints, readRun } = await import('../dinov2/index.ts');
+  const { chosenCheckpoint, readMonitors } = await import('../monitor/index.ts');
+  if ((await readRun(runDir)).config.start !== 'weights') return summary;
+  const choice = chosenCheckpoint(await listCheckpoints(runDir), await readMonitors(runDir), true);
+  return choice ? `${summary} ${choice.reason}` : summary;
 }
 
 /** The run's list; what is left out goes to left-out.jsonl. Null when stopped before it was made. */

@@ -5,9 +5,10 @@ import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import type { ErrorFacts, NetworkExportRow, WeightsRow } from '../../core/contract/index.ts';
+import type { ErrorFacts, NetworkExportRow, RunRow, WeightsRow } from '../../core/contract/index.ts';
 import { drawConveyor } from '../../core/demo/conveyor.ts';
-import { readWeights } from '../../core/dinov2/weights/index.ts';
+import type { RunConfig } from '../../core/dinov2/index.ts';
+import { readWeights, type ImportedWeights } from '../../core/dinov2/weights/index.ts';
 import { encodeJpeg } from '../../core/images/index.ts';
 import { temporaryFolder } from '../fixtures/files.ts';
 
@@ -45,6 +46,8 @@ test('calls about weights that cannot be understood', (t) => {
     [['export-weights', 'project'], /--format: official, huggingface, trainer-checkpoint, hand-over/],
     [['export-weights', 'project', '--format', 'onnx'], /--format takes official or .*"onnx"/],
     [['prelabel', 'project', '--weights', 'a', '--run', '1'], /takes the place of --run/],
+    [['pretrain', 'project', '--from-weights', 'a', '--from-run', '1'], /--from-weights takes the place of --from-run/],
+    [['pretrain', 'project', '--step', '5'], /--step names a checkpoint of the run in --from-run/],
   ];
   for (const [args, words] of cases) {
     const { code, stdout, stderr } = patchwise(place, ...args);
@@ -113,4 +116,61 @@ test('a run goes out in every format and comes back; imported weights propose', 
   assert.ok(ofRun > 0);
   assert.equal(ofWeights, ofRun);
   assert.equal(failure(place, 'prelabel', 'project', '--weights', 'other').code, 'weights-not-found');
+});
+
+test('runs go on from a checkpoint and from imported weights; each folder stands alone, and merged weights go out', async (t) => {
+  const place = temporaryFolder(t);
+  const images = join(place, 'pictures');
+  mkdirSync(images);
+  for (let i = 0; i < pictures; i++) writeFileSync(join(images, `part-${i}.jpg`), await encodeJpeg(drawConveyor(4, i, 120, 90).image, 90));
+  answer(place, 'scan', images, '--project', 'project');
+  const few = ['--batch', '2', '--seed', '7'];
+  answer(place, 'pretrain', 'project', '--preset', 'quick', '--steps', '2', ...few);
+  const first = join(place, 'project', 'runs', '1', 'checkpoints', '2', 'teacher.safetensors');
+
+  // With heads of its own a checkpoint needs no steps of the heads alone.
+  const second = patchwise(place, 'pretrain', 'project', '--from-run', '1', '--step', '2', '--steps', '8', ...few);
+  assert.equal(second.code, 0, second.stderr);
+  assert.match(second.stderr, /Preset continue: 8 images/);
+  assert.match(second.stderr, /Note: With under 1,000 images training rarely makes good weights better/);
+  assert.match(
+    patchwise(place, 'presets', 'project', '--from-run', '2').stdout,
+    /\* continue: Continue[^]*Blocks that learn +the last 2 of 6/,
+  );
+  const dir = join(place, 'project', 'runs', '2');
+  const { start, startedFrom, continuation } = JSON.parse(readFileSync(join(dir, 'config.json'), 'utf8')) as RunConfig;
+  assert.deepEqual([start, startedFrom, continuation!.headsOnlySteps], ['weights', 'run 1 (Quick look), step 2', 0]);
+  const [begun, from] = [await readWeights(join(dir, 'start.safetensors')), await readWeights(first)];
+  assert.deepEqual([begun.backbone, begun.heads], [from.backbone, from.heads]);
+  assert.deepEqual((await readWeights(join(dir, 'checkpoints', '0', 'teacher.safetensors'))).backbone, from.backbone);
+
+  // It may have ended early; its last checkpoint has learned in any case.
+  const last = readdirSync(join(dir, 'checkpoints'))
+    .map(Number)
+    .sort((a, b) => b - a)[0]!;
+  assert.ok(last >= 3, String(last));
+  if (last < 8) assert.match(second.stderr, new RegExp(`Ended early after ${last} of 8 steps: no better dense correspondence`));
+  // What goes out has no low-rank updates, and they are in its weights.
+  const out = answer<NetworkExportRow>(
+    place,
+    'export-weights',
+    'project',
+    '--run',
+    '2',
+    '--step',
+    String(last),
+    '--format',
+    'trainer-checkpoint',
+  );
+  const trained = await readWeights(join(out.location, 'teacher_checkpoint.pth'));
+  const valuesOf = ({ backbone }: ImportedWeights, name: string) => backbone.find((spec) => spec.name === name)!.values;
+  assert.notDeepEqual(valuesOf(trained, 'blocks.0.attn.qkv.weight'), valuesOf(from, 'blocks.0.attn.qkv.weight'));
+  assert.deepEqual(valuesOf(trained, 'blocks.0.mlp.fc1.weight'), valuesOf(from, 'blocks.0.mlp.fc1.weight'));
+  assert.notDeepEqual(valuesOf(trained, 'blocks.5.mlp.fc1.weight'), valuesOf(from, 'blocks.5.mlp.fc1.weight'));
+  const row = answer<WeightsRow>(place, 'import-weights', join(out.location, 'teacher_checkpoint.pth'), 'project');
+
+  const third = answer<{ run: RunRow }>(place, 'pretrain', 'project', '--from-weights', row.id, '--steps', '1', ...few);
+  assert.deepEqual([third.run.presetTitle, third.run.startedFrom], ['Continue', 'imported teacher_checkpoint.pth']);
+  assert.equal(failure(place, 'pretrain', 'project', '--from-weights', 'other').code, 'weights-not-found');
+  assert.ok(answer<{ proposed: number }>(place, 'prelabel', 'project', '--run', '2', '--step', String(last)).proposed > 0);
 });

@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { AppError } from '../../core/contract/index.ts';
+import { modelConfig } from '../../core/dinov2/config.ts';
 import { gigaflopsPerImage, resolveConfig, trainPresets, type TrainFacts } from '../../core/dinov2/presets.ts';
+import type { StartFacts } from '../../core/dinov2/start.ts';
 
 const cpu: TrainFacts = { images: 1747, cores: 2, memoryBytes: 16e9, engine: 'cpu, 2 threads', gpu: false };
 const gpu: TrainFacts = { ...cpu, engine: 'webgpu, a card', gpu: true };
@@ -85,4 +87,75 @@ test('the cost model counts the published arithmetic', () => {
   const model = { ...base.model, registers: 0 };
   const config = { ...base, model, heads: { dino: { hidden: 2048, bottleneck: 256, prototypes: 65_536 }, ibot: null } };
   assert.ok(Math.abs(gigaflopsPerImage(config) - 166) < 10, String(gigaflopsPerImage(config)));
+});
+
+const vits: StartFacts = {
+  model: modelConfig('small', { positionGrid: 37 }),
+  heads: null,
+  run: null,
+  name: 'imported dinov2_vits14_pretrain.pth',
+};
+const continued = (facts: TrainFacts, start = vits, overrides = {}) => resolveConfig('continue', facts, overrides, start);
+
+test('from weights only "continue" is offered, by the table of continued runs', () => {
+  const rows = [500, 5000, 50_000, 500_000].map((images) => {
+    const { heads, optimizer, continuation, steps, model } = continued({ ...gpu, images });
+    const { headsOnlySteps, trainableBlocks, lora, backboneRate } = continuation!;
+    const rate = Number((backboneRate * optimizer.learningRate).toPrecision(6));
+    return [steps, heads.dino.prototypes, headsOnlySteps, trainableBlocks, lora?.rank ?? 0, rate, optimizer.layerDecay, model.positionGrid];
+  });
+  assert.deepEqual(rows, [
+    [1000, 1024, 250, 2, 8, 1e-5, 0.9, 37],
+    [5000, 2048, 500, 2, 8, 2e-5, 0.9, 37],
+    [20_000, 8192, 1000, 2, 8, 5e-5, 0.9, 37],
+    [50_000, 65_536, 1000, null, 0, 5e-5, 0.85, 16],
+  ]);
+  for (const images of [500, 5000, 500_000]) {
+    for (const facts of [cpu, gpu]) {
+      const { presets, recommendedId, warning } = trainPresets({ ...facts, images }, vits);
+      assert.deepEqual([presets.map(({ id }) => id), recommendedId], [['continue'], 'continue']);
+      assert.equal(warning !== null, images < 1000);
+      for (const { name, value, reason } of presets[0]!.numbers)
+        assert.ok(value !== '' && /^[A-Z0-9].*\.$/.test(reason), `${name}: ${value}, because ${reason}`);
+      const names = presets[0]!.numbers.map(({ name }) => name);
+      assert.equal(new Set(names).size, names.length);
+    }
+  }
+  assert.equal(trainPresets({ ...cpu, images: 5 }).warning, null);
+});
+
+test('a continued run follows its weights: size, patches, registers, heads; numbers survive JSON', () => {
+  const config = continued(gpu);
+  assert.deepEqual(JSON.parse(JSON.stringify(config)), config);
+  assert.deepEqual([config.start, config.startedFrom], ['weights', vits.name]);
+  assert.deepEqual([config.model.registers, config.model.positionOffset, config.optimizer.freezeLastLayerSteps], [0, 0.1, 0]);
+  const odd = modelConfig('base', { patchSize: 16, registers: 4, positionGrid: 32, ffn: 'swiglu' });
+  const heads = { dino: { hidden: 2048, bottleneck: 384, prototypes: 131_072 }, ibot: { hidden: 2048, bottleneck: 256, prototypes: 4096 } };
+  const other = continued(cpu, { model: odd, heads, run: null, name: 'run 3, step 5' });
+  assert.deepEqual(other.heads, heads);
+  assert.equal(other.continuation!.headsOnlySteps, 0);
+  assert.deepEqual([other.crops.globalSize, other.crops.localSize], [112, 48]);
+  assert.deepEqual({ ...other.model, dropPath: 0 }, odd);
+  assert.equal(other.model.dropPath, 0.1);
+  assert.equal(continued({ ...gpu, images: 500_000 }, { ...vits, model: odd }).model.positionGrid, 14);
+  assert.equal(continued(cpu, { ...vits, model: { ...odd, depth: 1 } }).continuation!.trainableBlocks, 1);
+});
+
+test('without a GPU a continued run is short, the heads alone take a quarter of any shortened one, and the rate of the backbone stays', () => {
+  const config = continued(cpu);
+  assert.deepEqual([config.steps, config.batch, config.continuation!.headsOnlySteps, config.continuation!.patience], [500, 16, 125, 3]);
+  const shorter = continued(gpu, vits, { steps: 100, batch: 16 });
+  assert.equal(shorter.continuation!.headsOnlySteps, 25);
+  assert.ok(Math.abs(shorter.continuation!.backboneRate * shorter.optimizer.learningRate - 2e-5) < 1e-15);
+  const said = trainPresets(cpu, vits).presets[0]!.numbers;
+  assert.match(said.find(({ name }) => name === 'Steps')!.reason, /With a GPU it would be 5,000 steps of 64 images\.$/);
+  assert.match(said.find(({ name }) => name === 'Heads alone')!.reason, /With a GPU 500 steps\.$/);
+});
+
+test('presets from scratch want no weights, and "continue" wants some', () => {
+  const refused = (words: RegExp) => (error: unknown) =>
+    error instanceof AppError && error.code === 'bad-input' && words.test(error.message);
+  assert.throws(() => resolveConfig('continue', cpu), refused(/There is no preset continue\.$/));
+  assert.throws(() => continued(cpu, undefined, { steps: 0 }), refused(/0 is not a number of steps/));
+  assert.throws(() => resolveConfig('quick', cpu, {}, vits), refused(/no preset quick for a run that starts from weights/));
 });

@@ -81,6 +81,7 @@ test('every step of the official runs has the values of their tables, and the fi
     const warmup = teacher.temperatureWarmupSteps;
     const tables = {
       learningRate: rate,
+      backboneLearningRate: rate,
       lastLayerLearningRate: (step) => (step < optimizer.freezeLastLayerSteps ? 0 : rate(step)),
       weightDecay: table(optimizer.weightDecay[0], optimizer.weightDecay[1], steps),
       teacherMomentum: table(teacher.momentum[0], teacher.momentum[1], steps),

@@ -8,6 +8,7 @@ import { Random } from '../../core/random.ts';
 
 export const values = {
   learningRate: 1e-3,
+  backboneLearningRate: 1e-3,
   lastLayerLearningRate: 1e-3,
   weightDecay: 0.04,
   teacherMomentum: 0.99,

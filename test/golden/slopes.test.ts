@@ -170,7 +170,7 @@ for (const name of ['train-centering-separate', 'train-sinkhorn-tied-registers-w
     const plainly = plainTargets(frozen, plainBatch, training.facts.centering === 'centering' ? exact : null, TEMPERATURE);
     const { student_temp: temperature, koleo_weight: koleoWeight } = training.facts;
     const loss = (): number => plainLosses(student, plainBatch, plainly, { temperature, koleoWeight, distilled: true }).total;
-    const rates = { learningRate: 1e-3, lastLayerLearningRate: 1e-3, weightDecay: 0.1 };
+    const rates = { learningRate: 1e-3, backboneLearningRate: 1e-3, lastLayerLearningRate: 1e-3, weightDecay: 0.1 };
     const values = { ...rates, teacherMomentum: 0.9, teacherTemperature: TEMPERATURE };
 
     let reference: Float32Array | null = null;

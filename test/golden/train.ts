@@ -176,6 +176,7 @@ export async function checkTraining(
       await x.scope(async () => {
         const values = {
           learningRate: expected.lr,
+          backboneLearningRate: expected.lr,
           lastLayerLearningRate: expected.last_layer_lr,
           weightDecay: expected.wd,
           teacherMomentum: expected.momentum,

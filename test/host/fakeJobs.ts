@@ -44,6 +44,10 @@ async function* train({ runDir, start }: PretrainRequest, signal: AbortSignal): 
       JSON.stringify({
         steps: start.config.steps,
         seed: start.config.seed,
+        start: start.config.start,
+        startedFrom: start.config.startedFrom,
+        model: start.config.model,
+        startFile: start.startFile,
         paths: start.images.map((image) => image.path),
         list: start.list,
         exclude: start.exclude,

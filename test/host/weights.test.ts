@@ -5,9 +5,12 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFil
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { DatabaseSync } from 'node:sqlite';
+import type { RunConfig } from '../../core/dinov2/config.ts';
+import { headParameters } from '../../core/dinov2/heads.ts';
 import { writeSafetensors } from '../../core/dinov2/safetensors.ts';
 import { readWeights } from '../../core/dinov2/weights/index.ts';
-import { drawn, smallModel } from '../dinov2/weights-fixtures.ts';
+import { Random } from '../../core/random.ts';
+import { drawn, smallHead, smallModel } from '../dinov2/weights-fixtures.ts';
 import { tinyRun } from '../dinov2/tiny-run.ts';
 import { temporaryFolder } from '../fixtures/files.ts';
 import { learnRequests } from './fakeJobs.ts';
@@ -237,6 +240,59 @@ test('networks are written for other programs, listed, and refused in words', as
   assert.match(handed.source, /^run 1 \(.+\), step 5$/);
   assert.equal(readFileSync(join(handed.location, 'images.txt'), 'utf8'), 'b/c.tif\nd.png\n');
   assert.match(readFileSync(join(handed.location, 'README.md'), 'utf8'), /the Patchwise project "Leaves", run 1/);
+});
+
+test('a run starts from imported weights or a checkpoint, by the preset for them, and says so', async (t) => {
+  const { page, folder } = await hostWith(t, 2);
+  await placed(folder);
+  await newProject(page);
+  const project = join(folder, 'projects', 'Leaves');
+  const [file] = await filesOf(page);
+  const { id: weightsId } = await page.call.importWeights.mutate({ fileId: file!.id, sha256: null });
+  const from = { weightsId };
+  const offered = await page.call.trainPresets.query({ from });
+  assert.deepEqual([offered.presets.map(({ id }) => id), offered.presets[0]!.model], [['continue'], 'custom']);
+  assert.match(offered.warning!, /under 1,000 images/);
+  assert.equal((await page.call.trainPresets.query()).presets.length, 3);
+  assert.equal((await page.call.trainPresets.query({ from: null })).warning, null);
+
+  const numbers = { steps: 5, batch: 4, seed: 1 };
+  const started = await page.call.startTraining.mutate({ from, presetId: 'continue', ...numbers });
+  await jobEnd(page, 'pretrain');
+  const written = (runId: string) =>
+    JSON.parse(readFileSync(join(project, 'runs', runId, 'config.json'), 'utf8')) as RunConfig & { startFile?: string };
+  const told = (await page.call.runs.query()).find(({ id }) => id === started.id)!;
+  assert.deepEqual([told.presetTitle, told.model, told.startedFrom], ['Continue', 'custom', 'imported dinov2_small.safetensors']);
+  const { model, start, startFile } = written(started.id);
+  assert.deepEqual([start, model.embedDim, model.registers], ['weights', 64, 4]);
+  assert.equal(startFile, join(project, 'weights', weightsId, 'weights.safetensors'));
+
+  // A checkpoint: of the stand-in it is none; with a real one in its place it is read, with its heads.
+  const ofRun = { from: { runId: started.id, step: null }, presetId: 'continue', ...numbers };
+  assert.equal((await refusal(page.call.startTraining.mutate(ofRun))).code, 'weights-unreadable');
+  const heads = headParameters(smallHead, 64, new Random(1), 'dino_head');
+  await writeSafetensors(
+    join(project, 'runs', started.id, 'checkpoints', '5', 'teacher.safetensors'),
+    [...drawn(config).map((spec) => ({ ...spec, name: `backbone.${spec.name}` })), ...heads].map((spec) => ({
+      ...spec,
+      name: `teacher.${spec.name}`,
+    })),
+    { config: JSON.stringify(tinyRun({ model: config, heads: { dino: smallHead, ibot: null } })) },
+  );
+  const second = await page.call.startTraining.mutate(ofRun);
+  await jobEnd(page, 'pretrain');
+  assert.equal(second.presetTitle, 'Continue');
+  assert.equal(written(second.id).startedFrom, `run ${started.id} (Continue), step 5`);
+
+  for (const [input, code] of [
+    [{ ...numbers, from, presetId: 'quick' }, 'bad-input'],
+    [{ ...numbers, from: null, presetId: 'continue' }, 'bad-input'],
+    [{ ...numbers, from: { weightsId: 'other' }, presetId: 'continue' }, 'weights-not-found'],
+    [{ ...numbers, from: { runId: '99', step: null }, presetId: 'continue' }, 'run-not-found'],
+    [{ ...numbers, from: { runId: started.id, step: 4 }, presetId: 'continue' }, 'no-checkpoint'],
+  ] as const)
+    assert.equal((await refusal(page.call.startTraining.mutate(input))).code, code, JSON.stringify(input));
+  assert.equal((await page.call.runs.query()).length, 2);
 });
 
 test('what is published is told, with where it is', async (t) => {

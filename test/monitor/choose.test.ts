@@ -44,3 +44,25 @@ test('the untrained network, and checkpoints that are gone or were not measured,
   assert.equal(chosenCheckpoint([0], lines)!.step, 0);
   assert.equal(chosenCheckpoint([], lines), null);
 });
+
+test('weights that a run started from take part, win ties, and are told; an untrained start still does not', () => {
+  const falling = [at(0, 0.83, 0.78), at(100, 0.8, 0.7), at(200, 0.7, 0.72)];
+  const choice = chosenCheckpoint(all(falling), falling, true)!;
+  assert.equal(choice.step, 0);
+  assert.equal(
+    choice.reason,
+    'The weights it started from are better than what training made of them: dense correspondence 83 % (1st of 3), cluster stability 78 % (1st of 3). They are used. The newest, step 200, has 70 % and 72 %.',
+  );
+  assert.equal(chosenCheckpoint(all(falling), falling)!.step, 200);
+  const equal = [at(0, 0.8, 0.7), at(100, 0.8, 0.7)]; // while the heads learn alone
+  assert.equal(chosenCheckpoint(all(equal), equal, true)!.step, 0);
+  const split = [at(0, 0.8, 0.7), at(100, 0.9, 0.6)]; // the same mean rank
+  assert.equal(chosenCheckpoint(all(split), split, true)!.step, 0);
+  const better = [at(0, 0.8, 0.7), at(100, 0.85, 0.72), at(200, 0.84, 0.7)];
+  assert.equal(chosenCheckpoint(all(better), better, true)!.step, 100);
+  assert.deepEqual(chosenCheckpoint([0], [], true), { step: 0, reason: 'The weights it started from are all there is.' });
+  assert.deepEqual(chosenCheckpoint([0, 100], [at(0, 0.5, 0.5)], true), {
+    step: 0,
+    reason: 'The weights it started from are all that was measured.',
+  });
+});

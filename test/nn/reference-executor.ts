@@ -107,6 +107,7 @@ class ReferenceParameters implements ParameterSet {
   readonly values: Float32Array;
   readonly gradients: Float64Array;
   readonly #nodes = new Map<string, Node>();
+  readonly #learning: Node[] = [];
 
   constructor(specs: readonly ParameterSpec[]) {
     let offset = 0;
@@ -124,6 +125,7 @@ class ReferenceParameters implements ParameterSet {
       const node = leaf(this.values.subarray(spec.offset, spec.offset + spec.size), spec.shape);
       node.grad = this.gradients.subarray(spec.offset, spec.offset + spec.size);
       this.#nodes.set(spec.name, node);
+      if (!specs[i]!.frozen) this.#learning.push(node);
     }
   }
 
@@ -138,7 +140,7 @@ class ReferenceParameters implements ParameterSet {
   }
 
   track(on: boolean): void {
-    for (const node of this.#nodes.values()) node.tracked = on;
+    for (const node of this.#learning) node.tracked = on;
   }
 
   dispose(): void {
@@ -832,7 +834,7 @@ export class ReferenceExecutor implements Executor {
     const t = (teacher as ReferenceParameters).values;
     const s = (student as ReferenceParameters).values;
     must(t.length === s.length, 'emaUpdate', [t.length], [s.length]);
-    for (let i = 0; i < t.length; i++) t[i] = momentum * t[i]! + (1 - momentum) * s[i]!;
+    for (let i = 0; i < t.length; i++) t[i] = t[i]! + (1 - momentum) * (s[i]! - t[i]!);
   }
 }
 

@@ -328,6 +328,10 @@ function updateTests(executor: () => Executor, tolerance: number): void {
     e.writeParameters(teacher, b);
     e.emaUpdate(teacher, student, 1);
     assert.deepEqual(await e.readParameters(teacher), b);
+    // What stands still in the student stands still in the teacher: equal values must not drift by rounding.
+    e.writeParameters(student, b);
+    for (const momentum of [0.9, 0.98, 0.99, 0.992, 0.9961, 0.999]) e.emaUpdate(teacher, student, momentum);
+    assert.deepEqual(await e.readParameters(teacher), b);
     student.dispose();
     teacher.dispose();
   });
@@ -340,6 +344,42 @@ function gradientTests(executor: () => Executor, tolerance: number): void {
   const run = (e: Executor, set: ParameterSet, factor: number): Tensor =>
     e.weightedSum([e.koleo(e.linear(e.tensor(x, [5, 6]), set.get('w'), null))], [factor]);
 
+  it('of frozen parameters stay 0, and those of the others are as if nothing were frozen', async () => {
+    const e = executor();
+    const { qkv, bias, norm, gamma, other } = { qkv: [24, 8], bias: [24], norm: [8], gamma: [8], other: [8, 8] };
+    const shapes = Object.entries({ qkv, bias, norm, gamma, other });
+    const values = shapes.map(([, shape]) => random.normals(shape.reduce((a, b) => a * b, 1)));
+    const input = random.normals(2 * 3 * 8);
+    const gradientsOf = async (frozen: readonly string[]): Promise<Map<string, Float32Array>> => {
+      const set = e.createParameters(
+        shapes.map(([name, shape], i) => ({ name, shape, values: values[i]!, frozen: frozen.includes(name) })),
+      );
+      await e.scope(() => {
+        e.zeroGradients(set);
+        e.gradients(set, () => {
+          const first = e.linear(e.tensor(input, [2, 3, 8]), set.get('other'), null, 'gelu');
+          const normal = e.layerNorm(first, set.get('norm'), set.get('gamma'), 1e-6);
+          const seen = e.attention(e.linear(normal, set.get('qkv'), set.get('bias')), 2);
+          return e.weightedSum([e.koleo(e.gatherRows(e.addResidual(first, seen, set.get('gamma')), Int32Array.of(0, 2, 5)))], [1]);
+        });
+      });
+      const gradients = await e.readGradients(set);
+      const named = new Map(set.specs.map(({ name, offset, size }) => [name, gradients.slice(offset, offset + size)]));
+      set.dispose();
+      return named;
+    };
+    const all = await gradientsOf([]);
+    for (const frozen of [['qkv'], ['norm', 'gamma'], ['other'], ['qkv', 'bias', 'norm', 'gamma'], ['other', 'norm', 'gamma', 'bias']]) {
+      for (const [name, gradient] of await gradientsOf(frozen)) {
+        if (frozen.includes(name))
+          assert.ok(
+            gradient.every((value) => value === 0),
+            `${name} of ${frozen.join()}`,
+          );
+        else assertClose(gradient, all.get(name)!, tolerance, `${name} beside frozen ${frozen.join()}`);
+      }
+    }
+  });
   it('add up over calls until zeroed, scale with lossScale, and are zero where the loss does not reach', async () => {
     const e = executor();
     const specs = [

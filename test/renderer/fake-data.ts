@@ -6,10 +6,12 @@ import type {
   MonitorLine,
   ProbeReport,
   PublishedWeights,
+  RunRow,
   TrainMetrics,
   TrainPresets,
   WeightsRow,
 } from '../../core/contract/index.ts';
+import { modelConfig, trainPresets } from '../../core/dinov2/index.ts';
 import { random } from './fake-pictures.ts';
 
 export const problems: ImageProblem[] = [
@@ -42,6 +44,7 @@ export const problems: ImageProblem[] = [
 export const presets: TrainPresets = {
   recommendedId: 'small-cpu',
   reason: '3,200 images and no GPU',
+  warning: null,
   engine: 'cpu: 2 threads, relaxed SIMD (no GPU executor installed)',
   presets: [
     {
@@ -75,6 +78,28 @@ export const presets: TrainPresets = {
       numbers: numbersOf('small: 12 blocks, width 384', 12000, 32, 'Four passes more than the short preset; watch the newest checkpoint.'),
     },
   ],
+};
+
+/** The real presets of a run that starts from an imported ViT small. */
+export function continuing(images: number): TrainPresets {
+  const model = modelConfig('small', { registers: 4, positionGrid: 37 });
+  const facts = { images, cores: 2, memoryBytes: 16e9, engine: presets.engine, gpu: false };
+  return trainPresets(facts, { model, heads: null, run: null, name: 'imported dinov2_vits14_reg4_pretrain.pth' });
+}
+
+/** A run that ended early: what it started from was better. */
+export const continuedRun: RunRow = {
+  id: 'run-9',
+  presetTitle: 'Continue',
+  model: 'small',
+  startedAt: '2026-11-23T10:40:00Z',
+  state: 'finished',
+  step: 300,
+  totalSteps: 500,
+  checkpoints: [0, 50, 100, 150, 200, 250, 300],
+  chosen: null,
+  startedFrom: 'imported dinov2_vits14_reg4_pretrain.pth',
+  error: null,
 };
 
 function numbersOf(model: string, steps: number, batch: number, why: string): { name: string; value: string; reason: string }[] {

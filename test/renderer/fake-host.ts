@@ -30,7 +30,20 @@ import type {
 } from '../../core/contract/index.ts';
 import { decodeRle } from '../../renderer/src/logic/rle.ts';
 import { alarmsOf, chosenCheckpoint } from '../../core/monitor/index.ts';
-import { files, folder, importedWeights, metricsAt, monitorsAt, presets, probeOf, problems, published, sha256OfFile } from './fake-data.ts';
+import {
+  continuedRun,
+  continuing,
+  files,
+  folder,
+  importedWeights,
+  metricsAt,
+  monitorsAt,
+  presets,
+  probeOf,
+  problems,
+  published,
+  sha256OfFile,
+} from './fake-data.ts';
 import { kinds, random, sceneHeight, sceneParts, sceneWidth, variants } from './fake-pictures.ts';
 
 export interface FakeOptions {
@@ -44,6 +57,8 @@ export interface FakeOptions {
   pictureScale?: number;
   /** Copies have been looked for already. */
   curated?: boolean;
+  /** A network is imported, and the newest run started from it: training has made it worse. */
+  continued?: boolean;
   /** Milliseconds every call takes. */
   delay?: number;
 }
@@ -103,6 +118,7 @@ export class FakeHost {
       totalSteps: 1500,
       checkpoints: [0, 75, 300, 600, 900, 1200, 1500],
       chosen: null,
+      startedFrom: null,
       error: null,
     },
     {
@@ -115,6 +131,7 @@ export class FakeHost {
       totalSteps: 400,
       checkpoints: [0, 20, 200],
       chosen: null,
+      startedFrom: null,
       error: {
         code: 'engine-died',
         message: 'The engine ended by itself at step 212 (signal SIGKILL).',
@@ -128,6 +145,10 @@ export class FakeHost {
     this.#imageCount = options.images ?? 3200;
     this.#open = options.open ?? true;
     this.curated = options.curated ?? false;
+    if (options.continued) {
+      this.#weights = [importedWeights(files[0]!, true)];
+      this.#runs = [continuedRun, ...this.#runs];
+    }
     this.pictureScale = options.pictureScale ?? 1;
     this.#proposed = options.proposed ?? 36;
     this.#delay = options.delay ?? 0;
@@ -385,7 +406,9 @@ export class FakeHost {
 
   /** run-1 is the one that goes wrong. */
   #monitors(run: RunRow): MonitorLine[] {
-    return run.checkpoints.map((step) => monitorsAt(step, run.totalSteps, run.id === 'run-1'));
+    const lines = run.checkpoints.map((step) => monitorsAt(step, run.totalSteps, run.id === 'run-1'));
+    if (run.id !== continuedRun.id) return lines;
+    return lines.map((line) => ({ ...line, denseCorrespondence: 0.83 - line.step / 4000, clusterStability: 0.78 - line.step / 5000 }));
   }
 
   /** Every image of a scene and the next of the same one are copies; every third pair has the same pixels. */
@@ -685,9 +708,9 @@ export class FakeHost {
         if (this.#proposing?.state === 'running') this.#proposing = { ...this.#proposing, state: 'stopping' };
       },
       events: (signal) => this.#events(signal),
-      trainPresets: async () => presets,
-      startTraining: async ({ presetId, steps }) => {
-        const preset = presets.presets.find((p) => p.id === presetId)!;
+      trainPresets: async (input) => (input?.from ? continuing(this.#imageCount) : presets),
+      startTraining: async ({ presetId, steps, from }) => {
+        const preset = (from ? continuing(this.#imageCount) : presets).presets.find((p) => p.id === presetId)!;
         const run: RunRow = {
           id: `run-${this.#runs.length + 1}`,
           presetTitle: preset.title,
@@ -698,6 +721,11 @@ export class FakeHost {
           totalSteps: steps ?? preset.steps,
           checkpoints: [0],
           chosen: null,
+          startedFrom: from
+            ? 'weightsId' in from
+              ? 'imported dinov2_vits14_reg4_pretrain.pth'
+              : `run ${from.runId}, step ${from.step ?? 1500}`
+            : null,
           error: null,
         };
         this.#runs = [run, ...this.#runs];
@@ -713,7 +741,8 @@ export class FakeHost {
         this.emit({ type: 'changed', what: 'runs' });
         return this.#train(going);
       },
-      runs: async () => this.#runs.map((run) => ({ ...run, chosen: chosenCheckpoint(run.checkpoints, this.#monitors(run)) })),
+      runs: async () =>
+        this.#runs.map((run) => ({ ...run, chosen: chosenCheckpoint(run.checkpoints, this.#monitors(run), run.startedFrom !== null) })),
       trainMonitors: async ({ runId }) => {
         const lines = this.#monitors(this.#runs.find((r) => r.id === runId)!);
         return { lines, alarms: alarmsOf(lines) };

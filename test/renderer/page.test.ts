@@ -174,6 +174,54 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
     });
   });
 
+  test('a run starts from an imported network or a checkpoint: other presets, a warning with few images, and what came of it', async () => {
+    await using({ continued: true }, 'train', async (host) => {
+      const run = page.getByRole('region', { name: 'Run' });
+      await run.getByText('Started from imported dinov2_vits14_reg4_pretrain.pth').waitFor();
+      await run.getByText('Ended early: its patch features did not get better any more.').waitFor();
+      await run.getByText('Step 0 is used for proposals.').waitFor();
+      await run
+        .getByText(/The weights it started from are better than what training made of them: dense correspondence 83 % \(1st of 7\)/)
+        .waitFor();
+      await page.getByRole('img', { name: 'Quality of patch features over steps' }).locator('line.chosen').waitFor({ state: 'attached' });
+
+      await page.getByRole('button', { name: 'New run' }).click();
+      const start = page.getByRole('radiogroup', { name: 'Start from' });
+      await page.getByRole('radio', { name: /Small set, no GPU/ }).waitFor();
+      await start.getByRole('radio', { name: 'Imported network' }).click();
+      await page.getByRole('radio', { name: /Continue/ }).waitFor();
+      assert.equal(await page.getByRole('radio', { name: /Small set, no GPU/ }).count(), 0);
+      await page.getByRole('row', { name: /Blocks that learn the last 2 of 12/ }).waitFor();
+      // 60 images: better not to train at all.
+      const warning = page.getByRole('note');
+      await warning.getByText('With under 1,000 images training rarely makes good weights better.').waitFor();
+      await warning.getByRole('button', { name: 'Propose masks' }).click();
+      await page.getByRole('dialog', { name: 'Propose masks' }).getByRole('button', { name: 'Cancel' }).click();
+
+      await start.getByRole('radio', { name: 'Checkpoint of a run' }).click();
+      await page.getByRole('combobox', { name: 'Network' }).selectOption('run run-2');
+      await page.getByRole('combobox', { name: 'Checkpoint' }).selectOption('600');
+      await page.getByRole('button', { name: 'Start training' }).click();
+      await run.getByText('Started from run run-2, step 600').waitFor();
+      const asked = host.calls.filter(({ name }) => name === 'startTraining' || name === 'trainPresets').map(({ input }) => input);
+      assert.deepEqual(asked.at(-1), {
+        from: { runId: 'run-2', step: 600 },
+        presetId: 'continue',
+        steps: null,
+        batch: null,
+        seed: null,
+        list: { dedupe: true, balance: false, keep: null },
+      });
+      assert.deepEqual(asked.slice(1, 3), [{ from: { weightsId: sha256OfFile.slice(0, 16) } }, { from: { runId: 'run-9', step: null } }]);
+    });
+    await using({}, 'train', async () => {
+      await page.getByRole('button', { name: 'New run' }).click();
+      await page.getByRole('radio', { name: 'Imported network' }).click();
+      await page.getByText('No network has been imported yet.').waitFor();
+      await page.getByRole('radio', { name: /Small set, no GPU/ }).waitFor();
+    });
+  });
+
   test('a run shows what its features are worth, which checkpoint is chosen and why, and what is alarming', async () => {
     await using({}, 'train', async (host) => {
       const run = page.getByRole('region', { name: 'Run' });

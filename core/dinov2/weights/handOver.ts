@@ -170,7 +170,7 @@ export function officialConfig(config: RunConfig): { official: Record<string, Ya
     },
     evaluation: { eval_period_iterations: config.checkpointEvery },
   };
-  return { official, notes: [...rounded, ...fixedInCode(config)] };
+  return { official, notes: [...rounded, ...fixedInCode(config), ...continuedIn(config)] };
 }
 
 /** Where the schedules change, in epochs, and how many iterations an epoch has. */
@@ -217,6 +217,20 @@ function fixedInCode({ crops, optimizer, teacher, studentTemperature }: RunConfi
       ([name, ours, theirs]) =>
         `${name}: ${JSON.stringify(ours)} in this run, ${JSON.stringify(theirs)} in the trainer's code, which has no key for it.`,
     );
+}
+
+/** What a continued run kept from learning; the trainer has no key for any of it. */
+function continuedIn({ continuation, model, optimizer }: RunConfig): string[] {
+  if (!continuation) return [];
+  const { headsOnlySteps, backboneRate, trainableBlocks, lora } = continuation;
+  const learned =
+    trainableBlocks === null ? 'all of the backbone' : `the last ${trainableBlocks} of ${model.depth} blocks and the final norm`;
+  const updates =
+    lora && trainableBlocks !== model.depth ? ', low-rank updates of the attention before them (merged into weights.pth)' : '';
+  const rate = (backboneRate * optimizer.learningRate).toExponential(1);
+  return [
+    `In this run ${learned} learned${updates}, at a rate of ${rate}, after ${headsOnlySteps} steps of the heads alone. The trainer trains everything at the rate of the heads: lower optim.base_lr before you go on.`,
+  ];
 }
 
 /** The official constructor, or the name that train.py registers one under. */

@@ -7,8 +7,9 @@ import { open, stat, type FileHandle } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { AppError } from '../../contract/index.ts';
 import type { ParameterSpec } from '../../nn/index.ts';
-import type { HeadConfig, ModelConfig } from '../config.ts';
+import type { HeadConfig, ModelConfig, RunConfig } from '../config.ts';
 import { headShapes, type HeadName } from '../heads.ts';
+import { loraLayer, loraScale, mergedWeight } from '../lora.ts';
 import type { LazyTensor } from '../safetensors.ts';
 import { vitShapes } from '../vit.ts';
 import { inferHead, inferModel, refuseDifferences } from './architecture.ts';
@@ -122,8 +123,9 @@ async function readAll(tensors: readonly LazyTensor[]): Promise<ParameterSpec[]>
 
 async function opened(path: string, file: FileHandle): Promise<OpenedWeights> {
   const { size } = await file.stat();
-  const { kind, tensors } = await openTensorFile(file);
-  const { naming, backbone, heads, leftOut } = officialNames(tensors);
+  const { kind, tensors, metadata } = await openTensorFile(file);
+  const { naming, backbone: named, heads, leftOut } = officialNames(tensors);
+  const backbone = withoutLora(named, metadata ?? {});
   const notes: string[] = [];
   const config = inferModel(backbone);
   const shapes = vitShapes(config);
@@ -167,6 +169,34 @@ async function opened(path: string, file: FileHandle): Promise<OpenedWeights> {
     heads: dino || ibot ? { ...(dino && { dino }), ...(ibot && { ibot }) } : null,
     close: () => file.close(),
   };
+}
+
+/**
+ * Low-rank updates, which checkpoints of continued runs hold beside the weights, merged into them when those are read.
+ * @throws FileFault when the file does not say how much of them is added
+ */
+function withoutLora(
+  tensors: ReadonlyMap<string, StoredTensor>,
+  metadata: Readonly<Record<string, string>>,
+): ReadonlyMap<string, StoredTensor> {
+  const merged = new Map(tensors);
+  for (const name of tensors.keys()) {
+    if (!name.endsWith('.lora_a')) continue;
+    const layer = loraLayer(name)!;
+    const [weight, a, b] = ['weight', 'lora_a', 'lora_b'].map((part) => tensors.get(`${layer}.${part}`));
+    const scale = loraScale(JSON.parse(metadata['config'] ?? '{}') as Partial<RunConfig>);
+    const fits = String([b?.shape[0], a?.shape[1]]) === String(weight?.shape) && a?.shape[0] === b?.shape[1];
+    if (!weight || !a || !b || !fits || scale === null) {
+      throw new FileFault(`it has a low-rank update of ${layer}, and not all that is needed to add it to the weight`);
+    }
+    merged.set(`${layer}.weight`, {
+      ...weight,
+      read: async () => mergedWeight(await weight.read(), await a.read(), await b.read(), a.shape[0]!, scale),
+    });
+    merged.delete(name);
+    merged.delete(`${layer}.lora_b`);
+  }
+  return merged;
 }
 
 async function sha256(file: FileHandle, size: number): Promise<string> {

@@ -50,7 +50,7 @@ export async function openTensorFile(file: FileHandle): Promise<TensorFile> {
 }
 
 async function safetensors(file: FileHandle): Promise<TensorFile> {
-  const { entries, bytes } = await openSafetensors(file);
+  const { metadata, entries, bytes } = await openSafetensors(file);
   const tensors = new Map<string, StoredTensor>();
   for (const [name, entry] of entries) {
     const { type, shape } = entry;
@@ -60,5 +60,5 @@ async function safetensors(file: FileHandle): Promise<TensorFile> {
     };
     tensors.set(name, { shape, type, read });
   }
-  return { kind: 'safetensors file', tensors };
+  return { kind: 'safetensors file', tensors, metadata };
 }

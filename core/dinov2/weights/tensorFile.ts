@@ -15,6 +15,8 @@ export interface TensorFile {
   readonly kind: string;
   /** By their names in the file; those of a training checkpoint's teacher start with "teacher.". */
   readonly tensors: ReadonlyMap<string, StoredTensor>;
+  /** Texts beside them, in safetensors. */
+  readonly metadata?: Readonly<Record<string, string>>;
 }
 
 /** A read call takes less than 2 GiB. */

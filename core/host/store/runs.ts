@@ -11,6 +11,7 @@ import {
   type TrainMetrics,
   type TrainMonitors,
 } from '../../contract/index.ts';
+import type { RunConfig } from '../../dinov2/index.ts';
 import { alarmsOf, chosenCheckpoint, parseMonitors } from '../../monitor/index.ts';
 import type { Project, Reader, Writer } from '../project.ts';
 import { imageIdOf } from './images.ts';
@@ -52,6 +53,7 @@ export function latestRunId(reader: Reader): string | null {
 function toRun(project: Project, row: Row): RunRow {
   const dir = join(project.dir, 'runs', row.id);
   const steps = checkpoints(dir);
+  const startedFrom = startOf(dir);
   const error = row.error_code && { code: row.error_code, message: row.error_message ?? '', action: row.error_action ?? '' };
   return {
     id: row.id,
@@ -62,9 +64,21 @@ function toRun(project: Project, row: Row): RunRow {
     step: row.step,
     totalSteps: row.total_steps,
     checkpoints: steps,
-    chosen: chosenCheckpoint(steps, monitorLines(dir)),
+    chosen: chosenCheckpoint(steps, monitorLines(dir), startedFrom !== null),
+    startedFrom,
     error: error || null,
   };
+}
+
+/** The weights that a run started from, in words; null: random ones, or its numbers are not written yet. */
+function startOf(dir: string): string | null {
+  const text = ifThere(() => readFileSync(join(dir, 'config.json'), 'utf8'));
+  try {
+    const config = JSON.parse(text ?? '{}') as Partial<RunConfig>;
+    return config.start === 'weights' ? (config.startedFrom ?? 'weights') : null;
+  } catch {
+    return null; // a damaged file is told when the run is resumed
+  }
 }
 
 /** Steps with a checkpoint on disk, ascending: checkpoints/<step>/ exists only when complete (written under another name first). */

@@ -131,7 +131,8 @@ export class Engine {
 
   /** True when a gradient with respect to the tensor is wanted. */
   wants(tensor: CpuTensor | null): boolean {
-    return tensor !== null && this.#tape !== null && (tensor.tracked || tensor.set === this.#tape.set);
+    if (tensor === null || this.#tape === null) return false;
+    return tensor.tracked || (tensor.set === this.#tape.set && this.#tape.set.frozen[tensor.index] === 0);
   }
 
   /** Records `backward` when one of the inputs wants a gradient. */

@@ -42,6 +42,8 @@ export class CpuParameterSet implements ParameterSet {
   readonly values: number;
   /** Gradients that count as zero but are not written yet: the first contribution is stored, not added. */
   readonly fresh: Uint8Array;
+  /** 1 where the gradient is not wanted. */
+  readonly frozen: Uint8Array;
   /** Table of the update kernels: [offset, length, parameter] i32. */
   readonly table: number;
   readonly chunks: number;
@@ -65,6 +67,7 @@ export class CpuParameterSet implements ParameterSet {
     this.size = offset;
     this.values = heap.allocate(offset * 4);
     this.fresh = new Uint8Array(specs.length).fill(1);
+    this.frozen = Uint8Array.from(specs, ({ frozen = false }) => Number(frozen));
     const rows: number[] = [];
     this.#tensors = this.specs.map((spec, i) => {
       const tensor = new CpuTensor(spec.shape, this.values + spec.offset * 4, this, i);

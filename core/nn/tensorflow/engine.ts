@@ -99,12 +99,13 @@ export class Engine {
             if (loss.shape.length !== 0) throw new Error(`gradients: the loss has shape [${loss.shape.join(',')}], [] is wanted.`);
             return loss;
           },
-          [...set.variables],
+          set.learning.map((i) => set.variables[i]!),
           tf.scalar(seed),
           true, // a parameter that the loss does not reach has none
         );
-        (grads as (TfTensor | undefined)[]).forEach((gradient, i) => {
+        (grads as (TfTensor | undefined)[]).forEach((gradient, at) => {
           if (!gradient) return;
+          const i = set.learning[at]!;
           const before = set.gradients[i];
           set.replaceGradient(i, before ? tf.add(before, gradient) : tf.clone(gradient));
         });

@@ -12,6 +12,8 @@ export class TfParameterSet implements ParameterSet {
   readonly variables: readonly Variable[];
   /** One for each parameter, of its shape; null where it is zero. */
   readonly gradients: (TfTensor | null)[];
+  /** Positions of the parameters whose gradient is wanted. */
+  readonly learning: readonly number[];
   readonly #tf: Tf;
   readonly #byName = new Map<string, Variable>();
   #disposed = false;
@@ -32,6 +34,7 @@ export class TfParameterSet implements ParameterSet {
     });
     this.size = offset;
     this.gradients = specs.map(() => null);
+    this.learning = specs.flatMap(({ frozen = false }, i) => (frozen ? [] : [i]));
     this.variables = specs.map(({ name, shape, values }) => {
       const start = tf.tensor(values.slice(), [...shape], 'float32');
       const variable = tf.variable(start);

@@ -60,7 +60,8 @@ export function adamW(engine: Engine, set: TfParameterSet, state: TfAdamState, o
 export function emaUpdate({ tf }: Engine, teacher: TfParameterSet, student: TfParameterSet, momentum: number): void {
   const same = teacher.specs.length === student.specs.length && teacher.specs.every((spec, i) => spec.offset === student.specs[i]!.offset);
   if (!same || teacher.size !== student.size) throw new Error('emaUpdate: teacher and student have different parameters.');
+  // Written as a step towards the student: where both are equal the step is 0 and nothing is rounded.
   teacher.variables.forEach((mean, i) =>
-    tf.tidy(() => mean.assign(tf.add(tf.mul(mean, momentum), tf.mul(student.variables[i]!, 1 - momentum)))),
+    tf.tidy(() => mean.assign(tf.add(mean, tf.mul(tf.sub(student.variables[i]!, mean), 1 - momentum)))),
   );
 }

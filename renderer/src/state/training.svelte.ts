@@ -1,12 +1,16 @@
 /** The training page's data: presets, runs, the shown run's curves, monitors and PCA pictures, kept live by the host's events. */
 import { api, factsOf, type Facts } from '../api/client.ts';
-import type { PcaStep, ProbeReport, RunRow, TrainMetrics, TrainMonitors } from '../../../core/contract/index.ts';
+import type { Inputs, PcaStep, ProbeReport, RunRow, TrainMetrics, TrainMonitors } from '../../../core/contract/index.ts';
 import { app, isActive, type RunningEvent } from './app.svelte.ts';
 import { listOptions } from './curation.svelte.ts';
 import { Loaded } from './loaded.svelte.ts';
 
+type Start = NonNullable<Inputs['startTraining']['from']> | null;
+
 export class Training {
-  readonly presets = new Loaded(() => api.trainPresets.query());
+  /** Weights that the next run starts from; null: random ones. */
+  from = $state.raw<Start>(null);
+  readonly presets = new Loaded(() => api.trainPresets.query(this.from ? { from: this.from } : undefined));
   readonly runs = new Loaded(() => api.runs.query());
   shownId = $state<string | null>(null);
   metrics = $state.raw<readonly TrainMetrics[]>([]);
@@ -50,8 +54,15 @@ export class Training {
     await this.#readShown();
   }
 
+  /** Chooses what the next run starts from; other presets are offered then. */
+  async startFrom(from: Start): Promise<void> {
+    this.from = from;
+    await this.presets.load();
+  }
+
   async start(presetId: string, steps: number | null, batch: number | null): Promise<void> {
-    const run = await api.startTraining.mutate({ presetId, steps, batch, seed: null, list: listOptions.value });
+    const from = this.from && { from: this.from };
+    const run = await api.startTraining.mutate({ ...from, presetId, steps, batch, seed: null, list: listOptions.value });
     await this.#readRuns();
     await this.show(run.id);
   }

@@ -107,10 +107,11 @@ export function kMovingAverage(p: usize, chunk: i32): void {
   const at = <usize>load<u32>(entry) << 2;
   const n = load<i32>(entry, 4);
   const momentum = load<f64>(p + 24);
-  const keep = f32x4.splat(<f32>momentum);
   const take = f32x4.splat(<f32>(1 - momentum));
   for (let i = 0; i < n; i += 4) {
     const o = at + (<usize>i << 2);
-    storeUpTo4(ptr(p, 0) + o, madd(take, loadUpTo4(ptr(p, 1) + o, n - i), f32x4.mul(keep, loadUpTo4(ptr(p, 0) + o, n - i))), n - i);
+    const mean = loadUpTo4(ptr(p, 0) + o, n - i);
+    // Written as a step towards the student: where both are equal the step is 0 and nothing is rounded.
+    storeUpTo4(ptr(p, 0) + o, madd(take, f32x4.sub(loadUpTo4(ptr(p, 1) + o, n - i), mean), mean), n - i);
   }
 }
