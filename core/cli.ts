@@ -230,6 +230,8 @@ async function pretrain({ local, terminal, stop, folder, values, flags }: Call):
   if (!offered.presets.some((preset) => preset.id === presetId)) {
     throw new UsageError(`There is no preset "${presetId}"; choose from: ${offered.presets.map((preset) => preset.id).join(', ')}.`);
   }
+  if (values['size'] !== undefined && presetId !== 'high-resolution')
+    throw new UsageError('--size is for a phase at larger crops: --preset high-resolution --from-run ID.');
   // What runs, the run's first line tells; on an engine that was asked for, what `auto` would take is of no interest.
   if (!engine.engine) terminal.say(offered.engine);
   terminal.say(`Preset ${presetId}: ${offered.reason}`);
@@ -420,7 +422,6 @@ function sourcesOf(values: Call['values']): { from: NetworkOption | null; distil
     return runId === undefined ? null : { runId, step: count(values, 'step', 0) };
   };
   const [from, distillFrom] = [networkOf('from'), networkOf('distill-from')];
-  if (values['size'] !== undefined && !from) throw new UsageError('--size is for a high-resolution phase: name its run with --from-run.');
   if (from && distillFrom) throw new UsageError('A run that learns from a network starts from random weights: leave --from-* out.');
   if (values['step'] !== undefined && !('runId' in (from ?? distillFrom ?? {})))
     throw new UsageError('--step names a checkpoint of the run in --from-run or --distill-from-run.');

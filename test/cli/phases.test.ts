@@ -42,7 +42,7 @@ test('a run of two batches a step, a phase after it, and a student of it', async
   const first = await train('--images', images, '--preset', 'quick', '--steps', '1', '--batch', '2', '--accumulate', '2');
   assert.deepEqual([first.run.state, first.config.batch, first.config.accumulate, first.config.model.name], ['finished', 2, 2, 'nano']);
 
-  const phase = await train('--from-run', first.run.id, '--step', '1', '--size', '140', '--steps', '1');
+  const phase = await train('--preset', 'high-resolution', '--from-run', first.run.id, '--step', '1', '--size', '140', '--steps', '1');
   assert.deepEqual([phase.run.state, phase.run.presetTitle], ['finished', 'High resolution']);
   assert.equal(phase.config.startedFrom, `run ${first.run.id} (Quick look), step 1`);
   assert.deepEqual([phase.config.crops.globalSize, phase.config.model.positionGrid, phase.config.batch], [140, 10, 2]);
