@@ -56,6 +56,15 @@ test('without a GPU the network is small and the numbers are those of measured s
     ['nano', 1, 1, 'sinkhorn'],
   );
   assert.deepEqual(quick.teacher.temperature, [0.04, 0.04]);
+  // What lifts a short run collapses a longer one: from 300 steps on the table's rate and centring.
+  for (const [steps, rate, centering] of [
+    [300, 1.1e-2, 'sinkhorn'],
+    [301, 4e-3, 'softmax'],
+  ] as const) {
+    const run = resolveConfig('standard', cpu, { steps });
+    assert.deepEqual([run.teacher.centering, run.model.layerScale], [centering, 1]);
+    assert.ok(Math.abs(run.optimizer.learningRate - rate * Math.sqrt(run.batch / 1024)) < 1e-12);
+  }
   const { presets } = trainPresets(cpu);
   const seconds = presets.find(({ id }) => id === 'quick')!.estimatedSeconds!;
   // Measured with this preset on two cores: 26 to 35 images a second.
