@@ -341,7 +341,8 @@ test('a run goes on from a checkpoint of a continued one: updates are merged, fo
     assert.ok(error < 1e-6, String(error));
   }
 
-  const facts = await describeStart(file, 'run 1, step 6');
+  const { run: whole, ...facts } = await describeStart(file, 'run 1, step 6');
+  assert.equal(whole?.steps, 6);
   assert.deepEqual(facts, { model: config.model, heads: config.heads, name: 'run 1, step 6' });
   await run(x, join(folder, 'second'), continued({ steps: 1 }), file);
   const { tensors } = await readSafetensors(join(folder, 'second', 'start.safetensors'));
