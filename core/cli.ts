@@ -42,7 +42,7 @@ const HELP = `Patchwise: self-supervised training on your own images, and masks 
       --keep N or N%   with --balance: images in all               --exclude FILE   a path, stem or glob a line to leave out
       --engine E        auto | cpu | tensorflow    (auto: the GPU where TensorFlow.js can use one, else the CPU)
   patchwise curate DIR                     copies and crops of one photo, clusters, and what a run would leave out
-      --run ID   --step N   by a network's features, not plain appearance     --network   by the newest, or the untrained one
+      --run ID   --step N   by a network's features, not plain appearance     --network   by the latest run's, or the untrained one
       --balance   --keep N or N%   --no-dedupe   as for pretrain
   patchwise resume DIR [--run ID]          go on with a stopped run, with the numbers it would have had
       --engine E        instead of the engine it was started on; rounding then differs
@@ -61,7 +61,7 @@ const HELP = `Patchwise: self-supervised training on your own images, and masks 
   patchwise import-weights FILE DIR        take DINOv2 weights into the project: official .pth, training checkpoints,
                                            Hugging Face's model.safetensors, or a teacher.safetensors of Patchwise
       --sha256 HEX   refuse the file unless this is its SHA-256
-  patchwise export-weights DIR             write a network for other programs: the newest checkpoint, or
+  patchwise export-weights DIR             write a network for other programs: the chosen checkpoint of the latest run, or
       --run ID   --step N   --weights ID       another one
       --format official            a flat .pth with the official names, for torch.load and the official constructors
                huggingface         a folder that transformers' from_pretrained reads
@@ -70,6 +70,7 @@ const HELP = `Patchwise: self-supervised training on your own images, and masks 
       --out FOLDER   a new folder (in the project's exports)
   patchwise presets DIR                    the presets for this project and this machine, with their reasons
       --from-weights ID   --from-run ID   --step N   those of a run that goes on from weights
+      --distill-from-weights ID   --distill-from-run ID   --step N   those of one that learns from a network
 
   --json   events and results as JSON lines on stdout
   --help   this text
@@ -272,7 +273,7 @@ async function prelabel({ local, terminal, stop, folder, values, flags }: Call):
   await openOrCreate(local, folder, null, terminal, stop);
   const runs = await local.service.runs();
   const chosen = (request.runId === null ? runs[0] : runs.find(({ id }) => id === request.runId))?.chosen;
-  if (request.step === null && chosen) terminal.say(`Step ${chosen.step}. ${chosen.reason}`);
+  if (request.weightsId === null && request.step === null && chosen) terminal.say(`Step ${chosen.step}. ${chosen.reason}`);
   await runJob(local.service, 'prelabel', () => local.service.startPrelabel(request), terminal, stop);
   const project = (await local.service.currentProject())!;
   const clusters = await local.service.clusters();

@@ -39,7 +39,7 @@ import type { AppEvent, JobState } from './events.ts';
 
 const rle = z.object({ size: z.tuple([z.int().min(1), z.int().min(1)]).readonly(), counts: z.string().max(20_000_000) });
 const id = z.int().min(1);
-/** A run's teacher at a step (null: its newest checkpoint), or an imported network. */
+/** A run's teacher at a step (null: its chosen checkpoint), or an imported network. */
 const network = z.union([z.object({ runId: z.string(), step: z.int().min(0).nullable() }), z.object({ weightsId: z.string() })]);
 const trainingList = z.object({ dedupe: z.boolean(), balance: z.boolean(), keep: z.int().min(1).nullable() });
 /** What computes; absent: auto, or the one that a run was started with. */

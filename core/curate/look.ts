@@ -4,6 +4,7 @@
  */
 import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
+import { threadId } from 'node:worker_threads';
 import { crc32 } from 'node:zlib';
 import { readRgb, type RgbImage } from '../images/index.ts';
 import { gridPlacements, patchColours, type PrelabelImage } from '../prelabel/index.ts';
@@ -172,7 +173,7 @@ export async function keepLook(image: PrelabelImage, imageRoot: string, cacheDir
   if ((await keptLook(image, cacheDir)) !== null) return false;
   const look = lookAt(await readRgb(path.join(imageRoot, image.path), { page: image.page, maxSide: side }));
   const file = fileOf(image, cacheDir);
-  const temporary = `${file}.${process.pid}.tmp`;
+  const temporary = `${file}.${process.pid}-${threadId}.tmp`; // copies share a file, and threads work on them at once
   try {
     await mkdir(path.dirname(file), { recursive: true });
     await writeFile(temporary, encodeLook(look));

@@ -77,6 +77,11 @@ export function ffnHidden(config: ModelConfig): number {
   return config.ffn === 'mlp' ? hidden : Math.floor((Math.floor((hidden * 2) / 3) + 7) / 8) * 8;
 }
 
+/** The side in pixels nearest to `side` that patches fill, at least two of them. */
+export function wholePatches(side: number, patchSize: number): number {
+  return Math.max(2, Math.round(side / patchSize)) * patchSize;
+}
+
 /** A projection head: three linear layers, then weight-normed prototypes (spec 4). */
 export interface HeadConfig {
   readonly hidden: number;

@@ -3,7 +3,7 @@
  * each with its reason. Nothing of it was measured here; the figures are those of published recipes (spec 11.3, 11.4) and of
  * ExPLoRA (Khanna et al. 2024), cut down for machines without a GPU. Resolved with the rest in `presets.ts`.
  */
-import type { ContinuationConfig, CropConfig, ModelConfig, RunConfig } from './config.ts';
+import { wholePatches, type ContinuationConfig, type CropConfig, type ModelConfig, type RunConfig } from './config.ts';
 import type { StartFacts } from './start.ts';
 
 interface Facts {
@@ -47,7 +47,7 @@ export function continuePlan({ images, gpu }: Facts, { model }: StartFacts): Con
           : { steps: 50_000, batch: 128, prototypes: 65_536, headsOnlySteps: 1000, backboneRate: 5e-5 };
   const learnsAll = images >= 200_000 && gpu;
   const onCpu = { steps: images < TOO_FEW ? 400 : images < 20_000 ? 500 : 1000, batch: 16, prototypes: Math.min(2048, bySize.prototypes) };
-  const whole = (pixels: number): number => Math.max(2, Math.round(pixels / model.patchSize)) * model.patchSize;
+  const whole = (pixels: number): number => wholePatches(pixels, model.patchSize);
   return {
     title: 'Continue',
     summary: 'Trains these weights on, gently, with your images. What does not become better than the start is not used.',

@@ -3,7 +3,7 @@
  * from a larger network (spec 7.2). Their numbers come from that network and from `presets.ts`; here is what changes.
  */
 import { AppError, type TrainPreset, type TrainPresets } from '../contract/index.ts';
-import { batchesOfStep, modelConfig, type CropConfig, type ModelConfig, type ModelName, type RunConfig } from './config.ts';
+import { batchesOfStep, modelConfig, wholePatches, type CropConfig, type ModelConfig, type ModelName, type RunConfig } from './config.ts';
 import { estimatedSeconds, explain, headConfig, resolveConfig, type ConfigOverrides, type TrainFacts } from './presets.ts';
 import type { StartFacts } from './start.ts';
 
@@ -49,7 +49,7 @@ export function highResolutionConfig(source: StartFacts, facts: TrainFacts, over
       'Choose a checkpoint of a run of this project.',
     );
   }
-  const { continuation: _gentle, distillation: _taught, engine: _engine, ...run } = source.run;
+  const { continuation, distillation: _taught, engine: _engine, ...run } = source.run;
   const crops = phaseCrops(run, facts, overrides.globalSize ?? null);
   const steps = overrides.steps ?? Math.min(PHASE.most, Math.max(PHASE.fewest, Math.round(PHASE.share * run.steps)));
   refuseNoNumber(steps, 'number of steps', 1);
@@ -77,7 +77,8 @@ export function highResolutionConfig(source: StartFacts, facts: TrainFacts, over
     crops,
     optimizer: {
       ...optimizer,
-      learningRate: RATE_SHARE * optimizer.learningRate * Math.sqrt(images / before),
+      // In a continued run that is the rate of the heads; its backbone had a share of it.
+      learningRate: RATE_SHARE * (continuation?.backboneRate ?? 1) * optimizer.learningRate * Math.sqrt(images / before),
       warmupSteps: compressed(optimizer.warmupSteps),
       freezeLastLayerSteps: compressed(optimizer.freezeLastLayerSteps),
     },
@@ -92,9 +93,8 @@ export function highResolutionConfig(source: StartFacts, facts: TrainFacts, over
 /** @param asked side of the global crops; null: as far as the published phase went, or what a CPU bears */
 function phaseCrops({ crops, model }: RunConfig, { gpu }: TrainFacts, asked: number | null): CropConfig {
   const { patchSize } = model;
-  const nearest = (side: number): number => Math.max(1, Math.round(side / patchSize)) * patchSize;
   const wished = gpu ? (crops.globalSize * PUBLISHED_SIDE) / 224 : crops.globalSize * CPU_GROWTH;
-  const globalSize = asked ?? nearest(Math.min(PUBLISHED_SIDE, wished));
+  const globalSize = asked ?? wholePatches(Math.min(PUBLISHED_SIDE, wished), patchSize);
   if (globalSize % patchSize !== 0 || globalSize <= crops.globalSize) {
     throw new AppError(
       'bad-input',
@@ -102,7 +102,7 @@ function phaseCrops({ crops, model }: RunConfig, { gpu }: TrainFacts, asked: num
       `Choose a multiple of ${patchSize} from ${crops.globalSize + patchSize} on.`,
     );
   }
-  return { ...crops, globalSize, localSize: nearest((crops.localSize * globalSize) / crops.globalSize) };
+  return { ...crops, globalSize, localSize: wholePatches((crops.localSize * globalSize) / crops.globalSize, patchSize) };
 }
 
 /** Patches of an image's crops, which most of a step's memory is for. */
@@ -188,8 +188,11 @@ export function distillConfig(teacher: StartFacts, facts: TrainFacts, overrides:
   }
   const base = resolveConfig('standard', facts, overrides);
   const { patchSize } = teacher.model;
-  const nearest = (side: number): number => Math.max(1, Math.round(side / patchSize)) * patchSize;
-  const crops = { ...base.crops, globalSize: nearest(base.crops.globalSize), localSize: nearest(base.crops.localSize) };
+  const crops = {
+    ...base.crops,
+    globalSize: wholePatches(base.crops.globalSize, patchSize),
+    localSize: wholePatches(base.crops.localSize, patchSize),
+  };
   const { registers, layerScale } = base.model;
   const sizes = { patchSize, registers, layerScale, positionGrid: crops.globalSize / patchSize, dropPath: 0 };
   const model = modelConfig(studentName(base.model, teacher), sizes);

@@ -433,6 +433,7 @@ export class Service implements HostService {
         );
       }
       this.#jobs.refuseIfBusy('proposing'); // it may be reading them
+      this.#jobs.refuseIfBusy('training'); // it may not have copied them yet
       project.write((w) => deleteWeights(w, weightsId));
       this.#hub.changed('weights');
       await removeWeightsFolder(project, weightsId);
@@ -672,7 +673,10 @@ export class Service implements HostService {
   /** A job that a person asked for goes before learning in the background. @throws AppError job-running */
   async #makeRoom(): Promise<void> {
     this.#writable();
-    if (this.#jobs.running('proposing')?.kind === 'learn') await this.#jobs.stop('proposing');
+    if (this.#jobs.running('proposing')?.kind === 'learn') {
+      await this.#jobs.stop('proposing');
+      this.#learning.decided(); // it goes on when the lane is free
+    }
     this.#jobs.refuseIfBusy('proposing');
   }
 

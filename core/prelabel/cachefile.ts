@@ -4,6 +4,7 @@
  */
 import { mkdir, open, readFile, rename, rm } from 'node:fs/promises';
 import path from 'node:path';
+import { threadId } from 'node:worker_threads';
 import { crc32 } from 'node:zlib';
 
 /** Bytes: 'PWCACHE1', uint32 header length, uint32 CRC-32 of all that follows, header (JSON), payload (little-endian arrays). */
@@ -83,7 +84,7 @@ export async function writeCache(
   sizes.writeUInt32LE(json.length, 0);
   sizes.writeUInt32LE(crc32(payload, crc32(json)), 4);
   await mkdir(path.dirname(file), { recursive: true });
-  const temporary = `${file}.${process.pid}.tmp`;
+  const temporary = `${file}.${process.pid}-${threadId}.tmp`; // copies of a picture share a file, and threads work on them at once
   try {
     const handle = await open(temporary, 'w');
     try {

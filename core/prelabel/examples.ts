@@ -8,7 +8,7 @@ import type { LabelledPatches } from './prototypes.ts';
 const worth = { accepted: 1, rejected: 3, reviewed: 1, around: 0.5 };
 
 /** Share of each patch that a mask covers. @returns [gridHeight * gridWidth], 0..1 */
-export function patchCoverage(rle: Rle, gridWidth: number, gridHeight: number): Float32Array {
+function patchCoverage(rle: Rle, gridWidth: number, gridHeight: number): Float32Array {
   const mask = decodeRle(rle);
   const { width, height, data } = mask;
   const inside = new Float32Array(gridWidth * gridHeight);

@@ -165,6 +165,8 @@ export interface FeatureStoreOptions {
   readonly cacheDir: string;
   readonly imageRoot: string;
   readonly options?: Partial<FeatureOptions> | undefined;
+  /** Without a backbone: the side of its patches. Default 14. */
+  readonly patchSize?: number | undefined;
 }
 
 /** Features of a set of images by one network: from the cache, else computed and cached. */
@@ -179,7 +181,7 @@ export class FeatureStore {
     this.options = { ...featureDefaults, ...from.options };
     this.backbone = from.backbone;
     this.#imageRoot = from.imageRoot;
-    this.#patchSize = from.backbone?.config.patchSize ?? 14;
+    this.#patchSize = from.backbone?.config.patchSize ?? from.patchSize ?? 14;
     // A key that is no plain file name is replaced by its hash: no key may lead out of the cache.
     const key = /^[\w-][\w.-]{0,99}$/.test(from.modelKey)
       ? from.modelKey

@@ -10,7 +10,7 @@ import type { FeatureBackbone, FeatureOptions, ImageFeatures, PrelabelImage } fr
 import { boxIntersection, boxIou, boxOfCells, type BoxMask } from './grid.ts';
 import { draftOf, guideMask, Phase, problemEvent, readGuide } from './job.ts';
 import { fitOverlap, type JudgedProposal, type ProposalCues } from './overlap.ts';
-import { readPool } from './pool.ts';
+import { findPool, readPool } from './pool.ts';
 import { guidePixelsDefault } from './prelabel.ts';
 import { choose, proposeDefaults, scoreWithoutLabels, type RefinedCandidate } from './propose.ts';
 import { classProbabilities, fitPrototypes, prototypeDefaults } from './prototypes.ts';
@@ -42,7 +42,7 @@ export interface LearnInput {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** Images whose proposals are held against the decisions, newest last: enough for its weights. */
+/** Images whose proposals are held against the decisions, the last in the order of images: enough for its weights. */
 const judgedImages = 16;
 
 /**
@@ -65,9 +65,15 @@ export async function* learn(input: LearnInput): AsyncGenerator<JobEvent> {
   const reviewed = new Set(input.reviewed ?? []);
   const acceptedOf = Map.groupBy(accepted, (a) => a.imageId);
   const rejectedOf = Map.groupBy(rejected, (r) => r.imageId);
-  const statistics = (await cachedStatistics(store)) ?? (await setStatistics(store, images, signal));
+  let statistics: SetStatistics;
+  try {
+    statistics = (await cachedStatistics(store)) ?? (await setStatistics(store, images, signal));
+  } catch (error) {
+    if (stopped()) return;
+    throw error;
+  }
 
-  const teaching = images.filter((image) => acceptedOf.has(image.id) || rejectedOf.has(image.id));
+  const teaching = images.filter((image) => acceptedOf.has(image.id) || rejectedOf.has(image.id) || reviewed.has(image.id));
   const learnPhase = new Phase('Learning', teaching.length);
   const labelled: LabelledPatches[] = [];
   for (const image of teaching) {
@@ -91,10 +97,11 @@ export async function* learn(input: LearnInput): AsyncGenerator<JobEvent> {
   const guidePixels = options.guidePixels ?? guidePixelsDefault;
   const candidatesOf = async (image: PrelabelImage, guide: RgbImage): Promise<Rated[]> => {
     const features = await store.get(image);
-    const pool = await readPool(store, image);
-    // A pool of another guide was made with other settings: only prototypes propose then.
-    const found = pool?.width === guide.width && pool.height === guide.height ? pool.candidates : [];
-    return rate(image, features, guide, prototypes, statistics, found, medians, options.minPixels ?? 16);
+    const kept = await readPool(store, image);
+    // None for a new image, after the cache was emptied, or in a project of before; another guide means other settings.
+    const fits = kept?.width === guide.width && kept.height === guide.height;
+    const pool = fits ? kept.candidates : await findPool(store, image, features, guide, statistics, proposeDefaults);
+    return rate(image, features, guide, prototypes, statistics, pool, medians, options.minPixels ?? 16);
   };
   const masksOf = (decided: readonly { readonly rle: Rle }[], guide: RgbImage): BoxMask[] =>
     decided.map(({ rle }) => guideMask(rle, guide)).filter((mask) => mask !== null);
@@ -249,9 +256,20 @@ function judge(
   });
 }
 
-/** Share of a mask that accepted masks cover. */
+/** Share of a mask that accepted masks cover together. */
 function coveredShare(mask: BoxMask, taken: readonly BoxMask[]): number {
-  return taken.reduce((sum, other) => sum + boxIntersection(mask, other), 0) / mask.area;
+  const near = taken.filter((other) => boxIntersection(mask, other) > 0);
+  if (near.length === 0) return 0;
+  let both = 0;
+  for (let y = mask.y; y < mask.y + mask.height; y++) {
+    for (let x = mask.x; x < mask.x + mask.width; x++) if (covers(mask, x, y) && near.some((other) => covers(other, x, y))) both++;
+  }
+  return both / mask.area;
+}
+
+function covers({ x, y, width, height, data }: BoxMask, column: number, row: number): boolean {
+  const [dx, dy] = [column - x, row - y];
+  return dx >= 0 && dy >= 0 && dx < width && dy < height && data[dy * width + dx] === 1;
 }
 
 /** Not one image's trouble: no network, broken network, full disk. */

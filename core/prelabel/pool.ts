@@ -2,12 +2,14 @@
  * The candidates of an image with pixels and cues, kept beside its features: learning scores all of them again, not only
  * those that were shown.
  */
+import type { RgbImage } from '../images/index.ts';
 import { decodeRle, encodeRle } from '../labels/index.ts';
 import { readCache, writeCache } from './cachefile.ts';
 import type { PatchCues, PixelCues } from './cues.ts';
-import type { FeatureStore, PrelabelImage } from './features.ts';
+import type { FeatureStore, ImageFeatures, PrelabelImage } from './features.ts';
 import { boxOfCells, type BoxMask } from './grid.ts';
-import type { RefinedCandidate } from './propose.ts';
+import { candidates, type ProposeOptions, type RefinedCandidate } from './propose.ts';
+import { featureViews, type SetStatistics } from './statistics.ts';
 
 export interface CandidatePool {
   /** Of the guide, whose pixels the masks are. */
@@ -71,6 +73,27 @@ export async function writePool(store: FeatureStore, image: PrelabelImage, pool:
   await writeCache(poolFile(store, image), 'pool', version, facts, [{ name: 'cues', type: 'f32', values: cues }]);
 }
 
+/** Finds an image's candidates and keeps them. @param guide the picture at the resolution the masks shall have */
+export async function findPool(
+  store: FeatureStore,
+  image: PrelabelImage,
+  features: ImageFeatures,
+  guide: RgbImage,
+  statistics: SetStatistics,
+  options: ProposeOptions,
+): Promise<readonly RefinedCandidate[]> {
+  // As they will be read back: scores must not depend on whether a pool was found or read.
+  const found = candidates(guide, featureViews(features, statistics), options).map(({ patch, pixel, ...rest }) => ({
+    ...rest,
+    patch: rounded(patch),
+    pixel: rounded(pixel),
+  }));
+  const { width, height } = guide;
+  const { gridWidth, gridHeight } = features;
+  await writePool(store, image, { width, height, gridWidth, gridHeight, candidates: found });
+  return found;
+}
+
 /** The pool last found in an image with this network; null when there is none. */
 export async function readPool(store: FeatureStore, image: PrelabelImage): Promise<CandidatePool | null> {
   const content = await readCache(poolFile(store, image), 'pool', version);
@@ -92,6 +115,11 @@ export async function readPool(store: FeatureStore, image: PrelabelImage): Promi
       };
     }),
   };
+}
+
+/** Cues in float32. */
+function rounded<T extends PatchCues | PixelCues>(cues: T): T {
+  return Object.fromEntries(Object.entries(cues).map(([name, value]) => [name, Math.fround(value as number)])) as unknown as T;
 }
 
 function poolFile(store: FeatureStore, image: PrelabelImage): string {

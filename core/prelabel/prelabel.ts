@@ -94,6 +94,7 @@ export async function* prelabel(input: PrelabelInput): AsyncGenerator<JobEvent> 
     cacheDir,
     imageRoot,
     features: options.features,
+    patchSize: input.backbone.config.patchSize,
     statistics,
     propose: { ...proposeDefaults, ...options.propose },
     guidePixels: options.guidePixels ?? guidePixelsDefault,

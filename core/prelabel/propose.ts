@@ -111,7 +111,7 @@ function promiseOf(cues: PatchCues): number {
 }
 
 /** Predicted overlap with a true object, 0..1; weights found as those of promiseOf, on the same candidates with pixels. */
-export function predictedOverlap(patch: PatchCues, pixel: PixelCues): number {
+function predictedOverlap(patch: PatchCues, pixel: PixelCues): number {
   const value =
     0.11 * Math.min(1.2, patch.contrast) +
     0.04 * patch.separation -

@@ -4,10 +4,10 @@ import { unitRows } from './discover.ts';
 import { FeatureStore } from './features.ts';
 import type { FeatureOptions, PatchFeatures, PrelabelImage } from './features.ts';
 import { draftOf, readGuide } from './job.ts';
-import { writePool } from './pool.ts';
-import { candidates, choose, scoreWithoutLabels } from './propose.ts';
+import { findPool } from './pool.ts';
+import { choose, scoreWithoutLabels } from './propose.ts';
 import type { ProposeOptions } from './propose.ts';
-import { featureViews, withoutPosition } from './statistics.ts';
+import { withoutPosition } from './statistics.ts';
 import type { SetStatistics } from './statistics.ts';
 
 /** Dimensions of a region's descriptor: the leading principal axes of the set. */
@@ -19,6 +19,8 @@ export interface RegionSettings {
   readonly cacheDir: string;
   readonly imageRoot: string;
   readonly features: Partial<FeatureOptions> | undefined;
+  /** Of the network, in pixels: by it features are named. */
+  readonly patchSize: number;
   readonly statistics: SetStatistics;
   readonly propose: ProposeOptions;
   readonly guidePixels: number;
@@ -42,10 +44,7 @@ export function regionFinder(settings: RegionSettings): (image: PrelabelImage) =
     const guide = await readGuide(imageRoot, image, guidePixels);
     const drafts: ProposalDraft[] = [];
     const descriptors: Float32Array[] = [];
-    const pool = candidates(guide, featureViews(features, statistics), settings.propose);
-    const { width, height } = guide;
-    const { gridWidth, gridHeight } = features;
-    await writePool(store, image, { width, height, gridWidth, gridHeight, candidates: pool });
+    const pool = await findPool(store, image, features, guide, statistics, settings.propose);
     const scored = pool.map((candidate) => ({ ...candidate, score: scoreWithoutLabels(candidate) }));
     const { maxProposals: most, maxOverlap } = settings.propose;
     for (const { mask, cells, score, margin, source } of choose(scored, { most, sure: most, leastScore: 0, maxOverlap })) {

@@ -211,7 +211,7 @@ export function featureViewRows(rows: Float32Array, statistics: SetStatistics): 
       ];
 }
 
-/** The views of one image, ready for `propose`. */
+/** The views of one image, ready for `candidates`. */
 export function featureViews(features: ImageFeatures, statistics: SetStatistics): FeatureView[] {
   const { gridWidth, gridHeight, patches } = features;
   const shifted = features.shifted.map((rows) => featureViewRows(rows, statistics));

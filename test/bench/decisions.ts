@@ -46,6 +46,7 @@ const settings = {
   cacheDir,
   imageRoot,
   features: undefined,
+  patchSize: 14,
   statistics,
   propose: proposeDefaults,
   guidePixels: guidePixelsDefault,

@@ -49,6 +49,11 @@ test('a phase goes on with every number of its run but those of the resolution',
   const other = highResolutionConfig(startOf(source), gpu, { steps: 70, batch: 32, accumulate: 2, globalSize: 448, seed: 5 });
   assert.deepEqual([other.steps, other.batch, other.accumulate, other.seed, other.model.positionGrid], [70, 32, 2, 5, 32]);
   assert.ok(Math.abs(other.optimizer.learningRate / config.optimizer.learningRate - Math.sqrt(64 / 128)) < 1e-12);
+  // The rate of a continued run is that of its heads: a quarter is taken of what its backbone had.
+  const continuation = { headsOnlySteps: 10, trainableBlocks: 2, lora: null, backboneRate: 0.02, patience: null };
+  const gentle = highResolutionConfig(startOf({ ...source, start: 'weights', continuation }), gpu);
+  assert.ok(Math.abs(gentle.optimizer.learningRate / source.optimizer.learningRate - 0.25 * 0.02) < 1e-12);
+  assert.equal(gentle.continuation, undefined);
   assert.equal(highResolutionConfig(startOf(resolveConfig('standard', { ...gpu, images: 500_000 })), gpu).steps, 10_000);
 });
 

@@ -259,7 +259,7 @@ test('a thread that dies ends the job with words', async (t) => {
   );
 });
 
-test('three accepted masks name the rest of the set; decided objects stay decided', async (t) => {
+test('a few accepted masks name the rest of the set; decided objects stay decided', async (t) => {
   const set = await makeSet(t, 6);
   const input = {
     backbone: handMade(),
@@ -278,6 +278,8 @@ test('three accepted masks name the rest of the set; decided objects stay decide
     { imageId: set.images[0].id, classId: 1, rle: maskOf(0, 0) },
     { imageId: set.images[0].id, classId: 2, rle: maskOf(0, 1) },
     { imageId: set.images[1].id, classId: 1, rle: maskOf(1, 0) },
+    // The finished image has all its objects: what is unmarked there is background.
+    ...set.scenes[5].kinds.map((kind, object) => ({ imageId: set.images[5].id, classId: kind + 1, rle: maskOf(5, object) })),
   ];
   assert.deepEqual(set.scenes[0].kinds.slice(0, 2), [0, 1]);
   // A person refused a piece of the ground.
@@ -330,6 +332,31 @@ test('three accepted masks name the rest of the set; decided objects stay decide
     };
     assert.ok(scoreProposals([single], [proposals.get(set.images[image].id)!.map((p) => p.rle)], 300).bestOverlap <= 0.5);
   }
+
+  // Candidates are found again where they are gone: a new image, a cache that was emptied.
+  const folder = path.join(set.cacheDir, 'features', input.modelKey);
+  const pools = (await readdir(folder)).filter((file) => file.endsWith('.pool'));
+  assert.equal(pools.length, set.images.length);
+  for (const file of pools) await rm(path.join(folder, file));
+  const again = await collect(
+    learn({ ...withoutNetwork, accepted, rejected: [{ imageId: set.images[1].id, rle: ground }], reviewed: [set.images[5].id] }),
+  );
+  assert.deepEqual(proposalsOf(again), proposals);
+});
+
+test('copies of one picture share its files, and each has its proposals when threads find them at once', async (t) => {
+  const set = await makeSet(t, 1);
+  const images = Array.from({ length: 8 }, (_, i) => ({ ...set.images[0], id: i + 1 }));
+  const events = await collect(
+    prelabel({ backbone: handMade(), modelKey: 'copies', cacheDir: set.cacheDir, imageRoot: set.root, images, options: { threads: 2 } }),
+  );
+  assert.deepEqual(
+    events.filter((event) => event.type === 'problem'),
+    [],
+  );
+  const lists = [...proposalsOf(events).values()];
+  assert.equal(lists.length, 8);
+  for (const list of lists) assert.deepEqual(list, lists[0]);
 });
 
 test('learning needs an accepted mask, and features or a network', async (t) => {

@@ -84,7 +84,7 @@ export function replaceProposals(
     const heir = before && before.clusterId !== null && (before.named || inheritAll) ? before : null;
     return writer.run(
       `INSERT INTO proposals (image_id, class_id, cluster_id, discarded, score, margin, source, ${maskColumns}, area, model_key)
-       VALUES (?, ?, ?, (SELECT discarded FROM clusters WHERE id = ? UNION ALL SELECT 0 LIMIT 1), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+       VALUES (?, (SELECT id FROM classes WHERE id = ? AND removed = 0), ?, (SELECT discarded FROM clusters WHERE id = ? UNION ALL SELECT 0 LIMIT 1), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
       imageId,
       draft.classId ?? heir?.classId ?? null,
       heir?.clusterId ?? null,

@@ -56,7 +56,7 @@ export class Curation {
     this.version++;
   }
 
-  /** By the newest checkpoint's features, or by plain appearance before the first. */
+  /** By the chosen checkpoint's features, or by plain appearance before the first. */
   async start(): Promise<void> {
     const runs = await api.runs.query();
     const trained = runs.find((run) => run.checkpoints.some((step) => step > 0));
