@@ -212,7 +212,9 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
         seed: null,
         list: { dedupe: true, balance: false, keep: null },
       });
-      assert.deepEqual(asked.slice(1, 3), [{ from: { weightsId: sha256OfFile.slice(0, 16) } }, { from: { runId: 'run-9', step: null } }]);
+      // Presets of random weights are asked for first, once or twice.
+      const starts = asked.filter((input) => input !== undefined).slice(0, 2);
+      assert.deepEqual(starts, [{ from: { weightsId: sha256OfFile.slice(0, 16) } }, { from: { runId: 'run-9', step: null } }]);
     });
     await using({}, 'train', async () => {
       await page.getByRole('button', { name: 'New run' }).click();
