@@ -138,7 +138,7 @@ function cpuRecipe(id: PresetId, { images }: TrainFacts): Recipe {
     title: 'Thorough',
     summary: 'A larger network over an hour or more; for folders that will be annotated for days.',
     model: 'tiny',
-    steps: 4000,
+    steps: 1200,
     batch: 32,
   };
 }
