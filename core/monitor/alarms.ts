@@ -7,6 +7,8 @@ import type { MonitorLine, TrainAlarm } from '../contract/index.ts';
 
 /** Before this share of the run nothing is judged: an untrained network looks collapsed by several signs. */
 const GRACE = 0.1;
+/** Nor before so many steps: the memory of a teacher's average at momentum 0.99. */
+const FIRST_STEPS = 100;
 
 /** A target that is uniform to within 2 % of log K asks the student for nothing. */
 const UNIFORM_ENTROPY = 0.98;
@@ -48,7 +50,7 @@ function since(lines: readonly MonitorLine[], holds: (at: number) => boolean): M
   return first;
 }
 
-const judged = ({ step, totalSteps }: MonitorLine): boolean => step >= GRACE * totalSteps && step > 0;
+const judged = ({ step, totalSteps }: MonitorLine): boolean => step >= Math.max(GRACE * totalSteps, FIRST_STEPS);
 const percent = (share: number): string => `${(100 * share).toFixed(0)} %`;
 
 // --- collapse ---------------------------------------------------------------------------------------------------------
@@ -93,7 +95,9 @@ function collapseSigns(lines: readonly MonitorLine[], at: number): Sign[] {
   ] as const) {
     const earlier = lines.slice(0, at).filter((line) => judged(line) && line.step >= step - RANK_WINDOW * totalSteps);
     const most = Math.max(0, ...earlier.map(of));
-    const low = rank < LEAST_RANK * width;
+    // A small network may begin with fewer: then only going below that is a sign.
+    const atFirst = lines[0].step === 0 ? of(lines[0]) : Infinity;
+    const low = rank < LEAST_RANK * width && rank < atFirst;
     add(
       low || rank < (1 - RANK_FALL) * most,
       `the ${name} use ${rank.toFixed(0)} of ${width} directions${low ? '' : `, ${most.toFixed(0)} a little before`}`,

@@ -54,8 +54,11 @@ test('a loss of three tenths of the directions within a tenth of the run counts,
   assert.match(alarmsOf(sudden.slice(0, 11))[0]!.message, /patches use 54 of 128 directions, 80 a little before/);
   assert.deepEqual(raised(healthy((at) => ({ ...same, patchRank: 80 - 2 * at }))), []);
   // 13 of 128 is above a tenth, 12 below.
-  assert.deepEqual(raised(healthy(() => ({ ...same, patchRank: 13 }))), []);
-  assert.deepEqual(raised(healthy(() => ({ ...same, patchRank: 12 }))), ['collapse 100']);
+  const from = (start: number, patchRank: number) => raised(healthy((at) => ({ ...same, patchRank: at === 0 ? start : patchRank })));
+  assert.deepEqual(from(60, 13), []);
+  assert.deepEqual(from(60, 12), ['collapse 100']);
+  // A small network that began with fewer is on its way up.
+  assert.deepEqual([from(7, 12), from(12, 12)], [[], []]);
 });
 
 test('an alarm ends when the run recovers', () => {
@@ -92,7 +95,7 @@ test('the untrained network is no best to fall from', () => {
 });
 
 test('every alarm says what to do, in whole sentences', () => {
-  const all = healthy((at) => ({ ...peak(0.03)(at), classCosine: 0.95, patchRank: 5 }));
+  const all = healthy((at) => ({ ...peak(0.03)(at), classCosine: 0.95, patchRank: at === 0 ? 60 : 5 }));
   const alarms = alarmsOf(all);
   assert.deepEqual(
     alarms.map(({ kind }) => kind),
