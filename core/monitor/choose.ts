@@ -6,6 +6,13 @@
 import type { CheckpointChoice, MonitorLine } from '../contract/index.ts';
 
 /**
+ * Differences that the measures make by chance, twice the deviation: neighbouring checkpoints of one run had a cluster stability
+ * of .48, .56 and .46, and a dense correspondence within about .01. What is closer is equal, or noise would choose the first steps of a
+ * run that hardly moves: on leaves it took step 20 of 200, whose proposals were worse than the last one's (30.9 and 33.8).
+ */
+const NOISE = { dense: 0.02, stable: 0.1 } as const;
+
+/**
  * The best mean of the ranks in dense correspondence and in cluster stability, ties to the later checkpoint. An untrained
  * network takes no part: its patches match by plain colour, which says nothing of what was learned. Weights from elsewhere do,
  * and of equals they are taken: training has to make something better of them.
@@ -32,8 +39,14 @@ export function chosenCheckpoint(
             ? 'The weights it started from are all there is.'
             : 'The untrained network is all there is.',
     };
-  const dense = ranks(measured.map((line) => line.denseCorrespondence));
-  const stable = ranks(measured.map((line) => line.clusterStability));
+  const dense = ranks(
+    measured.map((line) => line.denseCorrespondence),
+    NOISE.dense,
+  );
+  const stable = ranks(
+    measured.map((line) => line.clusterStability),
+    NOISE.stable,
+  );
   let best = 0;
   measured.forEach((_, i) => {
     if (dense[i] + stable[i] <= dense[best] + stable[best]) best = i;
@@ -47,7 +60,8 @@ export function chosenCheckpoint(
   const start = measured[0].step === 0 ? dense[0] + stable[0] : Infinity;
   if (start <= dense[best] + stable[best]) best = 0;
   const line = measured[best];
-  const facts = `dense correspondence ${percent(line.denseCorrespondence)} (${place(dense[best], count)}), cluster stability ${percent(line.clusterStability)} (${place(stable[best], count)})`;
+  const placed = (of: (one: MonitorLine) => number): string => `${percent(of(line))} (${place(of(line), measured.map(of))})`;
+  const facts = `dense correspondence ${placed((one) => one.denseCorrespondence)}, cluster stability ${placed((one) => one.clusterStability)}`;
   const last = measured[count - 1];
   const compared =
     best === count - 1
@@ -59,25 +73,21 @@ export function chosenCheckpoint(
       reason: `The weights it started from are better than what training made of them: ${facts}. They are used. ${compared}`,
     };
   }
-  return { step: line.step, reason: `Best patch features of ${count} checkpoints: ${facts}. ${compared}` };
+  return { step: line.step, reason: `Best patch features of ${count} checkpoints, or as good and later: ${facts}. ${compared}` };
 }
 
-/** Rank of each value, 1 for the largest; equal values share the mean of their places. */
-function ranks(values: readonly number[]): number[] {
-  return values.map((value) => {
-    const above = values.filter((other) => other > value).length;
-    const equal = values.filter((other) => other === value).length;
-    return above + (equal + 1) / 2;
-  });
+/** Rank of each value: 1 and how many are larger by more than `noise`. */
+function ranks(values: readonly number[], noise: number): number[] {
+  return values.map((value) => 1 + values.filter((other) => other > value + noise).length);
 }
 
 function percent(share: number): string {
   return `${(100 * share).toFixed(0)} %`;
 }
 
-/** "1st of 12"; a shared place is the better one. */
-function place(rank: number, count: number): string {
-  const whole = Math.floor(rank);
+/** "1st of 12": where a value stands among all; a shared place is the better one. */
+function place(value: number, values: readonly number[]): string {
+  const whole = 1 + values.filter((other) => other > value).length;
   const ending = whole % 100 >= 11 && whole % 100 <= 13 ? 'th' : (['th', 'st', 'nd', 'rd'][whole % 10] ?? 'th');
-  return `${whole}${ending} of ${count}`;
+  return `${whole}${ending} of ${values.length}`;
 }

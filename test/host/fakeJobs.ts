@@ -88,7 +88,7 @@ async function* train({ runDir, start }: PretrainRequest, signal: AbortSignal): 
         renameSync(`${dir}.tmp`, dir);
       }
       yield { type: 'checkpoint', step, totalSteps: steps };
-      const line = { ...healthy()[1]!, step, totalSteps: steps, denseCorrespondence: 0.6 - Math.abs(step - bestStep) / 1000 };
+      const line = { ...healthy()[1]!, step, totalSteps: steps, denseCorrespondence: 0.6 - Math.abs(step - bestStep) / 200 };
       appendFileSync(join(runDir, 'monitors.jsonl'), `${JSON.stringify(line)}\n`);
       yield { type: 'monitors', line };
       const pictures = join(runDir, 'pca', String(step));
