@@ -4,10 +4,11 @@
  * fixed rule carries over; a few finished images tell. Ridge regression on cues and their products, pulled towards fixed
  * weights (a Gaussian prior), so a single decision moves it little and a finished image moves it where it says.
  *
- * Measured on 60 images of each set (network trained for 200 steps), best overlap of 20 proposals an image in percent on
- * the images nobody had finished, before and after 4 and 12 finished ones: drawn conveyor 52, 64, 64; coffee leaves 34, 39,
- * 45; nuclei 33, 34, 34, where 20 proposals an image cannot reach over 35, and 53 with the 31 it chose itself. Fixed weights
- * fitted on two of the sets scored 1 to 3 less on the third than those in propose.ts.
+ * Measured by test/bench/decisions.ts on demos' projects (network trained for 200 steps), best overlap of 20 proposals an image
+ * in percent on images nobody had finished, before any decision and after 1, 4 and 12 finished ones: drawn conveyor 54, 55, 63,
+ * 64; coffee leaves 31, 27, 36, 40: one finished leaf without a spot says that spots are nothing. Nuclei, by the demo, 33 and
+ * 34 after 12, where 20 proposals an image cannot reach over 35. Fixed weights fitted on two of the sets scored 1 to 3 less on
+ * the third than those in propose.ts.
  */
 import type { PatchCues, PixelCues } from './cues.ts';
 
