@@ -208,16 +208,26 @@ describe('GPU kernels', { skip: noAdapter }, () => {
     assertClose(await get(gradients, count), clipped, 1e-6, 'clipped');
 
     const [keeps, steps] = [sizes.map((_, i) => 1 - 0.01 * i), sizes.map((_, i) => -0.1 * (i + 1))];
-    const numbers = { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, root: 1.5 };
-    const arrays = { p: put(p), m: put(m), v: put(v), keeps: put(keeps), steps: put(steps) };
-    runtime.run(adamW(narrow, layout, { g: gradients, ...arrays }, numbers));
+    const numbers = { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, root: 1.5, guards: 0 };
+    const arrays = { p: put(p), m: put(m), v: put(v), rates: put(keeps.flatMap((keep, i) => [keep, steps[i]!])) };
+    const guarded = (...values: number[]) => ({ half: null, guard: put(values) });
+    // A norm that is not finite, wherever it stands, leaves everything as it is.
+    for (const guard of [[1, Infinity, 2], [1, 2, NaN], [-Infinity]]) {
+      runtime.run(adamW(narrow, layout, { g: gradients, ...arrays, ...guarded(...guard) }, { ...numbers, guards: guard.length }));
+      for (const [name, values] of Object.entries({ p, m, v })) assert.deepEqual(await get(arrays[name as 'p'], count), values, name);
+    }
+    runtime.run(adamW(narrow, layout, { g: gradients, ...arrays, ...guarded(1, 3.4e38) }, { ...numbers, guards: 2 }));
     const [m1, v1] = [m.map((s, i) => 0.9 * s + 0.1 * clipped[i]!), v.map((s, i) => 0.99 * s + 0.01 * clipped[i]! ** 2)];
     assertClose(await get(arrays.m, count), m1, 1e-6, 'm');
     assertClose(await get(arrays.v, count), v1, 1e-6, 'v');
     const moved = p.map((s, i) => s * keeps[owner[i]!]! + (steps[owner[i]!]! * m1[i]!) / (Math.sqrt(v1[i]!) * 1.5 + 1e-8));
     assertClose(await get(arrays.p, count), moved, 2e-6, 'p');
     const teacher = put(p);
-    runtime.run(movingAverage(narrow, arrays.p, teacher, count, 0.75));
+    const average = (guard: number): void =>
+      runtime.run(movingAverage(narrow, { x: arrays.p, y: teacher, ...guarded(guard) }, count, { momentum: 0.75, guards: 1 }));
+    average(NaN);
+    assert.deepEqual(await get(teacher, count), p);
+    average(0);
     assertClose(
       await get(teacher, count),
       p.map((s, i) => 0.75 * s + 0.25 * moved[i]!),

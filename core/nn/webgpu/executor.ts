@@ -12,6 +12,7 @@ import type {
   ParameterSet,
   ParameterSpec,
   PositionResize,
+  Precision,
   PrototypeLossInputs,
   Tensor,
 } from '../ops.ts';
@@ -19,23 +20,37 @@ import { Engine, own } from './engine.ts';
 import * as layers from './layers.ts';
 import * as losses from './losses.ts';
 import { Runtime, type RuntimeOptions } from './runtime.ts';
-import { GpuAdamState, GpuParameterSet, type GpuTensor, sizeOf } from './tensor.ts';
+import { bytesOf, GpuAdamState, GpuParameterSet, type GpuTensor, sizeOf } from './tensor.ts';
 import * as tokens from './tokens.ts';
 import * as updates from './updates.ts';
+
+export interface WebgpuOptions extends RuntimeOptions {
+  /** Default: f16 on a GPU that has it, else f32. */
+  readonly precision?: Precision;
+}
 
 /**
  * Starts the WebGPU executor on the fastest adapter of the machine, be it a program that acts as one. Results repeat bit
  * for bit on one adapter and driver; others differ in rounding. Its operations throw AppError engine-out-of-memory and
  * engine-died when the device says so, which may be some calls later.
- * @throws Error when there is no adapter, with the reason
+ * @throws Error when there is no adapter, with the reason, or it cannot do the precision
  */
-export async function createWebgpuExecutor(options: RuntimeOptions = {}): Promise<WebgpuExecutor> {
-  return new WebgpuExecutor(new Engine(await Runtime.open(options)));
+export async function createWebgpuExecutor({ precision, ...options }: WebgpuOptions = {}): Promise<WebgpuExecutor> {
+  const runtime = await Runtime.open(options);
+  const { description, software } = runtime.device;
+  const { f16 } = runtime.capabilities;
+  if (precision === 'f16' && !f16) {
+    runtime.dispose();
+    throw new Error(`The GPU (${description}) cannot compute in f16.`);
+  }
+  return new WebgpuExecutor(new Engine(runtime, precision ?? (f16 && !software ? 'f16' : 'f32')));
 }
 
 export class WebgpuExecutor implements Executor {
   readonly name = 'webgpu';
   readonly description: string;
+  readonly precision: Precision;
+  readonly stepsAhead = 1;
   /** For benchmarks and tests inside this room. */
   readonly engine: Engine;
   #ended = false;
@@ -43,7 +58,8 @@ export class WebgpuExecutor implements Executor {
   constructor(engine: Engine) {
     this.engine = engine;
     const { description, software } = engine.runtime.device;
-    this.description = `${description}${software ? ' (a program that acts as a GPU)' : ''}`;
+    this.precision = engine.precision;
+    this.description = `${description}${software ? ' (a program that acts as a GPU)' : ''}, ${engine.precision}`;
   }
 
   // --- memory ---
@@ -54,8 +70,9 @@ export class WebgpuExecutor implements Executor {
   }
 
   async read(tensor: Tensor): Promise<Float32Array> {
-    const { region, size } = own('read', tensor);
-    return new Float32Array(await this.engine.runtime.read(region, size * 4));
+    const { region, size, element } = own('read', tensor);
+    const values = await this.engine.runtime.read(region, size * bytesOf(element));
+    return element === 'f16' ? new Float32Array(new Float16Array(values)) : new Float32Array(values);
   }
 
   scope<T>(body: () => T | Promise<T>): Promise<T> {
@@ -75,7 +92,7 @@ export class WebgpuExecutor implements Executor {
   // --- parameters ---
 
   createParameters(specs: readonly ParameterSpec[]): ParameterSet {
-    return new GpuParameterSet(this.engine.runtime, specs);
+    return new GpuParameterSet(this.engine.runtime, specs, this.precision);
   }
 
   async readParameters(set: ParameterSet): Promise<Float32Array> {
@@ -84,7 +101,7 @@ export class WebgpuExecutor implements Executor {
 
   writeParameters(set: ParameterSet, values: Float32Array): void {
     if (values.length !== set.size) throw new Error(`writeParameters: ${values.length} values for ${set.size}.`);
-    ownSet('writeParameters', set).values.write(values);
+    ownSet('writeParameters', set).write(values);
   }
 
   async readGradients(set: ParameterSet): Promise<Float32Array> {
@@ -222,11 +239,13 @@ export class WebgpuExecutor implements Executor {
   }
 
   adamW(set: ParameterSet, state: AdamState, options: AdamWOptions): void {
-    updates.adamW(this.engine, ownSet('adamW', set), ownState('adamW', state), options);
+    const guard = options.guard && own('adamW', options.guard);
+    updates.adamW(this.engine, ownSet('adamW', set), ownState('adamW', state), options, guard ?? null);
   }
 
-  emaUpdate(teacher: ParameterSet, student: ParameterSet, momentum: number): void {
-    updates.emaUpdate(this.engine, ownSet('emaUpdate', teacher), ownSet('emaUpdate', student), momentum);
+  emaUpdate(teacher: ParameterSet, student: ParameterSet, momentum: number, guard?: Tensor): void {
+    const numbers = guard ? own('emaUpdate', guard) : null;
+    updates.emaUpdate(this.engine, ownSet('emaUpdate', teacher), ownSet('emaUpdate', student), momentum, numbers);
   }
 }
 

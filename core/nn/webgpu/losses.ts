@@ -8,14 +8,14 @@ import * as koleoKernels from './kernels/koleo.ts';
 import * as lossKernels from './kernels/loss.ts';
 import * as normalize from './kernels/normalize.ts';
 import * as targetKernels from './kernels/targets.ts';
-import { blockSize } from './kernels/update.ts';
 import { multiply } from './products.ts';
+import { alignment } from './memory.ts';
 import { part } from './runtime.ts';
-import type { GpuTensor } from './tensor.ts';
+import { bytesOf, type GpuTensor } from './tensor.ts';
 
-export function l2Normalize(engine: Engine, x: GpuTensor, epsilon: number): GpuTensor {
+export function l2Normalize(engine: Engine, x: GpuTensor, epsilon: number, element = x.element): GpuTensor {
   const { rows, n } = rowsOf(x);
-  const y = engine.make(x.shape, x.element);
+  const y = engine.make(x.shape, element);
   const inverses = engine.room(rows);
   engine.run(normalize.l2Normalize(engine.caps, x, y, inverses, rows, n, epsilon));
   engine.record(y, [x], (dy) => {
@@ -45,12 +45,17 @@ export interface PrototypeLossTensors {
   readonly targets: GpuTensor;
 }
 
-/** Elements first .. of an f32 array; `first` a multiple of a block, so that bound offsets are aligned. */
+/** Elements first .. of an array; `first` times a tile's step, so that bound offsets are aligned. */
 function slice<T extends Operand>(operand: T, first: number, count: number): T {
-  return { ...operand, element: operand.element, region: part(operand.region, first * 4, count * 4) };
+  const bytes = bytesOf(operand.element);
+  return { ...operand, element: operand.element, region: part(operand.region, first * bytes, count * bytes) };
 }
 
-/** @param limits most logits kept, and logits of a tile: for tests of the tiled way */
+/**
+ * Logits, and in backward their gradients, have the element of x. In f16 those of a student, at most 10 in size, are off by
+ * up to 4e-3, as much as the loss of one row, and the mean over rows far less; a matrix unit takes them as they are.
+ * @param limits most logits kept, and logits of a tile: for tests of the tiled way
+ */
 export function prototypeLoss(
   engine: Engine,
   { rows: x, weightV: v, weightG: g, targets }: PrototypeLossTensors,
@@ -77,16 +82,19 @@ export function prototypeLoss(
   const index = engine.list(targetRows);
   const weights = engine.floats(rowWeights);
   const state = engine.room(R * 4);
-  const whole = R * K <= limits.kept && R * K * 4 <= caps.bindingBytes;
-  const width = whole ? K : Math.min(K, Math.max(1, Math.floor(Math.min(limits.tile, caps.bindingBytes / 4) / R / blockSize)) * blockSize);
-  const logits = engine.room(R * width);
+  const { element } = x;
+  const bytes = bytesOf(element);
+  const factor = engine.factor(v, element);
+  const whole = R * K <= limits.kept && R * K * bytes <= caps.bindingBytes;
+  const step = alignment / bytes;
+  const width = whole ? K : Math.min(K, Math.max(1, Math.floor(Math.min(limits.tile, caps.bindingBytes / bytes) / R / step)) * step);
+  const logits = engine.room(R * width, element);
   const tiles = Array.from({ length: Math.ceil(K / width) }, (_, i) => ({ k0: i * width, count: Math.min(width, K - i * width) }));
   /** Logits of a tile's prototypes, divided by the temperature, [R, count] close together. */
   const makeTile = (tile: Operand, k0: number, count: number): void => {
     const epilogue = { kind: 'column-scale', scale: slice(scales, k0, count).region } as const;
-    multiply(engine, 'nt', { m: R, n: count, k: n }, x, prototypes(k0, count), tile, epilogue);
+    multiply(engine, 'nt', { m: R, n: count, k: n }, x, slice(factor, k0 * n, count * n), tile, epilogue);
   };
-  const prototypes = (k0: number, count: number): Operand => slice({ region: v.region, element: v.element }, k0 * n, count * n);
   for (const { k0, count } of tiles) {
     makeTile(logits, k0, count);
     engine.run(lossKernels.crossEntropy(caps, { logits, targets, targetRows: index, state }, { rows: R, count, k0, K, m }));
@@ -99,31 +107,34 @@ export function prototypeLoss(
     const dg = engine.gradient(g);
     // Sums over rows of (gradient by row . v_k) row: [width, n].
     const h = dv || dg ? engine.room(width * n) : null;
-    const tile = whole ? logits : engine.room(R * width);
+    const tile = whole ? logits : engine.room(R * width, element);
     for (const { k0, count } of tiles) {
       if (!whole) makeTile(tile, k0, count);
       const own = slice(scales, k0, count);
       const arrays = { logits: tile, targets, targetRows: index, state, weights, dy, scales: own };
       engine.run(lossKernels.crossEntropyBackward(caps, arrays, { rows: R, count, k0, K, m }));
-      if (dx) multiply(engine, 'nn', { m: R, n, k: count }, tile, prototypes(k0, count), { ...dx, accumulate: k0 > 0 || dx.accumulate });
+      const toRows = dx && { ...dx, accumulate: k0 > 0 || dx.accumulate };
+      if (toRows) multiply(engine, 'nn', { m: R, n, k: count }, tile, slice(factor, k0 * n, count * n), toRows);
       if (!h) continue;
       multiply(engine, 'tn', { m: count, n, k: R }, tile, x, h);
       const lengths = slice({ region: g.region, element: g.element }, k0, count);
       const back = { dv: dv && slice(dv, k0 * n, count * n), dg: dg && slice(dg, k0, count) };
-      engine.run(lossKernels.prototypeBackward(caps, { h, v: prototypes(k0, count), g: lengths, ...back }, count, n));
+      const directions = slice({ region: v.region, element: v.element }, k0 * n, count * n);
+      engine.run(lossKernels.prototypeBackward(caps, { h, v: directions, g: lengths, ...back }, count, n));
     }
     for (const room of [tile, h, scales, state]) if (room) engine.giveBack(room);
   });
   return loss;
 }
 
+/** Logits and targets are f32: over a temperature of 0.04 the last place of an f16 logit near 1 is 1 % of its target. */
 export function prototypeLogits(engine: Engine, x: GpuTensor, v: GpuTensor, g: GpuTensor): GpuTensor {
   const { rows: R, n } = rowsOf(x);
   const { rows: K } = rowsOf(v);
   check(v.shape.at(-1) === n && g.size === K, 'prototypeLogits', x, v, g);
   const y = engine.make([R, K]);
   const scales = prototypeScales(engine, v, g, 1);
-  multiply(engine, 'nt', { m: R, n: K, k: n }, x, v, y, { kind: 'column-scale', scale: scales.region });
+  multiply(engine, 'nt', { m: R, n: K, k: n }, x, engine.factor(v, x.element), y, { kind: 'column-scale', scale: scales.region });
   engine.giveBack(scales);
   return y;
 }
@@ -133,7 +144,8 @@ export function koleo(engine: Engine, x: GpuTensor): GpuTensor {
   const { rows: B, n } = rowsOf(x);
   check(B >= 2, 'koleo (at least two rows)', x);
   // x / max(||x||, 1e-8), recorded on its own: its gradient is l2Normalize's.
-  const hat = l2Normalize(engine, x, 1e-8);
+  // In f32 whatever x is: distances of tokens that are nearly equal are what it is about.
+  const hat = l2Normalize(engine, x, 1e-8, 'f32');
   const loss = engine.make([]);
   const [nearest, terms, slopes] = [engine.room(B), engine.room(B), engine.room(B * n)];
   engine.run(koleoKernels.koleo(caps, { x: hat, nearest, terms, slopes }, B, n), koleoKernels.sumAll(terms, loss, B, 1 / B));
