@@ -30,10 +30,11 @@ export async function teacherEntropy(
   const [rows, K] = dino.shape as [number, number];
   const taken = Math.max(1, Math.min(rows, Math.floor(MOST_VALUES / K)));
   const spread = Int32Array.from({ length: taken }, (_, i) => Math.floor((i * rows) / taken));
-  const samples = await x.read(x.gatherRows(dino, spread)); // [taken,K]
+  const chosen = x.gatherRows(dino, spread); // [taken,K]
   const own =
     config.teacher.centering === 'sinkhorn' ? x.centeredSoftmax(dinoLogits, x.tensor(new Float32Array(K), [K]), temperature) : dino; // [2B,K]
-  const mean = await x.read(x.meanRows(own)); // [K]
+  // Nothing is awaited before all is given: the scope may end meanwhile.
+  const [samples, mean] = await Promise.all([x.read(chosen), x.read(x.meanRows(own))]); // mean: [K]
   return { sampleEntropy: entropy(samples) / (taken * Math.log(K)), marginalEntropy: entropy(mean) / Math.log(K) };
 }
 
