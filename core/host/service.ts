@@ -331,7 +331,7 @@ export class Service implements HostService {
   }
 
   async startTraining(input: Inputs['startTraining']): Promise<RunRow> {
-    const { presetId, list, exclude, engine, from, distillFrom, ...overrides } = input;
+    const { presetId, list, exclude, engine, precision, from, distillFrom, ...overrides } = input;
     const project = this.#writable();
     this.#jobs.refuseIfBusy('training');
     const images = imageFiles(project);
@@ -360,7 +360,7 @@ export class Service implements HostService {
       cacheDir: cacheDirOf(project),
     };
     this.#start(
-      { kind: 'pretrain', runDir: dir, imageRoot: project.facts.image_folder, start, engine: engine ?? null },
+      { kind: 'pretrain', runDir: dir, imageRoot: project.facts.image_folder, start, engine: engine ?? null, precision: precision ?? null },
       runId,
       null,
       images.map(({ id }) => id),
@@ -369,11 +369,22 @@ export class Service implements HostService {
     return runRow(project, runId);
   }
 
-  async resumeTraining({ runId, engine }: Inputs['resumeTraining']): Promise<RunRow> {
+  async resumeTraining({ runId, engine, precision }: Inputs['resumeTraining']): Promise<RunRow> {
     const project = this.#writable();
     this.#jobs.refuseIfBusy('training');
     const dir = runDir(project, runId);
-    this.#start({ kind: 'pretrain', runDir: dir, imageRoot: project.facts.image_folder, start: null, engine: engine ?? null }, runId, null);
+    this.#start(
+      {
+        kind: 'pretrain',
+        runDir: dir,
+        imageRoot: project.facts.image_folder,
+        start: null,
+        engine: engine ?? null,
+        precision: precision ?? null,
+      },
+      runId,
+      null,
+    );
     project.write((w) => setRunState(w, runId, 'running', null));
     this.#hub.changed('runs');
     return runRow(project, runId);
@@ -464,12 +475,12 @@ export class Service implements HostService {
 
   // --- proposals and review -------------------------------------------------------------------------------------------
 
-  async startPrelabel({ runId, step, weightsId = null, passes, engine }: Inputs['startPrelabel']): Promise<JobState> {
+  async startPrelabel({ runId, step, weightsId = null, passes, engine, precision }: Inputs['startPrelabel']): Promise<JobState> {
     this.#writable();
     const choice = weightsId === null ? this.#checkpoint(runId, step) : { weightsId };
     await this.#makeRoom();
     const model = await this.#model(choice, passes);
-    return this.#start({ kind: 'prelabel', ...model.common, engine: engine ?? null }, null, model);
+    return this.#start({ kind: 'prelabel', ...model.common, engine: engine ?? null, precision: precision ?? null }, null, model);
   }
 
   async clusters(): Promise<ClusterCard[]> {

@@ -3,7 +3,8 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { before, describe, it } from 'node:test';
 import { AppError } from '../../core/contract/index.ts';
-import type { Executor, Tensor } from '../../core/nn/index.ts';
+import { listCheckpoints } from '../../core/dinov2/index.ts';
+import type { Executor, ParameterSet, Tensor } from '../../core/nn/index.ts';
 import { createWebgpuExecutor, webgpuState, type WebgpuExecutor } from '../../core/nn/webgpu/index.ts';
 import { prototypeLoss } from '../../core/nn/webgpu/losses.ts';
 import type { GpuTensor } from '../../core/nn/webgpu/tensor.ts';
@@ -138,9 +139,38 @@ function executorTests(): void {
     const stopped = await folder(t);
     const controller = new AbortController();
     await collect(run(e, stopped, config, controller.signal), { after: 2 }, controller);
-    assert.equal((await metricsLines(stopped)).length, 2);
+    // Step 3 was given before the numbers of step 2 were there to be told.
+    assert.equal((await metricsLines(stopped)).length, 3);
     await collect(goOn(e, stopped));
     assert.deepEqual(await metricsLines(stopped), await metricsLines(whole));
+  });
+
+  it('ends a run at the step in which a weight is not a number, and names it, though the next step runs already', async (t) => {
+    const sets: ParameterSet[] = [];
+    const { createParameters } = e;
+    e.createParameters = (specs) => {
+      sets.push(createParameters.call(e, specs));
+      return sets.at(-1)!;
+    };
+    const runDir = await folder(t);
+    await assert.rejects(
+      async () => {
+        for await (const event of run(e, runDir, tinyRun({ steps: 9, checkpointEvery: 2 }))) {
+          if (event.type !== 'metrics' || event.metrics.step !== 3) continue;
+          const set = sets[0]!;
+          const values = await e.readParameters(set);
+          values[set.specs.at(-1)!.offset] = NaN;
+          e.writeParameters(set, values);
+        }
+      },
+      (error: AppError) => {
+        // Step 4 was given before.
+        assert.match(error.message, /^At step 5 the student's parameter dino_head.last_layer.weight_v holds NaN\.$/);
+        return error.code === 'not-finite';
+      },
+    );
+    assert.deepEqual(await listCheckpoints(runDir), [0, 2, 4]);
+    Object.assign(e, { createParameters });
   });
 
   it('copies what it is given, large and small', async () => {
