@@ -73,7 +73,7 @@ function checked(caps: Capabilities, inputs: AttentionInputs & Partial<GradientR
 function programOf(name: string, shape: Shape, bindings: readonly Binding[], body: string): Program {
   const { headDim, element, groups } = shape;
   return program({
-    name: `attention ${name} ${element} heads of ${headDim}, ${groups} groups`,
+    name: `attention ${name} ${element} heads of ${headDim}, groups ${groups}`,
     bindings,
     uniforms: shapeUniforms(groups),
     body,
