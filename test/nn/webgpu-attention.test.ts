@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { noAdapter } from './webgpu-device.ts';
 import { attention, attentionBackward, type Group } from '../../core/nn/webgpu/kernels/attention.ts';
-import type { Capabilities, Dispatch } from '../../core/nn/webgpu/program.ts';
+import type { Capabilities, Dispatch, MatrixShape } from '../../core/nn/webgpu/program.ts';
 import { Runtime } from '../../core/nn/webgpu/runtime.ts';
 import { Random } from './draw.ts';
 import { attention as plainAttention, value } from './plain.ts';
@@ -19,6 +19,8 @@ interface Case {
   readonly spread?: number;
   readonly backward?: boolean;
   readonly capabilities?: Partial<Capabilities>;
+  /** With such matrix units: on a device that has them, else written out (webgpu-emulate.ts). */
+  readonly units?: Pick<MatrixShape, 'M' | 'N' | 'K'>;
 }
 
 /**
@@ -64,7 +66,12 @@ let runtime: Runtime;
 async function check(test: Case): Promise<void> {
   const { heads, headDim: d, element = 'f32', spread = 1, backward = true } = test;
   const real = { ...runtime.capabilities, ...test.capabilities };
-  const caps = element === 'f16' && !real.f16 ? emulatedCapabilities(real, null) : real;
+  const { units = null } = test;
+  const matrices = real.matrices.filter(
+    ({ M, N, K, result }) => units && result === 'f32' && M === units.M && N === units.N && K === units.K,
+  );
+  const written = element === 'f16' && (!real.f16 || (units !== null && matrices.length === 0));
+  const caps = written ? emulatedCapabilities(real, units) : { ...real, matrices };
   let tokens = 0;
   const groups: Group[] = test.groups.map((group) => {
     const tokenOffset = tokens;
@@ -73,7 +80,6 @@ async function check(test: Case): Promise<void> {
   });
   const D = heads * d;
   const random = new Random(tokens * 31 + d);
-  const written = element === 'f16' && !runtime.capabilities.f16;
   const ready = (dispatches: Dispatch[]): Dispatch[] => (written ? dispatches.map(emulated) : dispatches);
   const arrays = new Arrays(runtime, written);
   const qkv = draw(random, element, tokens * 3 * D, spread);
@@ -86,6 +92,7 @@ async function check(test: Case): Promise<void> {
   const sizes = test.groups.length === 1 ? test.groups[0]! : { groups };
   const inputs = { ...regions, heads, headDim: d, element, ...sizes };
   const dispatches = attention(caps, inputs);
+  assert.equal(dispatches[0]!.program.name.includes(' by '), units !== null);
   runtime.run(ready(dispatches));
   const what = dispatches[0]!.program.name;
   // Sums over d and over tokens walk as those of products do; exp is right to a few units of its last place, more for
@@ -164,6 +171,23 @@ describe('attention on the GPU', { skip: noAdapter }, () => {
   });
 
   it('f16', () => check({ groups: [{ samples: 2, tokens: 37 }], heads: 2, headDim: 64, element: 'f16' }));
+
+  // Written out in f32, larger heads and units would not fit the software device's workgroup memory.
+  const storage = { workgroupStorage: 49_152 };
+  const small = { M: 8, N: 8, K: 8 };
+  it('matrix units', () => {
+    const groups = [
+      { samples: 2, tokens: 70 },
+      { samples: 3, tokens: 5 },
+    ];
+    return check({ groups, heads: 2, headDim: 32, element: 'f16', units: small, capabilities: storage });
+  });
+
+  it('matrix units of 16 x 16 x 16, scores that pass their reference again and again', async () => {
+    const groups = [{ samples: 1, tokens: 100 }];
+    const units = { M: 16, N: 16, K: 16 };
+    await check({ groups, heads: 1, headDim: 16, element: 'f16', units, spread: 4, backward: false, capabilities: storage });
+  });
 
   it('scores far beyond what exp holds', () => check({ groups: [{ samples: 1, tokens: 70 }], heads: 2, headDim: 64, spread: 5 }));
 

@@ -77,6 +77,18 @@ describe('kernels that this device may not run', { skip: !dawnLibrary() && 'ther
           }
     });
 
+  for (const shape of shapes)
+    it(`attention with units of ${shape.M} x ${shape.N} x ${shape.K} compiles`, async () => {
+      const caps: Capabilities = { ...capabilities, matrices: [{ ...shape, result: 'f32' }] };
+      for (const headDim of [16, 32, 48, 64]) {
+        const inputs = { qkv: region, out: region, lse: region, samples: 2, tokens: 50, heads: 6, headDim, element: 'f16' } as const;
+        const backward = attentionBackward(caps, { ...inputs, dOut: region, dQkv: region, delta: region });
+        const all = [...attention(caps, inputs), ...backward];
+        assert.equal(all.filter(({ program }) => program.name.includes(' by ')).length, 3);
+        for (const dispatch of all) assert.deepEqual(await complaints(dispatch), []);
+      }
+    });
+
   it('f16 without matrix units compiles', async () => {
     const sizes = { samples: 2, tokens: 50, heads: 6, headDim: 64, element: 'f16' } as const;
     const inputs = { qkv: region, out: region, lse: region, ...sizes };

@@ -59,6 +59,15 @@ class Fragments {
     return `${name}(${this.place(type)}, `;
   }
 
+  fill(type: string, value: number): string {
+    const { rows, columns } = this.#of(type);
+    this.helpers.add(`fn fill_${type}_${value}(m: u32) -> u32 {
+  for (var n = 0u; n < ${rows * columns}u; n++) { numbers${type}[m + n] = ${value}.0; }
+  return m;
+}`);
+    return `fill_${type}_${value}(${this.place(type)})`;
+  }
+
   store(array: string): string {
     const { rows, columns } = this.#of('Sum');
     this.helpers.add(`fn store_${array}(offset: u32, m: u32, stride: u32) {
@@ -99,7 +108,8 @@ export function emulated(dispatch: Dispatch): Dispatch {
   let source = program.source
     .replace(/^(diagnostic|enable) ?.*;$/gm, '')
     .replace(alias, '')
-    .replace(/: (Sum);/g, (_, type: string) => `: u32 = ${fragments.place(type)};`)
+    .replace(/: (Sum|Left);/g, (_, type: string) => `: u32 = ${fragments.fill(type, 0)};`)
+    .replace(/\b(Right)\(1\)/g, (_, type: string) => fragments.fill(type, 1))
     .replace(load, (_, type: string, order: string, array: string) => fragments.load(type, order, array))
     .replace(store, (_, array: string) => fragments.store(array))
     .replaceAll('subgroupMatrixMultiplyAccumulate(', 'multiplyAccumulate(')
