@@ -109,6 +109,7 @@ export function emulated(dispatch: Dispatch): Dispatch {
     .replace(/^(diagnostic|enable) ?.*;$/gm, '')
     .replace(alias, '')
     .replace(/: (Sum|Left);/g, (_, type: string) => `: u32 = ${fragments.fill(type, 0)};`)
+    .replace(/\b(Sum)\(\)/g, (_, type: string) => fragments.fill(type, 0))
     .replace(/\b(Right)\(1\)/g, (_, type: string) => fragments.fill(type, 1))
     .replace(load, (_, type: string, order: string, array: string) => fragments.load(type, order, array))
     .replace(store, (_, array: string) => fragments.store(array))

@@ -16,7 +16,7 @@ export function multiply(
   epilogue: Epilogue = { kind: 'none' },
 ): void {
   const elements = { a: a.element as FloatElement, b: b.element as FloatElement, c: c.element as FloatElement };
-  const bytes = productWorkspace(engine.caps, { form, m, n, k, elements });
+  const bytes = productWorkspace(engine.caps, { m, n, k, elements });
   const workspace = bytes > 0 ? engine.room(bytes / 4) : null;
   const accumulate = 'accumulate' in c && c.accumulate;
   const regions = { a: a.region, b: b.region, c: c.region, ...(workspace ? { workspace: workspace.region } : {}) };

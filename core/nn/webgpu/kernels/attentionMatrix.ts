@@ -111,14 +111,17 @@ class Pieces {
   )}`;
   }
 
-  /** Products of held fragments with the rows of a tile, to `scoresTile` from `base` on, [M][step] a part. */
+  /**
+   * Products of held fragments with the rows of a tile, to `scoresTile` from `base` on, [M][step] a part. Sums are said to
+   * be 0: a fragment that is only declared in a loop keeps what it had one turn before on some drivers.
+   */
   dots(name: string, held: string, tile: string, base: string): string {
     const { M, N, K } = this.#shape;
     const load = (j: number, k: number): string =>
       `subgroupMatrixLoad<Right, col_major>(&${tile}Tile, ${j * N * this.pitch.row + (k * K) / 4}u, ${this.pitch.row}u)`;
     return each(
       step / N,
-      (j) => `var ${name}${j}: Sum;
+      (j) => `var ${name}${j} = Sum();
     ${each(this.#headDim / K, (k) => `${name}${j} = subgroupMatrixMultiplyAccumulate(${held}${k}, ${load(j, k)}, ${name}${j});`)}
     subgroupMatrixStore<row_major>(&scoresTile, ${base} + part * ${M * this.pitch.scores}u + ${(j * N) / 4}u, ${name}${j}, ${this.pitch.scores}u);`,
     );
