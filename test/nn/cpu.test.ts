@@ -1,4 +1,4 @@
-/** The CPU executor: the suite in both SIMD kinds on one and two threads, and what only it promises. */
+/** The CPU executor: the suite in all SIMD kinds on one and two threads, and what only it promises. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { after, before, describe, it } from 'node:test';
@@ -19,6 +19,8 @@ before(async () => {
 
 operationSuite('relaxed SIMD, 1 thread', () => createCpuExecutor({ threads: 1, simd: 'relaxed' }));
 operationSuite('relaxed SIMD, 2 threads', () => createCpuExecutor({ threads: 2, simd: 'relaxed' }));
+operationSuite('wide SIMD, 1 thread', () => createCpuExecutor({ threads: 1, simd: 'wide' }));
+operationSuite('wide SIMD, 2 threads', () => createCpuExecutor({ threads: 2, simd: 'wide' }));
 operationSuite('plain SIMD, 1 thread', () => createCpuExecutor({ threads: 1, simd: 'plain' }));
 operationSuite('plain SIMD, 2 threads', () => createCpuExecutor({ threads: 2, simd: 'plain' }));
 
@@ -226,8 +228,8 @@ describe('the CPU executor', () => {
     set.dispose();
   });
 
-  it('lets a value that is not a number show in what comes of it, in both SIMD kinds', async () => {
-    for (const simd of ['relaxed', 'plain'] as const) {
+  it('lets a value that is not a number show in what comes of it, in all SIMD kinds', async () => {
+    for (const simd of ['wide', 'relaxed', 'plain'] as const) {
       const e = await createCpuExecutor({ threads: 1, simd });
       await e.scope(async () => {
         const ones = (shape: readonly number[]): ReturnType<typeof e.tensor> =>
@@ -250,8 +252,15 @@ describe('the CPU executor', () => {
     }
   });
 
-  it('chooses relaxed SIMD where the runtime has it and says what runs', async () => {
-    assert.match(two.description, /^2 threads, WebAssembly with relaxed SIMD$/);
+  it('gives the same bits with eight lanes as with four', async () => {
+    const wide = await createCpuExecutor({ threads: 2, simd: 'wide' });
+    const relaxed = await createCpuExecutor({ threads: 2, simd: 'relaxed' });
+    assert.deepEqual(await step(wide), await step(relaxed));
+    await Promise.all([wide.dispose(), relaxed.dispose()]);
+  });
+
+  it('chooses the fastest kernels that the runtime has and says what runs', async () => {
+    assert.match(two.description, /^2 threads, WebAssembly with (relaxed SIMD|SIMD of eight lanes)$/);
     const executor = await createExecutor({ engine: 'cpu', threads: 1 });
     assert.equal(executor.name, 'cpu');
     await executor.dispose();

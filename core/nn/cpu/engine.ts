@@ -3,7 +3,7 @@
  * output, runs kernels, and inside `gradients` records how its gradient flows back. No operation is defined here.
  */
 import { Arena, Heap, type Mark } from './memory.ts';
-import { Pool, type SimdKind } from './pool.ts';
+import { Pool, type Kernels } from './pool.ts';
 import { CpuAdamState, CpuParameterSet, CpuTensor, sizeOf } from './tensor.ts';
 
 /** Given the address of d loss / d output. Returns true when it has taken that memory over (made it another gradient). */
@@ -40,9 +40,9 @@ export class Engine {
     this.#scopes = [{ mark: this.arena.mark(), tensors: [] }];
   }
 
-  static async start(threads: number, simd: SimdKind): Promise<Engine> {
+  static async start(threads: number, kernels: Kernels): Promise<Engine> {
     const heap = new Heap();
-    return new Engine(heap, await Pool.start(heap, threads, simd));
+    return new Engine(heap, await Pool.start(heap, threads, kernels));
   }
 
   // --- memory ---

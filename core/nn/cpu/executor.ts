@@ -2,7 +2,7 @@
  * The CPU executor's face: every operation of ops.ts checks whose tensors it was given and hands over to the file that
  * does the work. No arithmetic here.
  */
-import { hasRelaxedSimd, type SimdKind } from './pool.ts';
+import { hasRelaxedSimd, loadKernels, type SimdKind } from './pool.ts';
 import { availableParallelism } from 'node:os';
 import type {
   Activation,
@@ -27,24 +27,27 @@ import * as updates from './updates.ts';
 export interface CpuOptions {
   /** This thread included; default: as many as the machine runs at once. */
   readonly threads?: number;
-  /** `auto`: relaxed SIMD where the runtime has it. */
+  /** `auto`: the fastest here. */
   readonly simd?: 'auto' | SimdKind;
 }
 
 /**
  * Starts the CPU executor: WebAssembly SIMD kernels on this thread and on worker threads over one shared memory.
- * Results are the same bit for bit from run to run and for any number of threads; the two SIMD kinds differ in rounding.
- * @throws Error when the kernels are not built (`node build/wasm.mjs`), or relaxed SIMD is asked for and not there
+ * Results are the same bit for bit from run to run and for any number of threads; with `plain` SIMD
+ * products round twice, so its results differ in the last bits.
+ * @throws Error when the kernels are not built (`node build/wasm.mjs`), or SIMD is asked for that the runtime lacks
  */
 export async function createCpuExecutor(options: CpuOptions = {}): Promise<CpuExecutor> {
   const threads = options.threads ?? Math.min(availableParallelism(), 64);
   if (!Number.isInteger(threads) || threads < 1 || threads > 64)
     throw new Error(`createCpuExecutor: threads must be 1 to 64, not ${threads}.`);
   const wanted = options.simd ?? 'auto';
-  if (wanted === 'relaxed' && !hasRelaxedSimd()) throw new Error('createCpuExecutor: this runtime has no relaxed SIMD.');
-  const simd = wanted === 'auto' ? (hasRelaxedSimd() ? 'relaxed' : 'plain') : wanted;
-  return new CpuExecutor(await Engine.start(threads, simd));
+  if ((wanted === 'relaxed' || wanted === 'wide') && !hasRelaxedSimd())
+    throw new Error('createCpuExecutor: this runtime has no relaxed SIMD.');
+  return new CpuExecutor(await Engine.start(threads, await loadKernels(wanted)));
 }
+
+const simdNames: Record<SimdKind, string> = { wide: 'SIMD of eight lanes', relaxed: 'relaxed SIMD', plain: 'SIMD' };
 
 export class CpuExecutor implements Executor {
   readonly name = 'cpu';
@@ -56,7 +59,7 @@ export class CpuExecutor implements Executor {
   constructor(engine: Engine) {
     this.engine = engine;
     const { threads, simd } = engine.pool;
-    this.description = `${threads} ${threads === 1 ? 'thread' : 'threads'}, WebAssembly with ${simd === 'relaxed' ? 'relaxed SIMD' : 'SIMD'}`;
+    this.description = `${threads} ${threads === 1 ? 'thread' : 'threads'}, WebAssembly with ${simdNames[simd]}`;
   }
 
   // --- memory ---
