@@ -101,6 +101,8 @@ export interface TrainPreset {
   readonly numbers: readonly { readonly name: string; readonly value: string; readonly reason: string }[];
   readonly steps: number;
   readonly batch: number;
+  /** Batches whose gradients make up one step. */
+  readonly accumulate: number;
   /** Rough time on this machine in seconds; null when unknown. */
   readonly estimatedSeconds: number | null;
 }
@@ -130,6 +132,8 @@ export interface RunRow {
   readonly chosen: CheckpointChoice | null;
   /** In words, the weights it started from: "imported dinov2_vits14_pretrain.pth"; null: random ones. */
   readonly startedFrom: string | null;
+  /** In words, the frozen network it learns from; null: none, its own average teaches. */
+  readonly taughtBy: string | null;
   readonly error: ErrorFacts | null;
 }
 

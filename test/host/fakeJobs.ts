@@ -46,6 +46,8 @@ async function* train({ runDir, start }: PretrainRequest, signal: AbortSignal): 
         seed: start.config.seed,
         start: start.config.start,
         startedFrom: start.config.startedFrom,
+        distillation: start.config.distillation,
+        accumulate: start.config.accumulate,
         model: start.config.model,
         startFile: start.startFile,
         paths: start.images.map((image) => image.path),
