@@ -100,7 +100,7 @@ test('monitors choose the checkpoint that is proposed with; a person may choose 
   assert.deepEqual(alarms, []);
   const [run] = await page.call.runs.query();
   assert.equal(run!.chosen!.step, bestStep);
-  assert.match(run!.chosen!.reason, /60 % \(1st of 8\).*The newest, step 40/);
+  assert.match(run!.chosen!.reason, /60 %, the highest.*the newest, step 40/);
 
   const listening = eventsOf(page);
   for (const step of [null, 40]) {

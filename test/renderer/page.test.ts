@@ -181,9 +181,7 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
       await run.getByText('Started from imported dinov2_vits14_reg4_pretrain.pth').waitFor();
       await run.getByText('Ended early: its patch features did not get better any more.').waitFor();
       await run.getByText('Step 0 is used for proposals.').waitFor();
-      await run
-        .getByText(/The weights it started from are better than what training made of them: dense correspondence 83 % \(1st of 7\)/)
-        .waitFor();
+      await run.getByText(/Training has not made the weights it started from better: their patches match .* 83 %, the highest/).waitFor();
       await page.getByRole('img', { name: 'Quality of patch features over steps' }).locator('line.chosen').waitFor({ state: 'attached' });
 
       await page.getByRole('button', { name: 'New run' }).click();
@@ -290,7 +288,7 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
       const run = page.getByRole('region', { name: 'Run' });
       const quality = page.getByRole('img', { name: 'Quality of patch features over steps' });
       await run.getByText('Step 900 is used for proposals.').waitFor();
-      await run.getByText(/Best patch features of 6 checkpoints.*\(1st of 6\).*The newest, step 1,500, has/).waitFor();
+      await run.getByText(/Best of 6 checkpoints.*the highest.*the newest, step 1,500, has/).waitFor();
       assert.equal(await quality.locator('path.line').count(), 3);
       assert.equal(await quality.locator('circle').count(), 3 * 7, 'a dot a line and checkpoint');
       // The mark stands where the middle of the axis is: 900 of 1,500.
@@ -306,7 +304,7 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
       // The chosen checkpoint is what proposing takes unless another is picked.
       await run.getByRole('button', { name: 'Propose masks' }).click();
       const dialog = page.getByRole('dialog', { name: 'Propose masks' });
-      await dialog.getByText(/^Best patch features of 6 checkpoints/).waitFor();
+      await dialog.getByText(/^Best of 6 checkpoints/).waitFor();
       assert.match((await dialog.getByLabel('Checkpoint').locator('option').first().textContent())!, /Best features: step 900/);
       await dialog.getByRole('button', { name: 'Propose masks' }).click();
       await until(() => host.calls.some((call) => call.name === 'startPrelabel'), 'proposing');
