@@ -71,7 +71,7 @@ import {
   type ModelChoice,
   type ProposingModel,
 } from './store/overview.ts';
-import { clusterCard, clusterCards, discardCluster, nameCluster, queue } from './store/proposals.ts';
+import { clusterCard, clusterCards, discardCluster, nameCluster, nextImages, queue } from './store/proposals.ts';
 import { decide } from './store/review.ts';
 import { addRun, pcaSteps, runDir, runRow, runRows, setRunState, trainMetrics, trainMonitors, trainProbe } from './store/runs.ts';
 import { deleteWeights, findWeights, networkExportRows, weightsFile, weightsRow, weightsRows } from './store/weights.ts';
@@ -101,6 +101,8 @@ export class Service implements HostService {
   #project: Project | null = null;
   /** The image in front of a person, see Recorder. */
   #onScreen: number | null = null;
+  /** The queue that the page asked for last: learning proposes for its images first. */
+  #shownQueue: Omit<Inputs['queue'], 'limit'> = wholeQueue;
   /** Of the last curation, read when first asked about. */
   #descriptors: { of: string; read: Promise<Descriptors | null> } | null = null;
   /** Opening and closing, one after the other. */
@@ -502,7 +504,9 @@ export class Service implements HostService {
   }
 
   async queue(input: Inputs['queue']): Promise<QueueItem[]> {
-    return queue(this.#open(), input);
+    const project = this.#open();
+    this.#shownQueue = input;
+    return queue(project, input);
   }
 
   async reviewImage({ imageId }: Inputs['imageId']): Promise<ReviewImage> {
@@ -656,6 +660,7 @@ export class Service implements HostService {
     if (!project) return;
     this.#project = null;
     this.#onScreen = null;
+    this.#shownQueue = wholeQueue;
     this.#learning.cancel();
     await this.#jobs.stopAll();
     this.#jobs.clear();
@@ -735,10 +740,13 @@ export class Service implements HostService {
     if (this.#project !== project || modelKey !== model.modelKey) return true;
     if (this.#jobs.running('proposing')) return false;
     const examples = learningExamples(project);
-    if (examples.accepted.length > 0) this.#start({ kind: 'learn', ...common, ...examples }, null, { modelKey, choice, passes });
+    const first = nextImages(project, this.#shownQueue);
+    if (examples.accepted.length > 0) this.#start({ kind: 'learn', ...common, ...examples, first }, null, { modelKey, choice, passes });
     return true;
   }
 }
+
+const wholeQueue = { order: 'review', classId: null, clusterId: null } as const;
 
 /** Draws shown before a run are those of a run with the usual seed. */
 const previewSeed = 1;
