@@ -119,3 +119,12 @@ export function findAgain(objects: readonly ReviewObject[], before: ReviewObject
     null
   );
 }
+
+/** The list in the order it was shown, with the states of now; the object just decided keeps its place but is no choice. */
+export function withoutChoice(list: readonly ReviewObject[], now: readonly ReviewObject[], decided: ReviewObject): ReviewObject[] {
+  return list.flatMap((o) => {
+    if (keyOf(o) === keyOf(decided)) return [{ ...o, state: 'rejected' as const }];
+    const current = now.find((other) => keyOf(other) === keyOf(o));
+    return current ? [current] : [];
+  });
+}
