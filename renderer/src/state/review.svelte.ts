@@ -17,16 +17,17 @@ import {
   listOrder,
   neighbour,
   nextUndecided,
+  saveDecision,
   withoutChoice,
   type ObjectKey,
 } from '../logic/review.ts';
 import { EditSession, type Tool } from '../canvas/edit.svelte.ts';
-import type { MaskLook } from '../canvas/paint.ts';
 import { ImageSource } from '../canvas/source.svelte.ts';
 import { CanvasView } from '../canvas/view.svelte.ts';
 import { factsOf, type Facts } from '../api/client.ts';
 import { LookAhead } from './ahead.ts';
 import { app } from './app.svelte.ts';
+import { Display } from './display.svelte.ts';
 import { ReviewQueue } from './queue.svelte.ts';
 import { route } from './route.svelte.ts';
 import { newest, Strokes } from './strokes.ts';
@@ -36,6 +37,7 @@ class Review {
   readonly queue = new ReviewQueue();
   readonly view = new CanvasView();
   readonly source = new ImageSource();
+  readonly display = new Display();
 
   image = $state.raw<ImageRow | null>(null);
   objects = $state.raw<readonly ReviewObject[]>([]);
@@ -46,14 +48,6 @@ class Review {
   error = $state.raw<Facts | null>(null);
   /** Decisions the host has not answered yet. */
   outstanding = $state(0);
-
-  look = $state<MaskLook>('fill');
-  opacity = $state(0.42);
-  masksHidden = $state(false);
-  /** Zoom to every object when it is selected by a key. */
-  follow = $state(false);
-  /** Brush diameter in CSS pixels. */
-  brush = $state(28);
 
   readonly list = $derived(listOrder(this.objects));
   readonly visible = $derived(this.objects.filter(isVisible));
@@ -115,7 +109,7 @@ class Review {
       if (this.queue.mode === 'all' && this.queue.all.indexOf(imageId) < 0) void this.queue.all.find(imageId);
       const picked = options.select ? options.select(answer.objects) : (nextUndecided(this.list, null, (o) => this.queue.wants(o)) ?? null);
       this.selected = picked && keyOf(picked);
-      if (this.selectedObject && (this.follow || options.select)) this.view.bringIntoSight(this.selectedObject.box);
+      if (this.selectedObject && (this.display.follow || options.select)) this.view.bringIntoSight(this.selectedObject.box);
       if (route.page === 'review') route.replace(`review/image/${imageId}`);
       this.#restoreDraft();
       this.#lookAhead();
@@ -176,12 +170,7 @@ class Review {
     this.error = null;
     this.activeClassId = null;
     this.#ahead.forget();
-    this.queue.classId = null;
-    this.queue.clusterId = null;
-    this.queue.mode = 'queue';
-    this.queue.paths = new Map();
-    this.queue.items.clear();
-    this.queue.all.clear();
+    this.queue.forget();
   }
 
   // --- selection ------------------------------------------------------------------------------------------------------
@@ -204,7 +193,7 @@ class Review {
   }
 
   #show(object: ReviewObject): void {
-    if (this.follow) this.view.zoomTo(object.box);
+    if (this.display.follow) this.view.zoomTo(object.box);
     else this.view.bringIntoSight(object.box);
   }
 
@@ -278,18 +267,12 @@ class Review {
   }
 
   async undo(): Promise<void> {
-    if (this.session) {
-      this.session.undo();
-      return;
-    }
+    if (this.session) return void this.session.undo();
     await this.#travel(() => api.undo.mutate());
   }
 
   async redo(): Promise<void> {
-    if (this.session) {
-      this.session.redo();
-      return;
-    }
+    if (this.session) return void this.session.redo();
     await this.#travel(() => api.redo.mutate());
   }
 
@@ -449,15 +432,9 @@ class Review {
     const draft = { ...session.draft(), rle };
     this.#strokes.sending(draft);
     this.session = null;
-    const sent = { size: [rle.size[0], rle.size[1]] as [number, number], counts: rle.counts };
     const { target, classId } = session;
-    const seconds = this.#seconds();
-    const leaving = options.advance ? object : null;
-    if (target.kind === 'proposal')
-      this.#decide({ action: 'edit', proposalId: target.id, classId, rle: sent, seconds }, leaving, undefined, draft);
-    else if (target.kind === 'annotation')
-      this.#decide({ action: 'editAnnotation', annotationId: target.id, classId, rle: sent, seconds }, null, undefined, draft);
-    else this.#decide({ action: 'draw', imageId: this.image.id, classId, rle: sent, seconds }, null, undefined, draft);
+    const decision = saveDecision(target, this.image.id, { classId, rle, seconds: this.#seconds() });
+    this.#decide(decision, options.advance && target.kind === 'proposal' ? object : null, undefined, draft);
     return true;
   }
 
