@@ -15,6 +15,17 @@ export interface GradientTarget {
   readonly accumulate: number;
 }
 
+/** How much of logits [rows, prototypes] may exist at once, in floats. */
+export interface PrototypeLimits {
+  /** Most of them that are kept, a student's from forward to backward, a teacher's targets for the step. */
+  readonly kept: number;
+  /** Beyond, they are made again tile by tile. */
+  readonly tile: number;
+}
+
+/** 256 MiB and 32 MiB. */
+export const prototypeLimits: PrototypeLimits = { kept: 64 * 2 ** 20, tile: 8 * 2 ** 20 };
+
 interface Tape {
   readonly set: CpuParameterSet;
   readonly steps: { readonly output: CpuTensor; readonly backward: Backward }[];
@@ -29,20 +40,22 @@ export class Engine {
   readonly heap: Heap;
   readonly arena: Arena;
   readonly pool: Pool;
+  readonly limits: PrototypeLimits;
   readonly #persistent = new Set<CpuParameterSet | CpuAdamState>();
   #tape: Tape | null = null;
   #scopes: Scope[];
 
-  private constructor(heap: Heap, pool: Pool) {
+  private constructor(heap: Heap, pool: Pool, limits: PrototypeLimits) {
     this.heap = heap;
     this.pool = pool;
+    this.limits = limits;
     this.arena = new Arena(heap);
     this.#scopes = [{ mark: this.arena.mark(), tensors: [] }];
   }
 
-  static async start(threads: number, kernels: Kernels): Promise<Engine> {
+  static async start(threads: number, kernels: Kernels, limits: PrototypeLimits = prototypeLimits): Promise<Engine> {
     const heap = new Heap();
-    return new Engine(heap, await Pool.start(heap, threads, kernels));
+    return new Engine(heap, await Pool.start(heap, threads, kernels), limits);
   }
 
   // --- memory ---

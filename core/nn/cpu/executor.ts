@@ -15,11 +15,15 @@ import type {
   ParameterSpec,
   PositionResize,
   PrototypeLossInputs,
+  PrototypeTargets,
+  TargetKind,
   Tensor,
 } from '../ops.ts';
-import { Engine, own } from './engine.ts';
+import { Engine, own, type PrototypeLimits } from './engine.ts';
 import * as layers from './layers.ts';
 import * as losses from './losses.ts';
+import { prototypeLogits } from './prototypes.ts';
+import * as targets from './targets.ts';
 import { CpuAdamState, CpuParameterSet, type CpuTensor, sizeOf } from './tensor.ts';
 import * as tokens from './tokens.ts';
 import * as updates from './updates.ts';
@@ -29,6 +33,8 @@ export interface CpuOptions {
   readonly threads?: number;
   /** `auto`: the fastest here. */
   readonly simd?: 'auto' | SimdKind;
+  /** For tests of the tiled way: how many logits may exist. */
+  readonly limits?: PrototypeLimits;
 }
 
 /**
@@ -44,7 +50,7 @@ export async function createCpuExecutor(options: CpuOptions = {}): Promise<CpuEx
   const wanted = options.simd ?? 'auto';
   if ((wanted === 'relaxed' || wanted === 'wide') && !hasRelaxedSimd())
     throw new Error('createCpuExecutor: this runtime has no relaxed SIMD.');
-  return new CpuExecutor(await Engine.start(threads, await loadKernels(wanted)));
+  return new CpuExecutor(await Engine.start(threads, await loadKernels(wanted), options.limits));
 }
 
 const simdNames: Record<SimdKind, string> = { wide: 'SIMD of eight lanes', relaxed: 'relaxed SIMD', plain: 'SIMD' };
@@ -215,8 +221,9 @@ export class CpuExecutor implements Executor {
   }
 
   prototypeLoss(inputs: PrototypeLossInputs): Tensor {
-    const [rows, weightV, weightG, targets] = all('prototypeLoss', inputs.rows, inputs.weightV, inputs.weightG, inputs.targets);
-    return losses.prototypeLoss(this.engine, { rows: rows!, weightV: weightV!, weightG: weightG!, targets: targets! }, inputs);
+    const [rows, weightV, weightG] = all('prototypeLoss', inputs.rows, inputs.weightV, inputs.weightG);
+    const made = 'shape' in inputs.targets ? own('prototypeLoss', inputs.targets) : ownTargets('prototypeLoss', inputs.targets);
+    return losses.prototypeLoss(this.engine, { rows: rows!, weightV: weightV!, weightG: weightG!, targets: made }, inputs);
   }
 
   koleo(x: Tensor): Tensor {
@@ -229,21 +236,23 @@ export class CpuExecutor implements Executor {
 
   // --- operations without gradient ---
 
+  prototypeTargets(rows: Tensor, weightV: Tensor, weightG: Tensor, how: TargetKind): PrototypeTargets {
+    const [x, v, g] = all('prototypeTargets', rows, weightV, weightG);
+    const center = how.kind === 'softmax' && how.center ? own('prototypeTargets', how.center) : null;
+    return targets.prototypeTargets(this.engine, x!, v!, g!, how, center);
+  }
+
+  gatherTargets(from: PrototypeTargets, rows: Int32Array): Tensor {
+    return targets.gatherTargets(this.engine, ownTargets('gatherTargets', from), rows);
+  }
+
   prototypeLogits(rows: Tensor, weightV: Tensor, weightG: Tensor): Tensor {
     const [x, v, g] = all('prototypeLogits', rows, weightV, weightG);
-    return losses.prototypeLogits(this.engine, x!, v!, g!);
-  }
-
-  sinkhornKnopp(logits: Tensor, temperature: number, iterations: number): Tensor {
-    return losses.sinkhornKnopp(this.engine, own('sinkhornKnopp', logits), temperature, iterations);
-  }
-
-  centeredSoftmax(logits: Tensor, center: Tensor, temperature: number): Tensor {
-    return losses.centeredSoftmax(this.engine, own('centeredSoftmax', logits), own('centeredSoftmax', center), temperature);
+    return prototypeLogits(this.engine, x!, v!, g!);
   }
 
   meanRows(x: Tensor): Tensor {
-    return losses.meanRows(this.engine, own('meanRows', x));
+    return targets.meanRows(this.engine, own('meanRows', x));
   }
 
   // --- updates ---
@@ -263,6 +272,12 @@ export class CpuExecutor implements Executor {
 
 function all(operation: string, ...tensors: readonly Tensor[]): CpuTensor[] {
   return tensors.map((tensor) => own(operation, tensor));
+}
+
+function ownTargets(operation: string, made: PrototypeTargets): targets.CpuTargets {
+  if (!(made instanceof targets.CpuTargets)) throw new Error(`${operation}: the targets are not of this executor.`);
+  for (const tensor of made.tensors) own(operation, tensor);
+  return made;
 }
 
 function ownSet(operation: string, set: ParameterSet): CpuParameterSet {
