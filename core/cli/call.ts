@@ -61,6 +61,6 @@ export function choice<T extends string>(values: Call['values'], name: string, a
 }
 
 /** --engine, where it is given. */
-export function engineOf(values: Call['values']): { engine?: 'auto' | 'cpu' | 'tensorflow' } {
-  return values['engine'] === undefined ? {} : { engine: choice(values, 'engine', ['auto', 'cpu', 'tensorflow'], 'auto') };
+export function engineOf(values: Call['values']): { engine?: 'auto' | 'cpu' | 'tensorflow' | 'webgpu' } {
+  return values['engine'] === undefined ? {} : { engine: choice(values, 'engine', ['auto', 'cpu', 'tensorflow', 'webgpu'], 'auto') };
 }
