@@ -48,13 +48,14 @@ const HELP = `Patchwise: self-supervised training on your own images, and masks 
       --no-dedupe   train on copies and crops of one photo too    --balance   no look gives more than its share
       --keep N or N%   with --balance: images in all               --exclude FILE   a path, stem or glob a line to leave out
       --engine E        auto | cpu | tensorflow | webgpu    (auto: the GPU where there is one that can be used, else the CPU)
+      --precision P     f16 | f32, of what the GPU computes on the way (f16 where it can; weights are kept in f32)
   patchwise curate DIR                     copies and crops of one photo, clusters, and what a run would leave out
       --run ID   --step N   by a network's features, not plain appearance     --network   by the latest run's, or the untrained one
       --balance   --keep N or N%   --no-dedupe   as for pretrain
   patchwise resume DIR [--run ID]          go on with a stopped run, with the numbers it would have had
-      --engine E        instead of the engine it was started on; rounding then differs
+      --engine E   --precision P   instead of those it was started with; rounding then differs
   patchwise prelabel DIR                   propose masks with the checkpoint whose features are best
-      --run ID   --step N   another one        (without any run: the untrained network)        --engine E
+      --run ID   --step N   another one        (without any run: the untrained network)        --engine E   --precision P
       --weights ID          imported weights
       --fine                finer outlines: every image is looked at four times, half a patch apart
   patchwise probe DIR --masks MASKS        measure features against masks you have: colours, untrained, trained
@@ -101,14 +102,14 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   pretrain: {
     folder: 'DIR',
     options: [
-      ...['images', 'preset', 'steps', 'batch', 'seed', 'keep', 'exclude', 'engine', 'accumulate', 'size'],
+      ...['images', 'preset', 'steps', 'batch', 'seed', 'keep', 'exclude', 'engine', 'precision', 'accumulate', 'size'],
       ...['from-weights', 'from-run', 'distill-from-weights', 'distill-from-run', 'step'],
     ],
     flags: ['balance', 'dedupe', 'no-dedupe'],
     run: pretrain,
   },
-  resume: { folder: 'DIR', options: ['run', 'engine'], run: resume },
-  prelabel: { folder: 'DIR', options: ['run', 'step', 'weights', 'engine'], flags: ['fine'], run: prelabel },
+  resume: { folder: 'DIR', options: ['run', 'engine', 'precision'], run: resume },
+  prelabel: { folder: 'DIR', options: ['run', 'step', 'weights', 'engine', 'precision'], flags: ['fine'], run: prelabel },
   probe: { folder: 'DIR', options: ['masks', 'images', 'split', 'run', 'steps', 'side', 'seed'], run: probe },
   eval: { folder: 'DIR', options: ['masks', 'instances', 'max'], run: evaluate },
   export: { folder: 'DIR', options: ['format', 'scope'], run: exportProject },

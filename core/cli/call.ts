@@ -60,7 +60,10 @@ export function choice<T extends string>(values: Call['values'], name: string, a
   return text as T;
 }
 
-/** --engine, where it is given. */
-export function engineOf(values: Call['values']): { engine?: 'auto' | 'cpu' | 'tensorflow' | 'webgpu' } {
-  return values['engine'] === undefined ? {} : { engine: choice(values, 'engine', ['auto', 'cpu', 'tensorflow', 'webgpu'], 'auto') };
+/** --engine and --precision, where they are given. */
+export function engineOf(values: Call['values']): { engine?: 'auto' | 'cpu' | 'tensorflow' | 'webgpu'; precision?: 'f32' | 'f16' } {
+  return {
+    ...(values['engine'] !== undefined && { engine: choice(values, 'engine', ['auto', 'cpu', 'tensorflow', 'webgpu'], 'auto') }),
+    ...(values['precision'] !== undefined && { precision: choice(values, 'precision', ['f32', 'f16'], 'f32') }),
+  };
 }

@@ -42,6 +42,8 @@ const network = z.union([z.object({ runId: z.string(), step: z.int().min(0).null
 const trainingList = z.object({ dedupe: z.boolean(), balance: z.boolean(), keep: z.int().min(1).nullable() });
 /** What computes; absent: auto, or the one that a run was started with. */
 const engine = z.enum(['auto', 'cpu', 'tensorflow', 'webgpu']).optional();
+/** What the webgpu engine stores activations in; absent: f16 where the GPU can, or that of the run. */
+const precision = z.enum(['f32', 'f16']).optional();
 
 /** Input schemas, named as the calls. Calls without input have none. */
 export const inputs = {
@@ -95,8 +97,9 @@ export const inputs = {
     /** Images to leave out, a path, stem or glob each; absent: none. */
     exclude: z.array(z.string().max(4096)).max(1_000_000).optional(),
     engine,
+    precision,
   }),
-  resumeTraining: z.object({ runId: z.string(), engine }),
+  resumeTraining: z.object({ runId: z.string(), engine, precision }),
   runId: z.object({ runId: z.string() }),
   trainMetrics: z.object({ runId: z.string(), afterStep: z.int().min(-1) }),
   /**
@@ -110,6 +113,7 @@ export const inputs = {
     /** 4 looks at every image four times, shifted by half a patch: finer outlines, four times the time for features. */
     passes: z.union([z.literal(1), z.literal(4)]).default(1),
     engine,
+    precision,
   }),
   /** sha256: what the file's must be, hex; null: not known. */
   importWeights: z.object({

@@ -8,7 +8,8 @@
  *   metrics.jsonl                        one line per log step; never holds a step twice
  *   monitors.jsonl                       one line per checkpoint, written by the monitor room; likewise
  *   checkpoints/<step>/teacher.safetensors    `teacher.*`, kept for every checkpoint
- *   checkpoints/<step>/training.safetensors   `student.*`, `optim.m.*`, `optim.v.*`, `centers.*`, kept for the newest two
+ *   checkpoints/<step>/training.safetensors   `student.*`, `optim.m.*`, `optim.v.*`, `centers.*`, in the metadata the loss
+ *                                             scale (f16); kept for the newest two
  *
  * A checkpoint is written to a temporary folder, flushed, then renamed: a folder with a number is a whole checkpoint.
  * `step` is the number of updates made.
@@ -20,6 +21,7 @@ import type { Executor, ParameterSet } from '../nn/index.ts';
 import type { RunConfig } from './config.ts';
 import { firstNonFinite } from './finite.ts';
 import { loraLayer, loraScale, mergedWeight } from './lora.ts';
+import type { LossScaleState } from './lossScale.ts';
 import type { DenseScore } from './patience.ts';
 import { readSafetensors, writeSafetensors, type NamedTensor, type SafeTensorFile } from './safetensors.ts';
 import type { TrainState } from './step.ts';
@@ -125,7 +127,14 @@ async function exists(path: string): Promise<boolean> {
  * Writes checkpoints/<step>, then drops the training state of all but the newest two.
  * @throws AppError not-finite: a state that cannot be gone on from is never written
  */
-export async function writeCheckpoint(x: Executor, runDir: string, config: RunConfig, state: TrainState, step: number): Promise<void> {
+export async function writeCheckpoint(
+  x: Executor,
+  runDir: string,
+  config: RunConfig,
+  state: TrainState,
+  step: number,
+  lossScale: LossScaleState | null = null,
+): Promise<void> {
   const temporary = join(checkpointsDir(runDir), `.writing-${step}`);
   const metadata = { format: 'pt', step: String(step), config: JSON.stringify(config) };
   try {
@@ -155,7 +164,8 @@ export async function writeCheckpoint(x: Executor, runDir: string, config: RunCo
       { name: 'centers.dino', shape: [dino.length], values: dino },
       { name: 'centers.ibot', shape: [ibot.length], values: ibot },
     ];
-    await writeSafetensors(join(temporary, 'training.safetensors'), training, metadata);
+    const scale = lossScale && { lossScale: JSON.stringify(lossScale) };
+    await writeSafetensors(join(temporary, 'training.safetensors'), training, { ...metadata, ...scale });
     await flushFolder(temporary);
   } catch (error) {
     await rm(temporary, { recursive: true, force: true });
@@ -262,6 +272,8 @@ export interface SavedState {
   readonly step: number;
   readonly teacher: SafeTensorFile['tensors'];
   readonly training: SafeTensorFile['tensors'];
+  /** null when nothing was scaled. */
+  readonly lossScale: LossScaleState | null;
 }
 
 /**
@@ -275,7 +287,9 @@ export async function readNewestState(runDir: string): Promise<{ saved: SavedSta
     try {
       const teacher = await readPart(runDir, step, 'teacher');
       const training = await readPart(runDir, step, 'training');
-      return { saved: { step, teacher: teacher.tensors, training: training.tensors }, damaged };
+      const scale = training.metadata['lossScale'];
+      const lossScale = scale === undefined ? null : (JSON.parse(scale) as LossScaleState);
+      return { saved: { step, teacher: teacher.tensors, training: training.tensors, lossScale }, damaged };
     } catch (error) {
       if (!(error instanceof AppError)) throw error;
       if (error.code === 'checkpoint-damaged') damaged.push(error);

@@ -2,6 +2,7 @@
  * What a network and a run are, as plain JSON: every number of a run is resolved before it starts and never changes
  * after. Nothing here chooses numbers; that is `presets.ts`.
  */
+import type { Precision } from '../nn/index.ts';
 
 /** A Vision Transformer as DINOv2 builds it (spec 1). */
 export interface ModelConfig {
@@ -94,6 +95,8 @@ export interface RunConfig {
   readonly version: 1;
   /** Name of the executor it was started on, whose rounding is in its numbers; absent before the run and in older ones. */
   readonly engine?: string;
+  /** What activations are stored in, likewise; absent: f32. */
+  readonly precision?: Precision;
   readonly presetId: string;
   readonly presetTitle: string;
   readonly seed: number;

@@ -30,32 +30,28 @@ export async function teacherEntropy(
   const { rows, prototypes: K } = dino;
   const taken = Math.max(1, Math.min(rows, Math.floor(MOST_VALUES / K)));
   const spread = Int32Array.from({ length: taken }, (_, i) => Math.floor((i * rows) / taken));
-  const samples = await x.scope(() => x.read(x.gatherTargets(dino, spread))); // [taken,K]
+  // Nothing is awaited before all is given: the scope may end meanwhile.
+  const chosen = x.read(x.gatherTargets(dino, spread)); // [taken,K]
   const { weightV, weightG } = dinoRows;
   const own =
     config.teacher.centering === 'sinkhorn'
       ? x.prototypeTargets(dinoRows.rows, weightV, weightG, { kind: 'softmax', temperature, center: null })
       : dino;
-  return { sampleEntropy: entropy(samples) / (taken * Math.log(K)), marginalEntropy: entropy(await meanOf(x, own, taken)) / Math.log(K) };
+  const [samples, mean] = await Promise.all([chosen, meanOf(x, own, taken)]);
+  return { sampleEntropy: entropy(samples) / (taken * Math.log(K)), marginalEntropy: entropy(mean) / Math.log(K) };
 }
 
 /** Mean over all rows, read back: [K]. */
 async function meanOf(x: Executor, targets: PrototypeTargets, rowsAtATime: number): Promise<Float64Array> {
   const mean = new Float64Array(targets.prototypes);
+  const parts: { readonly count: number; readonly values: Promise<Float32Array> }[] = [];
   for (let start = 0; start < targets.rows; start += rowsAtATime) {
     const count = Math.min(rowsAtATime, targets.rows - start);
-    const part = await x.scope(() =>
-      x.read(
-        x.meanRows(
-          x.gatherTargets(
-            targets,
-            Int32Array.from({ length: count }, (_, i) => start + i),
-          ),
-        ),
-      ),
-    );
-    part.forEach((value, k) => (mean[k]! += (value * count) / targets.rows));
+    const rows = Int32Array.from({ length: count }, (_, i) => start + i);
+    parts.push({ count, values: x.read(x.meanRows(x.gatherTargets(targets, rows))) });
   }
+  const values = await Promise.all(parts.map((part) => part.values));
+  values.forEach((part, i) => part.forEach((value, k) => (mean[k]! += (value * parts[i]!.count) / targets.rows)));
   return mean;
 }
 

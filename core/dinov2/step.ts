@@ -215,6 +215,7 @@ export function studentLoss(
 /**
  * Targets, losses and gradients of one batch. Gradients lie in the student's buffer, before clipping.
  * @param part of the batches that make up a step, counted from 0: the first empties the buffer, the others add to it
+ * @param lossScale what the gradients come out multiplied by
  */
 export function computeGradients(
   x: Executor,
@@ -223,26 +224,41 @@ export function computeGradients(
   batch: Batch,
   values: StepValues,
   part = 0,
+  lossScale = 1,
 ): { terms: LossTerms; targets: Targets } {
   const crops = uploadCrops(x, config, batch);
   const targets = teacherTargets(x, config, state, crops, batch.masks, values.teacherTemperature);
   let terms: LossTerms | null = null;
   if (part === 0) x.zeroGradients(state.student);
-  x.gradients(state.student, () => {
-    terms = studentLoss(x, config, state.student, crops, batch, targets);
-    return terms.total;
-  });
+  x.gradients(
+    state.student,
+    () => {
+      terms = studentLoss(x, config, state.student, crops, batch, targets);
+      return terms.total;
+    },
+    lossScale,
+  );
   return { terms: terms!, targets };
 }
 
-/** Turns the sum over a step's batches into their mean, then clips each part. @returns [parts] norms of the mean, before clipping */
-export function clipGradients(x: Executor, config: RunConfig, { student }: Pick<TrainState, 'student'>, groups: ParameterGroups): Tensor {
-  return x.clipGradients(student, groups.parts, config.optimizer.clipNorm, 1 / batchesOfStep(config));
+/**
+ * Turns the sum over a step's batches into their mean, without the loss scale, then clips each part.
+ * @returns [parts] norms of the mean, before clipping
+ */
+export function clipGradients(
+  x: Executor,
+  config: RunConfig,
+  { student }: Pick<TrainState, 'student'>,
+  groups: ParameterGroups,
+  lossScale = 1,
+): Tensor {
+  return x.clipGradients(student, groups.parts, config.optimizer.clipNorm, 1 / (batchesOfStep(config) * lossScale));
 }
 
 /**
  * Updates the student with its clipped gradients, moves the teacher after it.
- * @param step counted from 0
+ * @param updates made before this one
+ * @param norms as `clipGradients` has them; when one is not finite, nothing changes
  */
 export function applyUpdate(
   x: Executor,
@@ -250,11 +266,13 @@ export function applyUpdate(
   state: TrainState,
   groups: ParameterGroups,
   values: StepValues,
-  step: number,
+  updates: number,
+  norms?: Tensor,
 ): void {
   const { beta1, beta2, epsilon } = config.optimizer;
-  x.adamW(state.student, state.adam, { ...rates(groups, values), beta1, beta2, epsilon, updateNumber: step + 1 });
-  x.emaUpdate(state.teacher, state.student, values.teacherMomentum);
+  const guard = norms && { guard: norms };
+  x.adamW(state.student, state.adam, { ...rates(groups, values), beta1, beta2, epsilon, updateNumber: updates + 1, ...guard });
+  x.emaUpdate(state.teacher, state.student, values.teacherMomentum, norms);
 }
 
 /** Means of the teacher's logits over a batch, read back: [K] and [K']. */

@@ -26,12 +26,13 @@ import { readFrozenTeacher, writeTeacher } from './distill.ts';
 import { teacherEntropy, type TeacherEntropy } from './entropy.ts';
 import { refuseNonFiniteGradients, refuseNonFiniteLosses } from './finite.ts';
 import { headParameters } from './heads.ts';
+import { LossScale } from './lossScale.ts';
 import { loraParameters, loraScale } from './lora.ts';
 import { drawMasks } from './masking.ts';
 import { parameterGroups, standsStill } from './optimizer.ts';
 import { outOfPatience } from './patience.ts';
 import type { PixelImage } from './pixels.ts';
-import { stepValues } from './schedules.ts';
+import { stepValues, type StepValues } from './schedules.ts';
 import { startValues, writeStart } from './start.ts';
 import {
   applyUpdate,
@@ -56,6 +57,30 @@ export interface ImageSource {
 
 /** What is read of a batch when its step is logged. */
 type LoggedNumbers = Record<keyof LossTerms | keyof TeacherEntropy, number>;
+
+/** What was asked for of a batch; nulls are not wanted. */
+interface GivenBatch {
+  readonly means: LogitMeans | null;
+  readonly total: Promise<Float32Array> | null;
+  readonly losses: Promise<Record<keyof LossTerms, number>> | null;
+  readonly entropy: Promise<TeacherEntropy> | null;
+}
+
+/** A step that was given to the executor, whose numbers may still be on their way. */
+interface GivenStep {
+  readonly done: number;
+  readonly values: StepValues;
+  readonly scale: number;
+  readonly toLog: boolean;
+  readonly numbers: Promise<ReadNumbers>;
+}
+
+interface ReadNumbers {
+  readonly norms: Float32Array;
+  /** Loss of each batch, where it was scaled. */
+  readonly totals: readonly number[];
+  readonly losses: LoggedNumbers | null;
+}
 
 /** Means over the steps that were logged since the checkpoint before. */
 export type LoggedMeans = Pick<TrainMetrics, 'total' | 'dinoGlobal' | 'dinoLocal' | 'sampleEntropy' | 'marginalEntropy'>;
@@ -92,7 +117,7 @@ const PROGRESS_MS = 1000;
  */
 export async function* pretrain(options: PretrainOptions): AsyncGenerator<JobEvent> {
   const { runDir, images, executor } = options;
-  const config: RunConfig = { ...options.config, engine: executor.name };
+  const config: RunConfig = { ...options.config, engine: executor.name, precision: executor.precision };
   if (images.length < FEWEST_IMAGES) {
     throw new AppError(
       'too-few-images',
@@ -122,9 +147,11 @@ export async function* resume(options: CommonOptions): AsyncGenerator<JobEvent> 
   const { saved, damaged } = await readNewestState(options.runDir);
   for (const error of damaged) yield { type: 'log', level: 'warn', text: `${error.message} Going on from step ${saved?.step}.` };
   await truncateLines(options.runDir, saved?.step ?? 0);
-  const { name } = options.executor;
-  if (config.engine !== undefined && config.engine !== name) {
-    const text = `The run was started on ${config.engine} and goes on with ${name}: its numbers will differ in rounding from what they would have been.`;
+  const { name, precision } = options.executor;
+  const { precision: before = 'f32' } = config;
+  if (config.engine !== undefined && (config.engine !== name || before !== precision)) {
+    const [from, to] = before === precision ? [config.engine, name] : [`${config.engine} in ${before}`, `${name} in ${precision}`];
+    const text = `The run was started on ${from} and goes on with ${to}: its numbers will differ in rounding from what they would have been.`;
     yield { type: 'log', level: 'warn', text };
   }
   yield* train(options, config, images, saved);
@@ -176,9 +203,10 @@ async function* train(
     }
   }
 
+  const lossScale = new LossScale(x.precision, saved?.lossScale);
   const logged: LoggedNumbers[] = [];
   const checkpoint = async function* (step: number): AsyncGenerator<JobEvent> {
-    await writeCheckpoint(x, runDir, config, state, step);
+    await writeCheckpoint(x, runDir, config, state, step, lossScale.state);
     yield { type: 'checkpoint', step, totalSteps: steps };
     const means = meansOf(logged.splice(0));
     const backbone = backboneOf(x, teacher, config.model, 'backbone.', false, loraScale(config));
@@ -194,66 +222,33 @@ async function* train(
     let windowSteps = 0;
     let imagesPerSecond: number | null = null;
     let lastProgress = -Infinity;
-    let lastTotal: number | null = null;
+    let lastTotal = null as number | null;
 
-    // 3. The loop. `step` counts the updates made before this one. A continued run may end it early.
-    const enough = async (): Promise<string | null> => outOfPatience(config, await readMonitors(runDir));
-    let ending = await enough();
-    for (let step = start; step < steps && !signal.aborted && ending === null; step++) {
-      // schedules
-      const values = stepValues(config, step);
-
-      const done = step + 1;
-      const toLog = isTime(done, config.logEvery, steps);
-      const toSave = isTime(done, config.checkpointEvery, steps);
-
-      // teacher targets, student losses and gradients of each batch, added up; every n steps one readback
-      const parts: { readonly means: LogitMeans | null; readonly logged: LoggedNumbers | null }[] = [];
-      for (let part = 0; part < batches; part++) {
-        // crops and masks, drawn as numbers from (seed, step, part); the next images are decoded while this batch computes
-        const number = step * batches + part;
-        const pictures = await readBatch(source, batchIndices(seed, number, B, images.length), images.length);
-        if (number + 1 < steps * batches) source.prefetch(batchIndices(seed, number + 1, B, images.length));
-        for (const problem of problems.splice(0)) yield { type: 'problem', problem };
-        const batch = drawBatch(config, number, pictures);
-        parts.push(
-          await x.scope(async () => {
-            const { terms, targets } = computeGradients(x, config, state, batch, values, part);
-            const means = await readMeans(x, targets);
-            if (!toLog && !toSave) return { means, logged: null };
-            const entropy = await teacherEntropy(x, config, targets, values.teacherTemperature);
-            return { means, logged: { ...(await readLosses(x, terms)), ...entropy } };
-          }),
-        );
+    // What is told of a step when its numbers have arrived.
+    const settle = async function* ({ done, values, scale, toLog, numbers }: GivenStep): AsyncGenerator<JobEvent> {
+      const { norms, totals, losses } = await numbers;
+      const overflowed = await refuseNonFiniteGradients(x, state, { norms, totals, lossScale: scale }, groups.partNames, done, written);
+      lossScale.end({ step: done - 1, scale, overflowed });
+      if (overflowed) {
+        const text = `Step ${done} changed nothing: its gradients, times a loss scale of ${scale}, were too large for f16. The scale is halved.`;
+        yield { type: 'log', level: 'info', text };
       }
-
-      // their mean: clip, AdamW, EMA, centres
-      const numbers = await x.scope(async () => {
-        const norms = clipGradients(x, config, state, groups);
-        await refuseNonFiniteGradients(x, state, norms, groups.partNames, done, written);
-        applyUpdate(x, config, state, groups, values, step);
-        updateCenters(
-          config,
-          state,
-          parts.map(({ means }) => means),
-        );
-        const losses = meansOf(parts.map((part) => part.logged));
-        if (!losses) return null;
+      if (losses) {
         refuseNonFiniteLosses(losses, done, written);
-        const gradNorms = await x.read(norms);
-        return { losses, gradNorm: Object.fromEntries(groups.partNames.map((part, i) => [part, gradNorms[i]!])) };
-      });
-      if (numbers) logged.push(numbers.losses);
+        logged.push(losses);
+      }
       windowSteps++;
 
       // metrics
       const seconds = (performance.now() - windowStart) / 1000;
-      if (numbers && toLog) {
+      if (losses && toLog) {
         imagesPerSecond = (windowSteps * imagesOfStep) / seconds;
         const { learningRate, weightDecay, teacherMomentum, teacherTemperature } = values;
         const secondsLeft = ((steps - done) * imagesOfStep) / imagesPerSecond;
         const schedule = { learningRate, weightDecay, teacherMomentum, teacherTemperature };
-        const { losses, gradNorm } = numbers;
+        const gradNorm = Object.fromEntries(
+          groups.partNames.map((part, i) => [part, norms[i]!]).filter(([, norm]) => Number.isFinite(norm)),
+        );
         const metrics: TrainMetrics = { step: done, totalSteps: steps, ...losses, gradNorm, ...schedule, imagesPerSecond, secondsLeft };
         await appendMetrics(runDir, metrics);
         yield { type: 'metrics', metrics };
@@ -267,9 +262,63 @@ async function* train(
         yield { type: 'progress', phase: 'Training', done, total: steps, imagesPerSecond, secondsLeft };
         lastProgress = performance.now();
       }
+    };
+    /** Steps that were given and not settled, the oldest first. */
+    const given: GivenStep[] = [];
+    const settleAllBut = async function* (count: number): AsyncGenerator<JobEvent> {
+      while (given.length > count) yield* settle(given.shift()!);
+    };
+
+    // 3. The loop. `step` counts the updates made before this one. A continued run may end it early.
+    const enough = async (): Promise<string | null> => outOfPatience(config, await readMonitors(runDir));
+    let ending = await enough();
+    for (let step = start; step < steps && !signal.aborted && ending === null; step++) {
+      // schedules
+      const values = stepValues(config, step);
+
+      const done = step + 1;
+      const toLog = isTime(done, config.logEvery, steps);
+      const toSave = isTime(done, config.checkpointEvery, steps);
+
+      // teacher targets, student losses and gradients of each batch, added up; numbers are asked for, not waited for
+      const { scale, updates } = lossScale.begin(step);
+      const parts: GivenBatch[] = [];
+      for (let part = 0; part < batches; part++) {
+        // crops and masks, drawn as numbers from (seed, step, part); the next images are decoded while this batch computes
+        const number = step * batches + part;
+        const pictures = await readBatch(source, batchIndices(seed, number, B, images.length), images.length);
+        if (number + 1 < steps * batches) source.prefetch(batchIndices(seed, number + 1, B, images.length));
+        for (const problem of problems.splice(0)) yield { type: 'problem', problem };
+        const batch = drawBatch(config, number, pictures);
+        parts.push(
+          await x.scope(async () => {
+            const { terms, targets } = computeGradients(x, config, state, batch, values, part, scale);
+            const total = scale === 1 ? null : later(x.read(terms.total));
+            const entropy = toLog || toSave ? later(teacherEntropy(x, config, targets, values.teacherTemperature)) : null;
+            const losses = entropy && later(readLosses(x, terms));
+            return { total, losses, entropy, means: await readMeans(x, targets) };
+          }),
+        );
+      }
+
+      // their mean: clip, AdamW, EMA, centres
+      const norms = await x.scope(() => {
+        const norms = clipGradients(x, config, state, groups, scale);
+        applyUpdate(x, config, state, groups, values, updates, norms);
+        return { values: later(x.read(norms)) };
+      });
+      updateCenters(
+        config,
+        state,
+        parts.map(({ means }) => means),
+      );
+      given.push({ done, values, scale, toLog, numbers: later(numbersOf(norms.values, parts)) });
+      // A device that runs ahead is not waited for: it has this step to do while the one before is looked at.
+      yield* settleAllBut(x.stepsAhead);
 
       // checkpoint
       if (toSave) {
+        yield* settleAllBut(0);
         const before = performance.now();
         yield* checkpoint(done);
         written = done;
@@ -278,6 +327,7 @@ async function* train(
       }
       await nextTurn(); // lets a stop arrive: the executor may have held this thread
       if (signal.aborted && written < done) {
+        yield* settleAllBut(0);
         yield* checkpoint(done);
         written = done;
       }
@@ -353,6 +403,26 @@ async function readLosses(x: Executor, terms: LossTerms): Promise<Record<keyof L
     scalar(terms.koleo),
   ]);
   return { dinoGlobal, dinoLocal, ibot, koleo, total };
+}
+
+/** A promise whose fault is thrown to whoever awaits it, be it later, or never when the run has ended by another. */
+function later<T>(promise: Promise<T>): Promise<T> {
+  promise.catch(() => undefined);
+  return promise;
+}
+
+/** All that was asked for of a step. */
+async function numbersOf(norms: Promise<Float32Array>, batches: readonly GivenBatch[]): Promise<ReadNumbers> {
+  const read = batches.map(async ({ total, losses, entropy }) => ({
+    total: total && (await total)[0]!,
+    logged: losses && entropy ? { ...(await losses), ...(await entropy) } : null,
+  }));
+  const numbers = await Promise.all(read);
+  return {
+    norms: await norms,
+    totals: numbers.map(({ total }) => total).filter((total) => total !== null),
+    losses: meansOf(numbers.map(({ logged }) => logged)),
+  };
 }
 
 /** By name; null when there are none, or they were not read. */

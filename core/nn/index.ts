@@ -1,7 +1,7 @@
 /** Front door of nn: the operations of a training step, and the engines that run them. */
 import { availableParallelism } from 'node:os';
 import { createCpuExecutor } from './cpu/index.ts';
-import type { Executor } from './ops.ts';
+import type { Executor, Precision } from './ops.ts';
 import { createTensorflowExecutor, cudaNeeds, cudaState, type CudaState } from './tensorflow/index.ts';
 import { createWebgpuExecutor, webgpuState, type WebgpuState } from './webgpu/index.ts';
 
@@ -17,6 +17,8 @@ export type EngineWish = 'auto' | EngineName;
 
 export interface ExecutorOptions {
   readonly engine?: EngineWish;
+  /** Of activations; f16 is for WebGPU. Default: the fastest that the GPU can do, f32 without one. */
+  readonly precision?: Precision;
   /** Threads of the CPU engine; default: as many as the machine runs at once. */
   readonly threads?: number;
   /** Told in words when an engine that `auto` would take could not be started and the next one is tried. */
@@ -77,21 +79,26 @@ function missing({ gpu, installed }: CudaState): string {
  * @throws Error when it is not built or there is nothing it can run on; AppError engine-out-of-memory from its operations
  * when memory ends
  */
-export async function createExecutor({ engine = 'auto', threads, onFallback }: ExecutorOptions = {}): Promise<Executor> {
+export async function createExecutor({ engine = 'auto', precision, threads, onFallback }: ExecutorOptions = {}): Promise<Executor> {
   if (engine !== 'auto' && !engineNames.includes(engine))
     throw new Error(`There is no engine ${String(engine)}: ${engineNames.join(', ')} or auto.`);
-  if (engine === 'webgpu') return createWebgpuExecutor();
+  const webgpuOptions = precision ? { precision } : {};
+  if (engine === 'webgpu') return createWebgpuExecutor(webgpuOptions);
+  const refuse16 = (): void => {
+    if (precision === 'f16') throw new Error('f16 is for the webgpu engine on a GPU that has it; the others compute in f32.');
+  };
+  if (engine !== 'auto') refuse16();
   if (engine === 'tensorflow') return createTensorflowExecutor();
   if (engine === 'auto') {
     const { cuda, webgpu } = await machineFacts();
     if (webgpu.adapter && !webgpu.adapter.software) {
       try {
-        return await createWebgpuExecutor();
+        return await createWebgpuExecutor(webgpuOptions);
       } catch (error) {
         onFallback?.(`WebGPU could not use the GPU (${(error as Error).message}); the next engine is tried.`);
       }
     }
-    if (cuda.gpu && cuda.installed) {
+    if (cuda.gpu && cuda.installed && precision !== 'f16') {
       try {
         return await createTensorflowExecutor({ backend: 'cuda' });
       } catch (error) {
@@ -99,5 +106,6 @@ export async function createExecutor({ engine = 'auto', threads, onFallback }: E
       }
     }
   }
+  refuse16();
   return createCpuExecutor(threads === undefined ? {} : { threads });
 }

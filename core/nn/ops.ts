@@ -51,7 +51,12 @@ export interface AdamWOptions {
   readonly epsilon: number;
   /** 1 for the first update: bias corrections are 1 - beta^updateNumber. */
   readonly updateNumber: number;
+  /** Numbers, such as gradient norms: nothing changes when one of them is not finite. Decided where the update runs. */
+  readonly guard?: Tensor;
 }
+
+/** What activations are stored in. */
+export type Precision = 'f32' | 'f16';
 
 export type Activation = 'none' | 'gelu';
 
@@ -121,11 +126,18 @@ export interface Executor {
   readonly name: string;
   /** What runs underneath, for the log: threads, SIMD kind, adapter. */
   readonly description: string;
+  /**
+   * Of activations and of their gradients, which `gradients` has to scale for f16 (`lossScale`). Parameters, moments,
+   * statistics, targets and losses are f32 in any case.
+   */
+  readonly precision: Precision;
+  /** 1: work goes on beside this thread, and nothing should be awaited before the next step is given; 0: calls compute at once. */
+  readonly stepsAhead: 0 | 1;
 
   // --- memory -------------------------------------------------------------------------------------------------------
   /** Copies values in. Lives until the enclosing scope ends. */
   tensor(values: Float32Array, shape: readonly number[]): Tensor;
-  /** Copies values out; the only way back. */
+  /** Copies values out, as they are when it is called: the tensor may be freed before they arrive. The only way back. */
   read(tensor: Tensor): Promise<Float32Array>;
   /**
    * Runs `body`; every tensor made inside is freed afterwards, except those it returns (alone, in an array or in a plain
@@ -230,6 +242,9 @@ export interface Executor {
   clipGradients(set: ParameterSet, parts: Int32Array, maxNorm: number, gradientScale?: number): Tensor;
   /** AdamW (Loshchilov & Hutter) with the gradients of the set. */
   adamW(set: ParameterSet, state: AdamState, options: AdamWOptions): void;
-  /** teacher <- momentum teacher + (1 - momentum) student, every parameter; equal values stay, bit for bit. Sets must have equal specs. */
-  emaUpdate(teacher: ParameterSet, student: ParameterSet, momentum: number): void;
+  /**
+   * teacher <- momentum teacher + (1 - momentum) student, every parameter; equal values stay, bit for bit. Sets must have equal specs.
+   * @param guard as in AdamWOptions
+   */
+  emaUpdate(teacher: ParameterSet, student: ParameterSet, momentum: number, guard?: Tensor): void;
 }

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { deserialize, serialize } from 'node:v8';
 import { AppError, type CurationResult, type JobEvent, type Rle, type ScannedImage, type TrainingListOptions } from '../contract/index.ts';
 import type { Backbone, LoggedMeans, ModelConfig, RunConfig, TrainedSource } from '../dinov2/index.ts';
-import type { EngineWish, Executor } from '../nn/index.ts';
+import type { EngineWish, Executor, ExecutorOptions, Precision } from '../nn/index.ts';
 import type { PcaBasis, PrelabelImage } from '../prelabel/index.ts';
 
 export interface ScanRequest {
@@ -22,6 +22,8 @@ export interface PretrainRequest {
   readonly start: PretrainStart | null;
   /** null: the fastest; for a run that goes on, the one it was started with. */
   readonly engine: EngineWish | null;
+  /** Likewise. */
+  readonly precision?: Precision | null;
 }
 
 export interface PretrainStart {
@@ -65,6 +67,7 @@ export interface PrelabelRequest extends ProposeRequest {
   readonly kind: 'prelabel';
   /** null: the fastest. */
   readonly engine: EngineWish | null;
+  readonly precision?: Precision | null;
 }
 
 export interface LearnRequest extends ProposeRequest {
@@ -93,7 +96,7 @@ export async function* runJob(request: JobRequest, signal: AbortSignal): AsyncGe
   }
   const { createExecutor } = await import('../nn/index.ts');
   const fallbacks: string[] = [];
-  const executor = await createExecutor({ engine: await engineOf(request), onFallback: (reason) => fallbacks.push(reason) });
+  const executor = await createExecutor({ ...(await engineOf(request)), onFallback: (reason) => fallbacks.push(reason) });
   for (const text of fallbacks) yield { type: 'log', level: 'warn', text };
   try {
     if (request.kind === 'pretrain') yield* train(request, executor, signal);
@@ -105,14 +108,17 @@ export async function* runJob(request: JobRequest, signal: AbortSignal): AsyncGe
 }
 
 /** What computes the job. */
-async function engineOf(request: PretrainRequest | CurateRequest | PrelabelRequest | LearnRequest): Promise<EngineWish> {
-  if (request.kind === 'learn' || request.kind === 'curate') return 'auto';
-  if (request.kind === 'prelabel' || request.engine || request.start) return request.engine ?? 'auto';
+async function engineOf(request: PretrainRequest | CurateRequest | PrelabelRequest | LearnRequest): Promise<ExecutorOptions> {
+  if (request.kind === 'learn' || request.kind === 'curate') return {};
+  const asked = { ...(request.engine && { engine: request.engine }), ...(request.precision && { precision: request.precision }) };
+  if (request.kind === 'prelabel' || request.start) return asked;
   const { engineNames } = await import('../nn/index.ts');
   const { readRun } = await import('../dinov2/index.ts');
-  const { engine } = (await readRun(request.runDir)).config;
+  const { engine: before, precision = 'f32' } = (await readRun(request.runDir)).config;
   // Runs of before name none.
-  return engineNames.find((name) => name === engine) ?? 'auto';
+  const engine = asked.engine ?? engineNames.find((name) => name === before);
+  // The precision belongs to the engine: another one has its own.
+  return { ...(engine && { engine }), ...(engine && engine === before && { precision }), ...asked };
 }
 
 async function* train({ runDir, imageRoot, start }: PretrainRequest, executor: Executor, signal: AbortSignal): AsyncGenerator<JobEvent> {

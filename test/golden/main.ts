@@ -3,7 +3,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
-import { createExecutor, type EngineName, type Executor } from '../../core/nn/index.ts';
+import { createExecutor, describeEngines, type EngineName, type Executor } from '../../core/nn/index.ts';
 import { ReferenceExecutor } from '../nn/reference-executor.ts';
 import '../nn/webgpu-environment.ts';
 import { checkFolder, passes } from './folder.ts';
@@ -20,11 +20,13 @@ is out of tolerance.
                 import-*.pth or .safetensors beside import-expected.safetensors;
                 without it a small set is drawn from the seed by plain float64 loops
   --engine      an engine of this machine (default: the fastest), or reference: slow float64 loops
-  --precision   how close results must be: f32 (default), or f16 for an engine that stores float16
+  --precision   f32 (default) or f16: how close results must be, and what the webgpu engine stores activations in
   --seed        of the set drawn without DIR (default 1)`;
 
-async function open(engine: string): Promise<Executor> {
-  return engine === 'reference' ? new ReferenceExecutor() : createExecutor({ engine: engine as EngineName });
+async function open(wish: string, precision: Precision): Promise<Executor> {
+  if (wish === 'reference') return new ReferenceExecutor();
+  const engine = wish === 'auto' ? (await describeEngines()).engine : (wish as EngineName);
+  return createExecutor(engine === 'webgpu' ? { engine, precision } : { engine });
 }
 
 async function main(): Promise<boolean> {
@@ -45,7 +47,7 @@ async function main(): Promise<boolean> {
   if (!Object.hasOwn(TOLERANCE, values.precision)) throw new Error(`--precision is f32 or f16, not ${values.precision}.`);
   if (!/^\d+$/.test(values.seed)) throw new Error(`--seed is a whole number, not ${values.seed}.`);
 
-  const x = await open(values.engine);
+  const x = await open(values.engine, values.precision as Precision);
   const drawn = positionals.length === 0 ? await mkdtemp(path.join(tmpdir(), 'patchwise-golden-')) : null;
   try {
     if (drawn) await makeGolden(drawn, Number(values.seed));

@@ -7,6 +7,7 @@
  */
 import * as z from 'zod';
 import type { RunConfig } from '../../core/dinov2/config.ts';
+import { FIRST_SCALE } from '../../core/dinov2/lossScale.ts';
 import { parameterGroups } from '../../core/dinov2/optimizer.ts';
 import type { SafeTensorFile } from '../../core/dinov2/safetensors.ts';
 import {
@@ -150,6 +151,7 @@ export async function checkTraining(
   };
 
   const config = configOf(recorded, facts);
+  const lossScale = x.precision === 'f16' ? FIRST_SCALE : 1;
   const start = weightsOf(recorded, 'student0.');
   // in the student's order: the moving average aligns them by position
   const follower = start.map(({ name, shape }) => ({ name, shape, values: valuesOf<Float32Array>(recorded, `teacher0.${name}`) }));
@@ -183,7 +185,7 @@ export async function checkTraining(
           teacherMomentum: expected.momentum,
           teacherTemperature: expected.teacher_temp,
         };
-        const { terms, targets } = computeGradients(x, config, state, batchOf(recorded, config, i), values);
+        const { terms, targets } = computeGradients(x, config, state, batchOf(recorded, config, i), values, 0, lossScale);
         const when = `step ${i}`;
         add(`${when}: masked patches`, null, Math.abs(targets.maskedPositions.length - expected.n_masked), 0);
         const compareTargets = (name: string, actual: ArrayLike<number>): void =>
@@ -200,7 +202,7 @@ export async function checkTraining(
           add(`${when}: losses`, name, relativeError(term ? await x.read(term) : [0], [expected[name]]), tolerance.losses);
         }
         if (i === 0) {
-          const gradients = await x.readGradients(student);
+          const gradients = (await x.readGradients(student)).map((value) => value / lossScale);
           const pooled = new Map<string, [ours: number[], theirs: number[]]>();
           for (const { name, offset, size } of student.specs) {
             const ours = withoutKeyBias(name, gradients.subarray(offset, offset + size));
@@ -214,7 +216,7 @@ export async function checkTraining(
             add(`${when}: gradients, pooled`, part, relativeError(ours, theirs), tolerance.gradients);
           }
         }
-        const norms = await x.read(clipGradients(x, config, state, groups));
+        const norms = await x.read(clipGradients(x, config, state, groups, lossScale));
         applyUpdate(x, config, state, groups, values, i);
         for (const [p, part] of groups.partNames.entries()) {
           const norm = expected.grad_norm[part];

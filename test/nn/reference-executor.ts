@@ -186,6 +186,8 @@ class ReferenceAdam implements AdamState {
 export class ReferenceExecutor implements Executor {
   readonly name = 'reference';
   readonly description = 'plain Float64 loops, one thread';
+  readonly precision = 'f32';
+  readonly stepsAhead = 0;
   #tape: (() => void)[] | null = null;
   #bytes = 0;
 
@@ -802,6 +804,7 @@ export class ReferenceExecutor implements Executor {
   }
 
   adamW(set: ParameterSet, state: AdamState, options: AdamWOptions): void {
+    if (options.guard && !(options.guard as Node).data.every(Number.isFinite)) return;
     const { specs, values, gradients } = set as ReferenceParameters;
     const { m, v } = state as ReferenceAdam;
     const { beta1, beta2, epsilon, updateNumber, learningRates, weightDecays } = options;
@@ -819,7 +822,8 @@ export class ReferenceExecutor implements Executor {
     }
   }
 
-  emaUpdate(teacher: ParameterSet, student: ParameterSet, momentum: number): void {
+  emaUpdate(teacher: ParameterSet, student: ParameterSet, momentum: number, guard?: Tensor): void {
+    if (guard && !(guard as Node).data.every(Number.isFinite)) return;
     const t = (teacher as ReferenceParameters).values;
     const s = (student as ReferenceParameters).values;
     must(t.length === s.length, 'emaUpdate', [t.length], [s.length]);

@@ -1,6 +1,6 @@
 /** Whether this machine has an adapter for tests, a real one or a program that acts as one. */
 import './webgpu-environment.ts';
-import { describeAdapter } from '../../core/nn/webgpu/device.ts';
+import { describeAdapter, openDevice } from '../../core/nn/webgpu/device.ts';
 
 async function reason(): Promise<string | false> {
   try {
@@ -13,3 +13,13 @@ async function reason(): Promise<string | false> {
 
 /** For node:test's `skip`: the reason when there is no adapter. */
 export const noAdapter: string | false = await reason();
+
+async function reasonForF32(): Promise<string | false> {
+  if (noAdapter) return noAdapter;
+  const { gpu, capabilities, description } = await openDevice();
+  gpu.destroy();
+  return capabilities.f16 ? false : `the GPU (${description}) has no f16`;
+}
+
+/** The reason when there is no adapter with f16. */
+export const noF16: string | false = await reasonForF32();

@@ -139,6 +139,7 @@ describe('GPU kernels', { skip: noAdapter }, () => {
           narrow,
           { logits: put(tile), targets: put(targets), targetRows: list(targetRows), state },
           { rows: R, count, k0, K, m: 1 },
+          k0 === 0,
         ),
       );
     }
@@ -151,14 +152,14 @@ describe('GPU kernels', { skip: noAdapter }, () => {
     });
     assertClose(await get(loss, 1), expected.data, 4e-6, 'loss');
 
-    const y = put(new Float32Array(R * K));
-    const l = put(logits);
-    runtime.run(centeredSoftmax(narrow, { logits: l, center: put(new Float32Array(K)), y }, { rows: R, K, temperature: 0.7 }));
+    const y = put(logits);
+    runtime.run(centeredSoftmax(narrow, { center: put(new Float32Array(K)), y }, { rows: R, K, temperature: 0.7 }));
     const soft = Array.from({ length: R }, (_, r) => plain.softmax(logits.subarray(r * K, (r + 1) * K).map((s) => s / 0.7))).flat();
     assertClose(await get(y, R * K), soft, 4e-6, 'centeredSoftmax');
     const scratch = { factors: put(new Float32Array(R)), scales };
-    runtime.run(sinkhornKnopp(narrow, { logits: l, y, ...scratch }, { rows: R, K, temperature: 0.7, iterations: 3 }));
-    assertClose(await get(y, R * K), plain.sinkhornKnopp(plain.value([R, K], logits), 0.7, 3).data, 2e-5, 'sinkhornKnopp');
+    const balanced = put(logits);
+    runtime.run(sinkhornKnopp(narrow, { y: balanced, ...scratch }, { rows: R, K, temperature: 0.7, iterations: 3 }));
+    assertClose(await get(balanced, R * K), plain.sinkhornKnopp(plain.value([R, K], logits), 0.7, 3).data, 2e-5, 'sinkhornKnopp');
   });
 
   it('gathers and their inverse over two dimensions of workgroups', async () => {
@@ -208,16 +209,26 @@ describe('GPU kernels', { skip: noAdapter }, () => {
     assertClose(await get(gradients, count), clipped, 1e-6, 'clipped');
 
     const [keeps, steps] = [sizes.map((_, i) => 1 - 0.01 * i), sizes.map((_, i) => -0.1 * (i + 1))];
-    const numbers = { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, root: 1.5 };
-    const arrays = { p: put(p), m: put(m), v: put(v), keeps: put(keeps), steps: put(steps) };
-    runtime.run(adamW(narrow, layout, { g: gradients, ...arrays }, numbers));
+    const numbers = { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, root: 1.5, guards: 0 };
+    const arrays = { p: put(p), m: put(m), v: put(v), rates: put(keeps.flatMap((keep, i) => [keep, steps[i]!])) };
+    const guarded = (...values: number[]) => ({ half: null, guard: put(values) });
+    // A norm that is not finite, wherever it stands, leaves everything as it is.
+    for (const guard of [[1, Infinity, 2], [1, 2, NaN], [-Infinity]]) {
+      runtime.run(adamW(narrow, layout, { g: gradients, ...arrays, ...guarded(...guard) }, { ...numbers, guards: guard.length }));
+      for (const [name, values] of Object.entries({ p, m, v })) assert.deepEqual(await get(arrays[name as 'p'], count), values, name);
+    }
+    runtime.run(adamW(narrow, layout, { g: gradients, ...arrays, ...guarded(1, 3.4e38) }, { ...numbers, guards: 2 }));
     const [m1, v1] = [m.map((s, i) => 0.9 * s + 0.1 * clipped[i]!), v.map((s, i) => 0.99 * s + 0.01 * clipped[i]! ** 2)];
     assertClose(await get(arrays.m, count), m1, 1e-6, 'm');
     assertClose(await get(arrays.v, count), v1, 1e-6, 'v');
     const moved = p.map((s, i) => s * keeps[owner[i]!]! + (steps[owner[i]!]! * m1[i]!) / (Math.sqrt(v1[i]!) * 1.5 + 1e-8));
     assertClose(await get(arrays.p, count), moved, 2e-6, 'p');
     const teacher = put(p);
-    runtime.run(movingAverage(narrow, arrays.p, teacher, count, 0.75));
+    const average = (guard: number): void =>
+      runtime.run(movingAverage(narrow, { x: arrays.p, y: teacher, ...guarded(guard) }, count, { momentum: 0.75, guards: 1 }));
+    average(NaN);
+    assert.deepEqual(await get(teacher, count), p);
+    average(0);
     assertClose(
       await get(teacher, count),
       p.map((s, i) => 0.75 * s + 0.25 * moved[i]!),

@@ -26,12 +26,12 @@ import type { Session } from '../session.ts';
 
 export function reviewCalls(session: Session) {
   return {
-    async startPrelabel({ runId, step, weightsId = null, passes, engine }: Inputs['startPrelabel']): Promise<JobState> {
+    async startPrelabel({ runId, step, weightsId = null, passes, engine, precision }: Inputs['startPrelabel']): Promise<JobState> {
       session.writable();
       const choice = weightsId === null ? session.checkpoint(runId, step) : { weightsId };
       await session.makeRoom();
       const model = await session.model(choice, passes);
-      return session.start({ kind: 'prelabel', ...model.common, engine: engine ?? null }, null, model);
+      return session.start({ kind: 'prelabel', ...model.common, engine: engine ?? null, precision: precision ?? null }, null, model);
     },
 
     async clusters(): Promise<ClusterCard[]> {

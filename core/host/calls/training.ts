@@ -33,7 +33,7 @@ export function trainingCalls(session: Session) {
     },
 
     async startTraining(input: Inputs['startTraining']): Promise<RunRow> {
-      const { presetId, list, exclude, engine, from, distillFrom, ...overrides } = input;
+      const { presetId, list, exclude, engine, precision, from, distillFrom, ...overrides } = input;
       const project = session.writable();
       session.jobs.refuseIfBusy('training');
       const images = imageFiles(project);
@@ -65,7 +65,14 @@ export function trainingCalls(session: Session) {
         cacheDir: cacheDirOf(project),
       };
       session.start(
-        { kind: 'pretrain', runDir: dir, imageRoot: project.facts.image_folder, start, engine: engine ?? null },
+        {
+          kind: 'pretrain',
+          runDir: dir,
+          imageRoot: project.facts.image_folder,
+          start,
+          engine: engine ?? null,
+          precision: precision ?? null,
+        },
         runId,
         null,
         images.map(({ id }) => id),
@@ -74,12 +81,19 @@ export function trainingCalls(session: Session) {
       return runRow(project, runId);
     },
 
-    async resumeTraining({ runId, engine }: Inputs['resumeTraining']): Promise<RunRow> {
+    async resumeTraining({ runId, engine, precision }: Inputs['resumeTraining']): Promise<RunRow> {
       const project = session.writable();
       session.jobs.refuseIfBusy('training');
       const dir = runDir(project, runId);
       session.start(
-        { kind: 'pretrain', runDir: dir, imageRoot: project.facts.image_folder, start: null, engine: engine ?? null },
+        {
+          kind: 'pretrain',
+          runDir: dir,
+          imageRoot: project.facts.image_folder,
+          start: null,
+          engine: engine ?? null,
+          precision: precision ?? null,
+        },
         runId,
         null,
       );

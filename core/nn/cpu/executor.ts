@@ -58,6 +58,8 @@ const simdNames: Record<SimdKind, string> = { wide: 'SIMD of eight lanes', relax
 export class CpuExecutor implements Executor {
   readonly name = 'cpu';
   readonly description: string;
+  readonly precision = 'f32';
+  readonly stepsAhead = 0;
   /** For benchmarks and tests inside this room. */
   readonly engine: Engine;
   #ended = false;
@@ -262,11 +264,18 @@ export class CpuExecutor implements Executor {
   }
 
   adamW(set: ParameterSet, state: AdamState, options: AdamWOptions): void {
+    if (options.guard && !this.#finite('adamW', options.guard)) return;
     updates.adamW(this.engine, ownSet('adamW', set), ownState('adamW', state), options);
   }
 
-  emaUpdate(teacher: ParameterSet, student: ParameterSet, momentum: number): void {
+  emaUpdate(teacher: ParameterSet, student: ParameterSet, momentum: number, guard?: Tensor): void {
+    if (guard && !this.#finite('emaUpdate', guard)) return;
     updates.emaUpdate(this.engine, ownSet('emaUpdate', teacher), ownSet('emaUpdate', student), momentum);
+  }
+
+  #finite(operation: string, tensor: Tensor): boolean {
+    const { address, size } = own(operation, tensor);
+    return this.engine.heap.f32.subarray(address / 4, address / 4 + size).every(Number.isFinite);
   }
 }
 

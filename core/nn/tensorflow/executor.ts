@@ -46,6 +46,8 @@ export async function createTensorflowExecutor({ backend = 'auto', limits }: Ten
 export class TensorflowExecutor implements Executor {
   readonly name = 'tensorflow';
   readonly description: string;
+  readonly precision = 'f32';
+  readonly stepsAhead = 0;
   /** For tests inside this room. */
   readonly engine: Engine;
 
@@ -246,10 +248,12 @@ export class TensorflowExecutor implements Executor {
   }
 
   adamW(set: ParameterSet, state: AdamState, options: AdamWOptions): void {
+    if (options.guard && !this.#finite('adamW', options.guard)) return;
     updates.adamW(this.engine, ownSet('adamW', set), ownState('adamW', state), options);
   }
 
-  emaUpdate(teacher: ParameterSet, student: ParameterSet, momentum: number): void {
+  emaUpdate(teacher: ParameterSet, student: ParameterSet, momentum: number, guard?: Tensor): void {
+    if (guard && !this.#finite('emaUpdate', guard)) return;
     updates.emaUpdate(this.engine, ownSet('emaUpdate', teacher), ownSet('emaUpdate', student), momentum);
   }
 
@@ -257,6 +261,10 @@ export class TensorflowExecutor implements Executor {
     if (!(made instanceof targets.TfTargets)) throw new Error(`${operation}: the targets are not of this executor.`);
     for (const tensor of made.tensors) this.engine.own(operation, tensor);
     return made;
+  }
+
+  #finite(operation: string, tensor: Tensor): boolean {
+    return this.engine.own(operation, tensor).dataSync().every(Number.isFinite);
   }
 
   #all(operation: string, ...tensors: readonly Tensor[]): TfTensor[] {

@@ -3,10 +3,11 @@
  * runs kernels, and inside `gradients` records how its gradient flows back. No operation is defined here.
  */
 import { copyRows, fill } from './kernels/elementwise.ts';
-import type { Operand, Target } from './kernels/kernel.ts';
+import { stored, type Operand, type Target } from './kernels/kernel.ts';
+import type { Precision } from '../ops.ts';
 import type { Capabilities, Dispatch, Element, Region } from './program.ts';
 import type { Runtime } from './runtime.ts';
-import { GpuTensor, sizeOf, type GpuParameterSet } from './tensor.ts';
+import { bytesOf, GpuTensor, sizeOf, type GpuParameterSet } from './tensor.ts';
 
 /** Given d loss / d output. Returns true when it has taken that memory over (made it another gradient). */
 export type Backward = (dy: Operand) => boolean | void;
@@ -22,16 +23,30 @@ interface Scope {
   readonly rooms: Set<Region>;
 }
 
-const bytesOf = (element: Element): number => (element === 'f16' ? 2 : 4);
+/** How many logits or targets of prototypes may exist at once. */
+export interface PrototypeLimits {
+  /** Most that are kept, from forward to backward or as targets. Beyond, they are made again where they are read. */
+  readonly kept: number;
+  /** Those of one tile. */
+  readonly tile: number;
+}
+
+/** 256 MiB in f32, and tiles of 128 MiB: enough to fill any device. */
+export const prototypeLimits: PrototypeLimits = { kept: 64 * 2 ** 20, tile: 32 * 2 ** 20 };
 
 export class Engine {
   readonly runtime: Runtime;
   readonly caps: Capabilities;
+  /** Element of activations: tokens begin as it, and results have the element of what they are made from. */
+  readonly precision: Precision;
+  readonly limits: PrototypeLimits;
   #tape: Tape | null = null;
   #scopes: Scope[] = [{ tensors: new Set(), rooms: new Set() }];
 
-  constructor(runtime: Runtime) {
+  constructor(runtime: Runtime, precision: Precision, limits: PrototypeLimits = prototypeLimits) {
     this.runtime = runtime;
+    this.limits = limits;
+    this.precision = precision;
     this.caps = runtime.capabilities;
   }
 
@@ -49,6 +64,15 @@ export class Engine {
   /** A new tensor with these values. */
   tensor(values: Float32Array, shape: readonly number[]): GpuTensor {
     return this.#own(new GpuTensor(shape, 'f32', this.runtime.upload(values)));
+  }
+
+  /** The matrix as a product with operands of `element` takes it; of parameters there is a copy. */
+  factor(matrix: GpuTensor, element: Element): Operand {
+    if (matrix.element === element) return matrix;
+    if (element === 'f16' && matrix.set) return matrix.set.halfOf(matrix.index);
+    const copy = this.room(matrix.size, element);
+    this.run(copyRows(this.caps, matrix, stored(copy), { rows: 1, n: matrix.size }));
+    return copy;
   }
 
   #own(tensor: GpuTensor): GpuTensor {

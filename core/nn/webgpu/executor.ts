@@ -12,30 +12,51 @@ import type {
   ParameterSet,
   ParameterSpec,
   PositionResize,
+  Precision,
   PrototypeLossInputs,
+  PrototypeTargets,
+  TargetKind,
   Tensor,
 } from '../ops.ts';
-import { Engine, own } from './engine.ts';
+import { Engine, own, type PrototypeLimits } from './engine.ts';
 import * as layers from './layers.ts';
 import * as losses from './losses.ts';
+import { prototypeLogits } from './prototypes.ts';
 import { Runtime, type RuntimeOptions } from './runtime.ts';
-import { GpuAdamState, GpuParameterSet, type GpuTensor, sizeOf } from './tensor.ts';
+import { bytesOf, GpuAdamState, GpuParameterSet, type GpuTensor, sizeOf } from './tensor.ts';
+import * as targets from './targets.ts';
 import * as tokens from './tokens.ts';
 import * as updates from './updates.ts';
+
+export interface WebgpuOptions extends RuntimeOptions {
+  /** Default: f16 on a GPU that has it, else f32. */
+  readonly precision?: Precision;
+  /** For tests of the tiled way: how many logits may exist. */
+  readonly limits?: PrototypeLimits;
+}
 
 /**
  * Starts the WebGPU executor on the fastest adapter of the machine, be it a program that acts as one. Results repeat bit
  * for bit on one adapter and driver; others differ in rounding. Its operations throw AppError engine-out-of-memory and
  * engine-died when the device says so, which may be some calls later.
- * @throws Error when there is no adapter, with the reason
+ * @throws Error when there is no adapter, with the reason, or it cannot do the precision
  */
-export async function createWebgpuExecutor(options: RuntimeOptions = {}): Promise<WebgpuExecutor> {
-  return new WebgpuExecutor(new Engine(await Runtime.open(options)));
+export async function createWebgpuExecutor({ precision, limits, ...options }: WebgpuOptions = {}): Promise<WebgpuExecutor> {
+  const runtime = await Runtime.open(options);
+  const { description, software } = runtime.device;
+  const { f16 } = runtime.capabilities;
+  if (precision === 'f16' && !f16) {
+    runtime.dispose();
+    throw new Error(`The GPU (${description}) cannot compute in f16.`);
+  }
+  return new WebgpuExecutor(new Engine(runtime, precision ?? (f16 && !software ? 'f16' : 'f32'), limits));
 }
 
 export class WebgpuExecutor implements Executor {
   readonly name = 'webgpu';
   readonly description: string;
+  readonly precision: Precision;
+  readonly stepsAhead = 1;
   /** For benchmarks and tests inside this room. */
   readonly engine: Engine;
   #ended = false;
@@ -43,7 +64,8 @@ export class WebgpuExecutor implements Executor {
   constructor(engine: Engine) {
     this.engine = engine;
     const { description, software } = engine.runtime.device;
-    this.description = `${description}${software ? ' (a program that acts as a GPU)' : ''}`;
+    this.precision = engine.precision;
+    this.description = `${description}${software ? ' (a program that acts as a GPU)' : ''}, ${engine.precision}`;
   }
 
   // --- memory ---
@@ -54,8 +76,9 @@ export class WebgpuExecutor implements Executor {
   }
 
   async read(tensor: Tensor): Promise<Float32Array> {
-    const { region, size } = own('read', tensor);
-    return new Float32Array(await this.engine.runtime.read(region, size * 4));
+    const { region, size, element } = own('read', tensor);
+    const values = await this.engine.runtime.read(region, size * bytesOf(element));
+    return element === 'f16' ? new Float32Array(new Float16Array(values)) : new Float32Array(values);
   }
 
   scope<T>(body: () => T | Promise<T>): Promise<T> {
@@ -75,7 +98,7 @@ export class WebgpuExecutor implements Executor {
   // --- parameters ---
 
   createParameters(specs: readonly ParameterSpec[]): ParameterSet {
-    return new GpuParameterSet(this.engine.runtime, specs);
+    return new GpuParameterSet(this.engine.runtime, specs, this.precision);
   }
 
   async readParameters(set: ParameterSet): Promise<Float32Array> {
@@ -84,7 +107,7 @@ export class WebgpuExecutor implements Executor {
 
   writeParameters(set: ParameterSet, values: Float32Array): void {
     if (values.length !== set.size) throw new Error(`writeParameters: ${values.length} values for ${set.size}.`);
-    ownSet('writeParameters', set).values.write(values);
+    ownSet('writeParameters', set).write(values);
   }
 
   async readGradients(set: ParameterSet): Promise<Float32Array> {
@@ -184,8 +207,9 @@ export class WebgpuExecutor implements Executor {
   }
 
   prototypeLoss(inputs: PrototypeLossInputs): Tensor {
-    const [rows, weightV, weightG, targets] = all('prototypeLoss', inputs.rows, inputs.weightV, inputs.weightG, inputs.targets);
-    return losses.prototypeLoss(this.engine, { rows: rows!, weightV: weightV!, weightG: weightG!, targets: targets! }, inputs);
+    const [rows, weightV, weightG] = all('prototypeLoss', inputs.rows, inputs.weightV, inputs.weightG);
+    const made = 'shape' in inputs.targets ? own('prototypeLoss', inputs.targets) : ownTargets('prototypeLoss', inputs.targets);
+    return losses.prototypeLoss(this.engine, { rows: rows!, weightV: weightV!, weightG: weightG!, targets: made }, inputs);
   }
 
   koleo(x: Tensor): Tensor {
@@ -198,21 +222,23 @@ export class WebgpuExecutor implements Executor {
 
   // --- operations without gradient ---
 
+  prototypeTargets(rows: Tensor, weightV: Tensor, weightG: Tensor, how: TargetKind): PrototypeTargets {
+    const [x, v, g] = all('prototypeTargets', rows, weightV, weightG);
+    const center = how.kind === 'softmax' && how.center ? own('prototypeTargets', how.center) : null;
+    return targets.prototypeTargets(this.engine, x!, v!, g!, how, center);
+  }
+
+  gatherTargets(from: PrototypeTargets, rows: Int32Array): Tensor {
+    return targets.gatherTargets(this.engine, ownTargets('gatherTargets', from), rows);
+  }
+
   prototypeLogits(rows: Tensor, weightV: Tensor, weightG: Tensor): Tensor {
     const [x, v, g] = all('prototypeLogits', rows, weightV, weightG);
-    return losses.prototypeLogits(this.engine, x!, v!, g!);
-  }
-
-  sinkhornKnopp(logits: Tensor, temperature: number, iterations: number): Tensor {
-    return losses.sinkhornKnopp(this.engine, own('sinkhornKnopp', logits), temperature, iterations);
-  }
-
-  centeredSoftmax(logits: Tensor, center: Tensor, temperature: number): Tensor {
-    return losses.centeredSoftmax(this.engine, own('centeredSoftmax', logits), own('centeredSoftmax', center), temperature);
+    return prototypeLogits(this.engine, x!, v!, g!);
   }
 
   meanRows(x: Tensor): Tensor {
-    return losses.meanRows(this.engine, own('meanRows', x));
+    return targets.meanRows(this.engine, own('meanRows', x));
   }
 
   // --- updates ---
@@ -222,16 +248,24 @@ export class WebgpuExecutor implements Executor {
   }
 
   adamW(set: ParameterSet, state: AdamState, options: AdamWOptions): void {
-    updates.adamW(this.engine, ownSet('adamW', set), ownState('adamW', state), options);
+    const guard = options.guard && own('adamW', options.guard);
+    updates.adamW(this.engine, ownSet('adamW', set), ownState('adamW', state), options, guard ?? null);
   }
 
-  emaUpdate(teacher: ParameterSet, student: ParameterSet, momentum: number): void {
-    updates.emaUpdate(this.engine, ownSet('emaUpdate', teacher), ownSet('emaUpdate', student), momentum);
+  emaUpdate(teacher: ParameterSet, student: ParameterSet, momentum: number, guard?: Tensor): void {
+    const numbers = guard ? own('emaUpdate', guard) : null;
+    updates.emaUpdate(this.engine, ownSet('emaUpdate', teacher), ownSet('emaUpdate', student), momentum, numbers);
   }
 }
 
 function all(operation: string, ...tensors: readonly Tensor[]): GpuTensor[] {
   return tensors.map((tensor) => own(operation, tensor));
+}
+
+function ownTargets(operation: string, made: PrototypeTargets): targets.GpuTargets {
+  if (!(made instanceof targets.GpuTargets)) throw new Error(`${operation}: the targets are not of this executor.`);
+  for (const tensor of made.tensors) own(operation, tensor);
+  return made;
 }
 
 function ownSet(operation: string, set: ParameterSet): GpuParameterSet {

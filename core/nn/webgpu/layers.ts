@@ -19,13 +19,14 @@ export function linear(engine: Engine, x: GpuTensor, weight: GpuTensor, bias: Gp
   const y = engine.make([...x.shape.slice(0, -1), outputs], x.element);
   const wanted = engine.wants(x) || engine.wants(weight) || engine.wants(bias);
   const gelu = activation === 'gelu';
+  const factor = engine.factor(weight, x.element);
   const slope = gelu && wanted ? engine.room(y.size, y.element) : null;
   // GELU without a bias takes zeros for it: rare, and one kernel less.
   const vector = bias ?? (gelu ? zeros(engine, outputs) : null);
   let epilogue: Epilogue = { kind: 'none' };
   if (gelu) epilogue = { kind: 'bias-gelu', bias: vector!.region, ...(slope ? { slope: slope.region } : {}) };
   else if (vector) epilogue = { kind: 'bias', bias: vector.region };
-  multiply(engine, 'nt', { m: rows, n: outputs, k: inputs }, x, weight, y, epilogue);
+  multiply(engine, 'nt', { m: rows, n: outputs, k: inputs }, x, factor, y, epilogue);
   engine.record(y, [x, weight, bias], (dy) => {
     const dBias = engine.gradient(bias);
     if (slope || dBias) {
@@ -39,7 +40,7 @@ export function linear(engine: Engine, x: GpuTensor, weight: GpuTensor, bias: Gp
     const dWeight = engine.gradient(weight);
     if (dWeight) multiply(engine, 'tn', { m: outputs, n: inputs, k: rows }, dy, x, dWeight);
     const dx = engine.gradient(x);
-    if (dx) multiply(engine, 'nn', { m: rows, n: inputs, k: outputs }, dy, weight, dx);
+    if (dx) multiply(engine, 'nn', { m: rows, n: inputs, k: outputs }, dy, factor, dx);
   });
   return y;
 }

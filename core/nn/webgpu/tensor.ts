@@ -1,8 +1,10 @@
 /** What the WebGPU executor hands out: tensors, parameter sets, Adam moments. Places on the device, no arithmetic. */
-import type { AdamState, ParameterSet, ParameterSpec, Tensor } from '../ops.ts';
-import type { Operand } from './kernels/kernel.ts';
+import type { AdamState, ParameterSet, ParameterSpec, Precision, Tensor } from '../ops.ts';
+import { copyRows } from './kernels/elementwise.ts';
+import { stored, type Operand } from './kernels/kernel.ts';
 import { blockSize, type FlatLayout } from './kernels/update.ts';
 import type { Element, Region } from './program.ts';
+import { alignment } from './memory.ts';
 import { part, type Runtime } from './runtime.ts';
 
 export function sizeOf(shape: readonly number[]): number {
@@ -46,6 +48,9 @@ export class GpuTensor implements Tensor, Operand {
   }
 }
 
+/** Bytes of an element. */
+export const bytesOf = (element: Element): number => (element === 'f16' ? 2 : 4);
+
 /** Arrays of one value a parameter element, each parameter padded with zeros to whole blocks: every one begins aligned. */
 class Padding {
   readonly count: number;
@@ -53,11 +58,13 @@ class Padding {
   readonly starts: readonly number[];
   readonly #specs: ParameterSet['specs'];
 
-  constructor(specs: ParameterSet['specs']) {
+  /** @param smallest element of an array that is laid out so */
+  constructor(specs: ParameterSet['specs'], smallest: Precision) {
+    const unit = Math.max(blockSize, alignment / bytesOf(smallest));
     let count = 0;
     this.starts = specs.map(({ size }) => {
       const start = count;
-      count += Math.ceil(size / blockSize) * blockSize;
+      count += Math.ceil(size / unit) * unit;
       return start;
     });
     this.count = count;
@@ -119,6 +126,8 @@ export class GpuParameterSet implements ParameterSet {
   readonly specs: ParameterSet['specs'];
   readonly size: number;
   readonly values: FlatArray;
+  /** The values rounded, which products take; whoever changes values changes them too. null where activations are f32. */
+  readonly halves: Operand | null;
   /** Gradients that count as zero but are not written yet: the first contribution is stored, not added. */
   readonly fresh: Uint8Array;
   /** 1 where the gradient on the device is known to be zero already. */
@@ -134,7 +143,7 @@ export class GpuParameterSet implements ParameterSet {
   #gradients: FlatArray | null = null;
   #disposed = false;
 
-  constructor(runtime: Runtime, specs: readonly ParameterSpec[]) {
+  constructor(runtime: Runtime, specs: readonly ParameterSpec[], precision: Precision) {
     this.#runtime = runtime;
     let offset = 0;
     this.specs = specs.map(({ name, shape, values }) => {
@@ -153,8 +162,10 @@ export class GpuParameterSet implements ParameterSet {
     this.size = offset;
     const all = new Float32Array(offset);
     this.specs.forEach((spec, i) => all.set(specs[i]!.values, spec.offset));
-    this.#padding = new Padding(this.specs);
-    this.values = new FlatArray(runtime, this.#padding, offset, all);
+    this.#padding = new Padding(this.specs, precision);
+    this.values = new FlatArray(runtime, this.#padding, offset, null);
+    this.halves = precision === 'f16' ? { region: runtime.take(this.#padding.count * 2), element: 'f16' } : null;
+    this.write(all);
     this.fresh = new Uint8Array(specs.length).fill(1);
     this.zero = new Uint8Array(specs.length).fill(1);
     this.frozen = Uint8Array.from(specs, ({ frozen = false }) => Number(frozen));
@@ -168,8 +179,22 @@ export class GpuParameterSet implements ParameterSet {
     });
   }
 
-  #place({ region }: FlatArray, index: number): Region {
-    return part(region, this.#padding.starts[index]! * 4, Math.max(this.specs[index]!.size, 1) * 4);
+  #place({ region, element }: Operand, index: number): Region {
+    const bytes = bytesOf(element);
+    return part(region, this.#padding.starts[index]! * bytes, Math.max(this.specs[index]!.size, 1) * bytes);
+  }
+
+  /** Replaces all values. @param values in the order of specs */
+  write(values: Float32Array): void {
+    this.values.write(values);
+    const { capabilities } = this.#runtime;
+    if (this.halves) this.#runtime.run(copyRows(capabilities, this.values, stored(this.halves), { rows: 1, n: this.#padding.count }));
+  }
+
+  /** One parameter rounded to f16. @throws Error where there is no such copy */
+  halfOf(index: number): Operand {
+    if (!this.halves) throw new Error(`There is no f16 copy of ${this.specs[index]!.name}.`);
+    return { region: this.#place(this.halves, index), element: 'f16' };
   }
 
   /** Gradients, flat. Made when first asked for: a teacher has none. */
@@ -204,6 +229,7 @@ export class GpuParameterSet implements ParameterSet {
     this.#disposed = true;
     for (const tensor of this.#tensors) tensor.end();
     this.values.give();
+    if (this.halves) this.#runtime.give(this.halves.region);
     this.#gradients?.give();
     this.#runtime.give(this.layout.segments);
   }

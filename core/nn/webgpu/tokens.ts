@@ -16,7 +16,7 @@ export function patchEmbed(engine: Engine, images: GpuTensor, weight: GpuTensor,
   const fits = images.shape.length === 4 && weight.shape.length === 4 && channels === 3 && weight.shape[1] === 3 && p === p2;
   check(fits && height % p === 0 && width % p === 0, 'patchEmbed', images, weight, bias);
   if (engine.wants(images)) throw new Error('patchEmbed: there is no gradient with respect to images.');
-  const patches = engine.make([N, (height / p) * (width / p), 3 * p * p]);
+  const patches = engine.make([N, (height / p) * (width / p), 3 * p * p], engine.precision);
   engine.run(kernels.patches(engine.caps, images, patches, { N, height, width, side: p }));
   return linear(engine, patches, weight, bias, 'none');
 }

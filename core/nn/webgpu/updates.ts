@@ -18,7 +18,14 @@ export function clipGradients(engine: Engine, set: GpuParameterSet, parts: Int32
   return norms;
 }
 
-export function adamW(engine: Engine, set: GpuParameterSet, state: GpuAdamState, options: AdamWOptions): void {
+/** @param guard nothing changes when one of its values is not finite */
+export function adamW(
+  engine: Engine,
+  set: GpuParameterSet,
+  state: GpuAdamState,
+  options: Omit<AdamWOptions, 'guard'>,
+  guard: GpuTensor | null,
+): void {
   const { learningRates, weightDecays, beta1, beta2, epsilon, updateNumber } = options;
   if (state.size !== set.size) throw new Error(`adamW: the state holds ${state.size} values, the parameters ${set.size}.`);
   if (learningRates.length !== set.specs.length || weightDecays.length !== set.specs.length) {
@@ -29,16 +36,25 @@ export function adamW(engine: Engine, set: GpuParameterSet, state: GpuAdamState,
   if (!(updateNumber >= 1)) throw new Error(`adamW: the first update has number 1, not ${updateNumber}.`);
   engine.settle(set);
   const correction = 1 - beta1 ** updateNumber;
-  const keeps = engine.floats(learningRates.map((rate, i) => 1 - rate * weightDecays[i]!));
-  const steps = engine.floats(learningRates.map((rate) => -rate / correction));
-  const arrays = { p: set.values, g: set.gradients, m: state.m, v: state.v, keeps, steps };
+  const table = new Float32Array(learningRates.length * 2);
+  learningRates.forEach((rate, i) => table.set([1 - rate * weightDecays[i]!, -rate / correction], i * 2));
+  const rates = engine.floats(table);
+  const arrays = { p: set.values, half: set.halves, g: set.gradients, m: state.m, v: state.v, rates, guard };
   const root = 1 / Math.sqrt(1 - beta2 ** updateNumber);
-  engine.run(kernels.adamW(engine.caps, set.layout, arrays, { beta1, beta2, epsilon, root }));
-  for (const table of [keeps, steps]) engine.giveBack(table);
+  engine.run(kernels.adamW(engine.caps, set.layout, arrays, { beta1, beta2, epsilon, root, guards: guard?.size ?? 0 }));
+  engine.giveBack(rates);
 }
 
-export function emaUpdate(engine: Engine, teacher: GpuParameterSet, student: GpuParameterSet, momentum: number): void {
+/** @param guard as for adamW */
+export function emaUpdate(
+  engine: Engine,
+  teacher: GpuParameterSet,
+  student: GpuParameterSet,
+  momentum: number,
+  guard: GpuTensor | null,
+): void {
   const same = teacher.specs.length === student.specs.length && teacher.specs.every((spec, i) => spec.offset === student.specs[i]!.offset);
   if (!same || teacher.size !== student.size) throw new Error('emaUpdate: teacher and student have different parameters.');
-  engine.run(kernels.movingAverage(engine.caps, student.values, teacher.values, teacher.layout.count, momentum));
+  const arrays = { x: student.values, y: teacher.values, half: teacher.halves, guard };
+  engine.run(kernels.movingAverage(engine.caps, arrays, teacher.layout.count, { momentum, guards: guard?.size ?? 0 }));
 }

@@ -123,21 +123,33 @@ export function clipGradients(
   return dispatches;
 }
 
-const adamText = kernel({
-  name: 'adamW',
-  reads: ['g', 'keeps', 'steps'],
-  writes: ['p', 'm', 'v'],
-  lists: ['segments'],
-  uniforms: { count: 'u32', b1: 'f32', a1: 'f32', b2: 'f32', a2: 'f32', root: 'f32', epsilon: 'f32' },
-  width: elementWidth,
-  body: `${element}
+/** Ends where a number of the guard is not finite: by its bits, as compilers may take it that all are. */
+const guarded = `  for (var n = 0u; n < u.guards; n++) {
+    if ((bitcast<u32>(guard_at(n)) & 0x7f800000u) == 0x7f800000u) { return; }
+  }`;
+
+/** @param rounded whether the f16 copy of p is written along */
+const adamText = (rounded: boolean) =>
+  kernel({
+    name: rounded ? 'adamW, rounded' : 'adamW',
+    reads: ['g', 'rates', 'guard'],
+    writes: ['p', 'm', 'v', ...(rounded ? ['half'] : [])],
+    lists: ['segments'],
+    uniforms: { count: 'u32', guards: 'u32', b1: 'f32', a1: 'f32', b2: 'f32', a2: 'f32', root: 'f32', epsilon: 'f32' },
+    width: elementWidth,
+    body: `${element}
+${guarded}
   let g = g_at(i);
   let m = u.b1 * m_at(i) + u.a1 * g;
   let v = u.b2 * v_at(i) + u.a2 * g * g;
   m_put(i, m);
   v_put(i, v);
-  p_put(i, p_at(i) * keeps_at(segment) + steps_at(segment) * (m / (sqrt(v) * u.root + u.epsilon)));`,
-});
+  let p = p_at(i) * rates_at(2u * segment) + rates_at(2u * segment + 1u) * (m / (sqrt(v) * u.root + u.epsilon));
+  p_put(i, p);
+  ${rounded ? 'half_put(i, p);' : ''}`,
+  });
+const plainAdam = adamText(false);
+const roundedAdam = adamText(true);
 
 export interface AdamNumbers {
   readonly beta1: number;
@@ -145,34 +157,59 @@ export interface AdamNumbers {
   readonly epsilon: number;
   /** 1 / sqrt(1 - beta2^t). */
   readonly root: number;
+  /** Numbers of the guard. */
+  readonly guards: number;
 }
 
 /**
- * m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; p = p keep + step m / (sqrt(v) root + epsilon). For each parameter keeps has
- * 1 - lr wd, and steps -lr / (1 - beta1^t).
+ * m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; p = p keep + step m / (sqrt(v) root + epsilon); half, where there is one, is p
+ * rounded. For each parameter rates has keep = 1 - lr wd and step = -lr / (1 - beta1^t). Nothing is done when a number of
+ * the guard is not finite.
  */
 export function adamW(
   caps: Capabilities,
   { count, segments }: FlatLayout,
-  arrays: { p: Operand; g: Operand; m: Operand; v: Operand; keeps: Operand; steps: Operand },
-  { beta1, beta2, epsilon, root }: AdamNumbers,
+  arrays: { p: Operand; half: Operand | null; g: Operand; m: Operand; v: Operand; rates: Operand; guard: Operand | null },
+  { beta1, beta2, epsilon, root, guards }: AdamNumbers,
 ): Dispatch[] {
-  const uniforms = { count, b1: beta1, a1: 1 - beta1, b2: beta2, a2: 1 - beta2, root, epsilon };
-  return [adamText({ ...arrays, segments }, uniforms, workgroups(caps, count), { bytes: 28 * count })];
+  const { half, ...rest } = arrays;
+  const uniforms = { count, guards, b1: beta1, a1: 1 - beta1, b2: beta2, a2: 1 - beta2, root, epsilon };
+  // Something is bound in any case; without a guard it is not read.
+  const bound = { ...rest, guard: arrays.guard ?? arrays.rates, segments };
+  if (half) return [roundedAdam({ ...bound, half }, uniforms, workgroups(caps, count), { bytes: 30 * count })];
+  return [plainAdam(bound, uniforms, workgroups(caps, count), { bytes: 28 * count })];
 }
 
-const averageText = kernel({
-  name: 'movingAverage',
-  reads: ['x'],
-  writes: ['y'],
-  uniforms: { count: 'u32', share: 'f32' },
-  width: elementWidth,
-  // A step towards x: where both are equal it is 0 and nothing is rounded.
-  body: `  let i = group * ${elementWidth}u + lane;
-  if (i < u.count) { let mean = y_at(i); y_put(i, mean + u.share * (x_at(i) - mean)); }`,
-});
+/** @param rounded whether the f16 copy of y is written along */
+const averageText = (rounded: boolean) =>
+  kernel({
+    name: rounded ? 'movingAverage, rounded' : 'movingAverage',
+    reads: ['x', 'guard'],
+    writes: ['y', ...(rounded ? ['half'] : [])],
+    uniforms: { count: 'u32', guards: 'u32', share: 'f32' },
+    width: elementWidth,
+    // A step towards x: where both are equal it is 0 and nothing is rounded.
+    body: `  let i = group * ${elementWidth}u + lane;
+  if (i >= u.count) { return; }
+${guarded}
+  let before = y_at(i);
+  let mean = before + u.share * (x_at(i) - before);
+  y_put(i, mean);
+  ${rounded ? 'half_put(i, mean);' : ''}`,
+  });
+const plainAverage = averageText(false);
+const roundedAverage = averageText(true);
 
-/** y = momentum y + (1 - momentum) x. */
-export function movingAverage(caps: Capabilities, x: Operand, y: Operand, count: number, momentum: number): Dispatch[] {
-  return [averageText({ x, y }, { count, share: 1 - momentum }, workgroups(caps, count), { bytes: 12 * count })];
+/** y = momentum y + (1 - momentum) x; half and guard as in `adamW`. */
+export function movingAverage(
+  caps: Capabilities,
+  arrays: { x: Operand; y: Operand; half: Operand | null; guard: Operand | null },
+  count: number,
+  { momentum, guards }: { momentum: number; guards: number },
+): Dispatch[] {
+  const { x, y, half } = arrays;
+  const uniforms = { count, guards, share: 1 - momentum };
+  const guard = arrays.guard ?? x;
+  if (half) return [roundedAverage({ x, y, half, guard }, uniforms, workgroups(caps, count), { bytes: 14 * count })];
+  return [plainAverage({ x, y, guard }, uniforms, workgroups(caps, count), { bytes: 12 * count })];
 }
