@@ -10,6 +10,8 @@ import type { Precision } from '../nn/index.ts';
 export const FIRST_SCALE = 65_536;
 /** Steps without overflow after which the scale is doubled. */
 const GROWTH_STEPS = 2000;
+/** What the scale is divided by until a step has gone well for the first time: small networks overflow at first, and each try costs two steps. */
+const SEARCH_FACTOR = 16;
 /** Steps from one to the first that its outcome counts for. */
 const DELAY = 2;
 
@@ -66,11 +68,12 @@ export class LossScale {
 }
 
 /** What a step at an older scale says of it is no news: the step after an overflow was given before that was known. */
-function after(state: LossScaleState, { scale, overflowed }: Outcome): LossScaleState {
+function after(state: LossScaleState, { step, scale, overflowed }: Outcome): LossScaleState {
   const news = scale === state.scale;
   if (overflowed) {
     const skipped = state.skipped + 1;
-    return news ? { ...state, scale: Math.max(1, scale / 2), good: 0, skipped } : { ...state, skipped };
+    const factor = state.skipped === step ? SEARCH_FACTOR : 2;
+    return news ? { ...state, scale: Math.max(1, scale / factor), good: 0, skipped } : { ...state, skipped };
   }
   if (!news) return state;
   const good = state.good + 1;

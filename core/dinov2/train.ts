@@ -230,7 +230,7 @@ async function* train(
       const overflowed = await refuseNonFiniteGradients(x, state, { norms, totals, lossScale: scale }, groups.partNames, done, written);
       lossScale.end({ step: done - 1, scale, overflowed });
       if (overflowed) {
-        const text = `Step ${done} changed nothing: its gradients, times a loss scale of ${scale}, were too large for f16. The scale is halved.`;
+        const text = `Step ${done} changed nothing: its gradients, times a loss scale of ${scale}, were too large for f16; the scale is lowered.`;
         yield { type: 'log', level: 'info', text };
       }
       if (losses) {

@@ -26,15 +26,23 @@ describe('the scale', () => {
   }
 
   test('is halved two steps after an overflow, once for what was given at the same scale', () => {
-    const begun = sequence(new LossScale('f16'), (step) => step < 4, 0, 8);
+    const begun = sequence(new LossScale('f16'), (step) => step >= 1 && step < 5, 0, 9);
     assert.deepEqual(
       begun.map(([scale]) => scale),
-      [65536, 65536, 32768, 32768, 16384, 16384, 16384, 16384],
+      [65536, 65536, 65536, 32768, 32768, 16384, 16384, 16384, 16384],
     );
-    // Four steps changed nothing: the fifth update is that of step 8.
+    // Four steps changed nothing: the fifth update is that of step 9.
     assert.deepEqual(
       begun.map(([, updates]) => updates),
-      [0, 1, 1, 1, 1, 1, 2, 3],
+      [0, 1, 2, 2, 2, 2, 2, 3, 4],
+    );
+  });
+
+  test('falls faster until a step has gone well', () => {
+    const begun = sequence(new LossScale('f16'), (step) => step < 4 || step === 5, 0, 9);
+    assert.deepEqual(
+      begun.map(([scale]) => scale),
+      [65536, 65536, 4096, 4096, 256, 256, 256, 128, 128],
     );
   });
 
@@ -47,7 +55,7 @@ describe('the scale', () => {
     assert.equal(least.at(-1)![0], 1);
     assert.equal(
       least.findIndex(([scale]) => scale === 1),
-      32,
+      8,
     );
   });
 
@@ -145,7 +153,7 @@ for (const stepsAhead of [0, 1] as const) {
       await assert.rejects(
         async () => collect(run(x, await folder(t), always)),
         (error: AppError) => {
-          assert.match(error.message, /^At step 33 the gradient .* became (NaN|Infinity|-Infinity), with every parameter finite\.$/);
+          assert.match(error.message, /^At step 9 the gradient .* became (NaN|Infinity|-Infinity), with every parameter finite\.$/);
           assert.match(error.action, /--precision f32.*the checkpoint of step 0 is whole/);
           return error.code === 'not-finite';
         },

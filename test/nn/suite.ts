@@ -264,7 +264,7 @@ function updateTests(executor: () => Executor, tolerance: number): void {
     e.zeroGradients(set);
     e.gradients(set, () =>
       e.weightedSum(
-        set.specs.map(({ name }) => set.get(name)),
+        wanted.map((_, i) => set.get(set.specs[i]!.name)),
         wanted,
       ),
     );
@@ -327,6 +327,30 @@ function updateTests(executor: () => Executor, tolerance: number): void {
       assertClose(await e.read(e.clipGradients(set, Int32Array.of(0, 0, 1), 0)), [10, 2], tolerance, 'norms, not clipped');
       assertClose(await e.readGradients(set), [6, 8, 2], tolerance, 'gradients, not clipped');
     });
+    set.dispose();
+  });
+  it('gradients that overflowed are gone with zeroGradients, and what they guarded did not move', async () => {
+    const e = executor();
+    const set = e.createParameters([...scalars([1, 2]), { name: 'w', shape: [3], values: Float32Array.of(1, 2, 3) }]);
+    const state = e.createAdamState(set);
+    const rates = { learningRates: new Float32Array(3).fill(0.1), weightDecays: new Float32Array(3).fill(0.1) };
+    const parts = Int32Array.of(0, 1, 1);
+    const teacher = e.createParameters([...scalars([4, 5]), { name: 'w', shape: [3], values: new Float32Array(3) }]);
+    for (const overflow of [NaN, Infinity]) {
+      await e.scope(async () => {
+        setGradients(e, set, [overflow, 2]);
+        const guard = e.clipGradients(set, parts, 3);
+        assert.ok(!Number.isFinite((await e.read(guard))[0]));
+        e.adamW(set, state, { ...rates, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, updateNumber: 1, guard });
+        e.emaUpdate(teacher, set, 0.5, guard);
+        assert.deepEqual([...(await e.readParameters(set)), ...(await e.readParameters(teacher))], [1, 2, 1, 2, 3, 4, 5, 0, 0, 0]);
+        setGradients(e, set, [6, 2]);
+        assertClose(await e.read(e.clipGradients(set, parts, 3)), [6, 2], tolerance, 'norms');
+        assertClose(await e.readGradients(set), [3, 2, 0, 0, 0], tolerance, 'gradients');
+      });
+    }
+    teacher.dispose();
+    state.dispose();
     set.dispose();
   });
   it('clipping and moving average of long parameters', async () => {

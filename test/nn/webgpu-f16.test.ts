@@ -1,11 +1,16 @@
 /** The WebGPU executor in mixed precision: the suite with activations in f16, and the rounded copies of parameters. */
 import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { before, describe, it } from 'node:test';
 import { createExecutor, type Tensor } from '../../core/nn/index.ts';
 import { copyRows } from '../../core/nn/webgpu/kernels/elementwise.ts';
 import { stored } from '../../core/nn/webgpu/kernels/kernel.ts';
 import { createWebgpuExecutor, type WebgpuExecutor } from '../../core/nn/webgpu/index.ts';
 import type { GpuTensor } from '../../core/nn/webgpu/tensor.ts';
+import { collect, folder, goOn, metricsLines, run } from '../dinov2/runs.ts';
+import { overflowing } from '../dinov2/scaled.ts';
+import { tinyRun } from '../dinov2/tiny-run.ts';
 import { Random } from './draw.ts';
 import { operationSuite } from './suite.ts';
 import { wholeTargets } from './targets.ts';
@@ -99,6 +104,29 @@ function tests(): void {
     assert.deepEqual([await e.readParameters(set), await e.readParameters(teacher), (await e.readAdamState(state)).m], before);
     await check('guarded');
     for (const one of [state, set, teacher]) one.dispose();
+  });
+
+  it('a run whose gradients overflow skips that step on the device, and repeats bit for bit where it was stopped', async (t) => {
+    const { scales, from } = overflowing(e, [9]);
+    const config = tinyRun({ steps: 12, checkpointEvery: 12 });
+    const whole = await folder(t);
+    const events = await collect(run(e, whole, config));
+    assert.match(events.map((event) => (event.type === 'log' ? event.text : '')).join(), /f16.*Step 9 changed nothing/s);
+    // A network so small overflows of itself at first; what step 9 does to the scale shows at step 11.
+    assert.ok(scales[0] === 65536 && scales[9] === scales[8] && scales[10] === scales[8]! / 2, scales.join());
+    const expected = await metricsLines(whole);
+    const norms = expected.map(({ gradNorm }) => Object.keys(gradNorm).length);
+    assert.deepEqual(norms.slice(6), [2, 2, 0, 2, 2, 2]);
+    from(0);
+    const stopped = await folder(t);
+    const controller = new AbortController();
+    await collect(run(e, stopped, config, controller.signal), { after: 8 }, controller);
+    from((await metricsLines(stopped)).length);
+    const again = await collect(goOn(e, stopped));
+    assert.equal(again.filter((event) => event.type === 'log' && event.level === 'warn').length, 0);
+    assert.deepEqual(await metricsLines(stopped), expected);
+    const last = (runDir: string): Promise<Buffer> => readFile(join(runDir, 'checkpoints', '12', 'training.safetensors'));
+    assert.ok((await last(stopped)).equals(await last(whole)));
   });
 
   it('tokens and what follows them are f16, targets and losses f32', async () => {

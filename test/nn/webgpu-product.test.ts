@@ -2,11 +2,19 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { noAdapter } from './webgpu-device.ts';
-import { product, productWorkspace, type Epilogue, type Form, type ProductInputs } from '../../core/nn/webgpu/kernels/product.ts';
-import type { Region } from '../../core/nn/webgpu/program.ts';
+import {
+  product,
+  productChoices,
+  productWorkspace,
+  type Epilogue,
+  type Form,
+  type ProductInputs,
+} from '../../core/nn/webgpu/kernels/product.ts';
+import type { Capabilities, MatrixShape, Region } from '../../core/nn/webgpu/program.ts';
 import { Runtime } from '../../core/nn/webgpu/runtime.ts';
 import { Random } from './draw.ts';
 import { gelu, erf } from './plain.ts';
+import { emulated, emulatedCapabilities } from './webgpu-emulate.ts';
 import { Arrays, assertNear, draw, type Stored } from './webgpu-arrays.ts';
 
 /** Rows of floats, some of them apart. */
@@ -49,16 +57,35 @@ interface Case {
   readonly apart?: number;
   readonly start?: number;
   readonly split?: boolean;
+  /** With such matrix units, or f16 without any: on a device that has them, else written out (webgpu-emulate.ts). */
+  readonly units?: MatrixUnits | 'none';
+  /** Tile to take, by its rows and columns. */
+  readonly tile?: string;
 }
 
+type MatrixUnits = Pick<MatrixShape, 'M' | 'N' | 'K'>;
+
 let runtime: Runtime;
+
+const withUnits = (caps: Capabilities, units: MatrixUnits | null | undefined): Capabilities => ({
+  ...caps,
+  matrices: caps.matrices.filter(({ M, N, K }) => units && M === units.M && N === units.N && K === units.K),
+});
+
+function hasUnits(caps: Capabilities, units: MatrixUnits | null | undefined): boolean {
+  return caps.f16 && (!units || withUnits(caps, units).matrices.some(({ result }) => result === 'f32'));
+}
 
 async function check(test: Case): Promise<{ names: string[]; result: Float64Array }> {
   const { form, sizes, elements = { a: 'f32', b: 'f32', c: 'f32' }, accumulate = false, epilogue: kind = 'none' } = test;
   const [m, n, k] = sizes;
   const { apart = 0, start = 0, split = false } = test;
   const random = new Random(m * 7919 + n * 104729 + k);
-  const arrays = new Arrays(runtime);
+  const real = runtime.capabilities;
+  const units = test.units === 'none' ? null : test.units;
+  const written = test.units !== undefined && !hasUnits(real, units);
+  const caps = test.units === undefined ? real : written ? emulatedCapabilities(real, units ?? null) : withUnits(real, units);
+  const arrays = new Arrays(runtime, written);
   const a = form === 'tn' ? matrix(random, elements.a, k, m, apart, start) : matrix(random, elements.a, m, k, apart, start);
   const b = form === 'nt' ? matrix(random, elements.b, n, k, apart, start) : matrix(random, elements.b, k, n, apart, start);
   const c = matrix(random, elements.c, m, n, apart, start);
@@ -125,15 +152,18 @@ async function check(test: Case): Promise<{ names: string[]; result: Float64Arra
     accumulate,
     epilogue,
   };
-  const bytes = split ? productWorkspace(runtime.capabilities, inputs) : 0;
+  const among = productChoices(caps, inputs).filter(({ tile }) => !test.tile || test.tile === `${tile.rows}x${tile.columns}`);
+  const bytes = split ? productWorkspace(caps, inputs) : 0;
   const workspace = bytes > 0 ? runtime.take(bytes) : null;
-  const dispatches = product(runtime.capabilities, workspace ? { ...inputs, workspace } : inputs);
-  runtime.run(dispatches);
+  const dispatches = product(caps, workspace ? { ...inputs, workspace } : inputs, among);
+  runtime.run(written ? dispatches.map(emulated) : dispatches);
   const what = dispatches.map(({ program }) => program.name).join(', ');
   // Rounding walks: k roundings of partial sums that grow as sqrt(k) end near eps * k / sqrt(2), against values of
   // sqrt(k) times 4 to 5: 1e-8 sqrt(k) in the mean, five times that at worst. A stored f16 is off by 2^-11 of itself.
-  const tolerance = 1e-7 * (1 + Math.sqrt(k));
-  const perValue = elements.c === 'f16' ? 2 ** -11 : 2e-7;
+  // Matrix units may cut sums off where others round, and f32 beside f16 is rounded to it: 2^-11 of each product.
+  const rounded = units && !written && elements.a !== elements.b ? 2 ** -11 : 0;
+  const tolerance = (units && !written ? 4 : 1) * 1e-7 * (1 + Math.sqrt(k)) + rounded;
+  const perValue = elements.c === 'f16' && !written ? 2 ** -11 : 2e-7;
   const result = await arrays.get(elements.c, region.c, wanted.length);
   assertNear(result, wanted, tolerance, perValue, what);
   if (kind === 'bias-gelu slope' || kind === 'residual branch') {
@@ -196,6 +226,39 @@ describe('products on the GPU', { skip: noAdapter }, () => {
       const again = await check({ form, sizes: [20, 36, 5000], split: true, accumulate: true });
       assert.deepEqual(again.result, once.result);
       await check({ form, sizes: [33, 35, 3001], split: true });
+    });
+
+  const half = { a: 'f16', b: 'f16', c: 'f16' } as const;
+
+  it('f16 without matrix units', async () => {
+    for (const form of forms) {
+      await check({ form, sizes: [37, 68, 33], elements: half, units: 'none' });
+      await check({ form, sizes: [20, 24, 36], elements: { a: 'f16', b: 'f32', c: 'f32' }, units: 'none', accumulate: true });
+    }
+  });
+
+  const square = { M: 16, N: 16, K: 16 };
+  const mixed = { a: 'f32', b: 'f16', c: 'f32' } as const;
+  const tilesOfForms = { nt: '64x64', nn: '32x32', tn: '16x128' };
+  for (const form of forms)
+    it(`${form} by matrix units`, async () => {
+      await check({ form, sizes: [37, 68, 45], elements: half, units: square, tile: tilesOfForms[form] });
+      await check({ form, sizes: [35, 37, 70], elements: mixed, units: square, apart: 3, start: 5, accumulate: true, tile: '32x32' });
+    });
+
+  it('a long k by matrix units', async () => {
+    const { names } = await check({ form: 'tn', sizes: [33, 35, 3001], elements: half, units: square, split: true });
+    assert.equal(names.length, 2);
+  });
+
+  const otherUnits = [
+    { form: 'nt', units: { M: 16, N: 8, K: 16 } },
+    { form: 'nn', units: { M: 16, N: 8, K: 8 } },
+    { form: 'tn', units: { M: 8, N: 8, K: 8 } },
+  ] as const;
+  for (const { form, units } of otherUnits)
+    it(`matrix units of ${units.M} x ${units.N} x ${units.K}`, async () => {
+      await check({ form, sizes: [40, 34, 65], elements: half, units, epilogue: 'residual in place', tile: '32x32' });
     });
 
   it('takes the tile that fits the shape', () => {

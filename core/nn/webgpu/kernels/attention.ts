@@ -1,7 +1,9 @@
 /** Softmax attention and its gradient: which kernel runs, on which workgroups. */
 import { program, type Binding, type Capabilities, type Dispatch, type Program, type Region } from '../program.ts';
 import { shapeDispatch, shapeUniforms, type Group, type Shape } from './attentionShape.ts';
-import { blocksFor, delta as rowSums, forward, keys, queries } from './attentionTile.ts';
+import * as matrix from './attentionMatrix.ts';
+import { matrixShape } from './productMatrix.ts';
+import { blocksFor, delta as rowSums, forward, keys, queries, type Kernel } from './attentionTile.ts';
 
 export type { Group } from './attentionShape.ts';
 
@@ -70,12 +72,26 @@ function checked(caps: Capabilities, inputs: AttentionInputs & Partial<GradientR
   return { shape: { headDim, element, groups: groups.length }, groups, heads, flops: 2 * scores * heads * headDim, tokens: end };
 }
 
-function programOf(name: string, shape: Shape, bindings: readonly Binding[], body: string): Program {
+/** The kernel for the device: what it is called, how many rows a workgroup holds, its code. */
+function choose(caps: Capabilities, kernel: Kernel, shape: Shape): { name: string; held: number; code: string; units: boolean } {
+  const units = matrix.attentionUnits(kernel, shape, caps, matrixShape(caps));
+  if (units) {
+    const { M, N, K } = units;
+    const name = `${kernel} by ${M}x${N}x${K} of ${caps.subgroups!.max}`;
+    return { name, held: matrix.heldRows(units), code: matrix[kernel](shape, units, caps), units: true };
+  }
+  const blocks = blocksFor(kernel, shape.headDim, caps);
+  const code = { forward, queries, keys }[kernel](shape, blocks);
+  return { name: `${kernel} ${blocks.held}x${blocks.step}`, held: blocks.held, code, units: false };
+}
+
+function programOf(name: string, shape: Shape, bindings: readonly Binding[], body: string, units = false): Program {
   const { headDim, element, groups } = shape;
   return program({
-    name: `attention ${name} ${element} heads of ${headDim}, ${groups} groups`,
+    name: `attention ${name} ${element} heads of ${headDim}, groups ${groups}`,
     bindings,
     uniforms: shapeUniforms(groups),
+    features: units ? ['f16', 'subgroups', 'chromium_experimental_subgroup_matrix'] : [],
     body,
   });
 }
@@ -86,21 +102,22 @@ export function attention(caps: Capabilities, inputs: AttentionInputs): Dispatch
   if (groups.length === 0) return [];
   const { element, headDim } = shape;
   const type = `array<vec4<${element}>>`;
-  const blocks = blocksFor('forward', headDim, caps);
+  const { name, held, code, units } = choose(caps, 'forward', shape);
   return [
     {
       program: programOf(
-        `forward ${blocks.held}x${blocks.step}`,
+        name,
         shape,
         [
           { name: 'qkv', element, access: 'read', type },
           { name: 'out', element, access: 'read_write', type },
           { name: 'lse', element: 'f32', access: 'read_write' },
         ],
-        forward(shape, blocks),
+        code,
+        units,
       ),
       regions: [inputs.qkv, inputs.out, inputs.lse],
-      ...shapeDispatch(caps, groups, heads, blocks.held),
+      ...shapeDispatch(caps, groups, heads, held),
       flops: 2 * flops,
       bytes: 4 * tokens * heads * headDim * (element === 'f16' ? 2 : 4),
     },
@@ -121,7 +138,7 @@ export function attentionBackward(caps: Capabilities, inputs: AttentionGradientI
   const rows = (name: string, access: Binding['access'] = 'read'): Binding => ({ name, element: 'f32', access });
   const bindings: Binding[] = [read('qkv'), read('dOut'), rows('lse'), rows('delta'), { ...read('dQkv'), access: 'read_write' }];
   const regions = [qkv, dOut, lse, inputs.delta, dQkv];
-  const [heldQueries, heldKeys] = [blocksFor('queries', headDim, caps), blocksFor('keys', headDim, caps)];
+  const [forQueries, forKeys] = [choose(caps, 'queries', shape), choose(caps, 'keys', shape)];
   const width = tokens * heads * headDim * (element === 'f16' ? 2 : 4);
   return [
     {
@@ -131,16 +148,16 @@ export function attentionBackward(caps: Capabilities, inputs: AttentionGradientI
       bytes: 2 * width,
     },
     {
-      program: programOf(`dQ ${heldQueries.held}x${heldQueries.step}`, shape, bindings, queries(shape, heldQueries)),
+      program: programOf(forQueries.name, shape, bindings, forQueries.code, forQueries.units),
       regions,
-      ...shapeDispatch(caps, groups, heads, heldQueries.held),
+      ...shapeDispatch(caps, groups, heads, forQueries.held),
       flops: 3 * flops,
       bytes: 5 * width,
     },
     {
-      program: programOf(`dK dV ${heldKeys.held}x${heldKeys.step}`, shape, bindings, keys(shape, heldKeys)),
+      program: programOf(forKeys.name, shape, bindings, forKeys.code, forKeys.units),
       regions,
-      ...shapeDispatch(caps, groups, heads, heldKeys.held),
+      ...shapeDispatch(caps, groups, heads, forKeys.held),
       flops: 4 * flops,
       bytes: 6 * width,
     },

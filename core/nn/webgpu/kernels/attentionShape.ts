@@ -62,7 +62,7 @@ fn locate(number: u32, head: u32, tokens: u32, offset: u32, held: u32) -> Place 
 }
 
 /** The head of `main`: finds `place` and the block's first token, `held0`. */
-export function start({ groups }: Shape, threads: number, held: number): string {
+export function start({ groups }: Shape, threads: number, held: number, subgroups = false): string {
   const numbers = Array.from({ length: groups }, (_, g) => g);
   const cases = numbers.map((g) => {
     const before = numbers.slice(0, g).map((other) => ` - u.blocks${other}`);
@@ -76,6 +76,7 @@ fn main(
   @builtin(workgroup_id) group: vec3<u32>,
   @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) local: u32,
+  ${subgroups ? '@builtin(subgroup_id) part: u32, @builtin(subgroup_invocation_id) lane: u32, @builtin(subgroup_size) lanes: u32,' : ''}
 ) {
   let number = group.x + group.z * groups.x;
   if (number >= ${numbers.map((g) => `u.blocks${g}`).join(' + ')}) { return; }

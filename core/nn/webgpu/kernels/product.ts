@@ -2,8 +2,9 @@
  * Matrix products: which kernel, how large a tile, over how many workgroups k is split. Sizes and capabilities decide,
  * so the same product always sums in the same order.
  */
-import { program, type Capabilities, type Dispatch, type Element, type Region, type UniformSpec } from '../program.ts';
+import { program, type Capabilities, type Dispatch, type Element, type MatrixShape, type Region, type UniformSpec } from '../program.ts';
 import { ending, type Epilogue } from './productEpilogue.ts';
+import { matrixProduct, matrixShape, matrixTileFits, matrixTiles, type MatrixTile } from './productMatrix.ts';
 import { tileFits, tileProduct, tiles, operandBinding, type Form, type Operand, type Tile } from './productTile.ts';
 
 export type { Epilogue } from './productEpilogue.ts';
@@ -34,34 +35,54 @@ export interface ProductInputs {
   readonly accumulate?: boolean;
   readonly epilogue?: Epilogue;
   /**
+   * Operands in f32 may be rounded to f16 for matrix units. Otherwise they are only where the other operand is f16
+   * already.
+   */
+  readonly mayRound?: boolean;
+  /**
    * Room for partial sums, `productWorkspace` bytes. With it, k is split over workgroups where the result alone would
    * leave the device idle; without it, never.
    */
   readonly workspace?: Region;
 }
 
-type Sizes = Pick<ProductInputs, 'form' | 'm' | 'n' | 'k' | 'elements'>;
+type Sizes = Pick<ProductInputs, 'm' | 'n' | 'k' | 'elements' | 'mayRound'>;
 
 /** Steps of k that every share of a split is a multiple of. */
 const shareStep = 64;
 /** Fewest steps worth a workgroup of their own. */
 const leastShare = 256;
-/** Multiplications in the time of moving one partial sum to memory and back. */
-const partialCost = 80;
 
+/** How a product is done. */
 interface Plan {
-  readonly tile: Tile;
+  readonly choice: Choice;
   readonly splits: number;
   /** Steps of k in each share. */
   readonly share: number;
 }
 
-/** The tile and split with the least estimated time: rounds over the device's slots, times the work of a slot. */
-function plan(caps: Capabilities, { m, n, k }: Sizes, maySplit: boolean): Plan {
+/** A tile, and the matrix units to do it with, if any. */
+export type Choice = { readonly tile: Tile; readonly shape: null } | { readonly tile: MatrixTile; readonly shape: MatrixShape };
+
+/** All tiles that the device can do the product with. Matrix units take over wherever f16 is among the operands. */
+export function productChoices(caps: Capabilities, { elements, mayRound }: Pick<ProductInputs, 'elements' | 'mayRound'>): Choice[] {
+  const shape = (mayRound ?? (elements.a === 'f16' || elements.b === 'f16')) ? matrixShape(caps) : null;
+  if (shape) {
+    const fitting = matrixTiles.filter((tile) => matrixTileFits(tile, shape, caps));
+    if (fitting.length > 0) return fitting.map((tile) => ({ tile, shape }));
+  }
+  return tiles.filter((tile) => tileFits(tile, caps)).map((tile) => ({ tile, shape: null }));
+}
+
+/** The choice and split with the least estimated time: rounds over the device's slots, times the work of a slot. */
+function plan(caps: Capabilities, sizes: Sizes, maySplit: boolean, among: readonly Choice[] = productChoices(caps, sizes)): Plan {
+  const { m, n, k } = sizes;
   let best: Plan | null = null;
   let least = Infinity;
-  for (const tile of tiles) {
-    if (!tileFits(tile, caps)) continue;
+  for (const choice of among) {
+    const { tile, shape } = choice;
+    // Multiplications in the time of moving one partial sum to memory and back.
+    const partialCost = shape ? 800 : 80;
     const count = Math.ceil(m / tile.rows) * Math.ceil(n / tile.columns);
     for (let splits = 1; splits === 1 || (maySplit && k / splits >= leastShare && splits <= 256); splits *= 2) {
       const share = splits === 1 ? k : Math.ceil(k / splits / shareStep) * shareStep;
@@ -70,7 +91,7 @@ function plan(caps: Capabilities, { m, n, k }: Sizes, maySplit: boolean): Plan {
       const cost = time + (used > 1 ? used * m * n * partialCost : 0);
       if (cost < least) {
         least = cost;
-        best = { tile, splits: used, share };
+        best = { choice, splits: used, share };
       }
     }
   }
@@ -100,9 +121,10 @@ const reductionUniforms: readonly UniformSpec[] = [
 
 /**
  * c (+)= epilogue(a b) in the given form; sums in f32, in an order that sizes and capabilities alone decide. Any sizes.
+ * @param among choices to take the plan from, for measuring them; all by default
  * @throws Error when a size is not a whole number, a region is too small, or f16 is asked of a device without it
  */
-export function product(caps: Capabilities, inputs: ProductInputs): Dispatch[] {
+export function product(caps: Capabilities, inputs: ProductInputs, among?: readonly Choice[]): Dispatch[] {
   const { form, m, n, k, elements, accumulate = false, epilogue = { kind: 'none' }, workspace } = inputs;
   for (const size of [m, n, k]) {
     if (!Number.isInteger(size) || size < 0) throw new Error(`product: sizes ${m} x ${n} x ${k} are not whole numbers.`);
@@ -126,7 +148,8 @@ export function product(caps: Capabilities, inputs: ProductInputs): Dispatch[] {
     return { stride, start, wide: columns % 4 === 0 && stride % 4 === 0 && start % 4 === 0 };
   };
   const at = { a: layout('a'), b: layout('b'), c: layout('c') };
-  const { tile, splits, share } = choose(caps, inputs);
+  const { choice, splits, share } = choose(caps, inputs, among);
+  const { tile, shape } = choice;
   const split = splits > 1;
   const side = (which: 'a' | 'b'): Operand => ({
     region: inputs[which],
@@ -138,12 +161,15 @@ export function product(caps: Capabilities, inputs: ProductInputs): Dispatch[] {
   const end = split
     ? ending({ kind: 'none' }, { c: workspace!, element: 'f32', wide: n % 4 === 0, accumulate: false })
     : ending(epilogue, { c: inputs.c, element: elements.c, wide: at.c.wide, accumulate });
-  const { name, body } = tileProduct(caps, tile, a, b, end, split);
+  const { name, body } = choice.shape
+    ? matrixProduct(caps, choice.tile, choice.shape, a, b, end, split)
+    : tileProduct(caps, choice.tile, a, b, end, split);
   const main: Dispatch = {
     program: program({
       name: `product ${name}`,
       bindings: [operandBinding('a', a), operandBinding('b', b), ...end.bindings],
       uniforms,
+      features: shape ? ['f16', 'subgroups', 'chromium_experimental_subgroup_matrix'] : [],
       body,
     }),
     regions: [inputs.a, inputs.b, ...end.regions],
@@ -171,9 +197,9 @@ export function product(caps: Capabilities, inputs: ProductInputs): Dispatch[] {
 }
 
 /** The plan that the workspace allows. */
-function choose(caps: Capabilities, inputs: ProductInputs): Plan {
-  if (!inputs.workspace) return plan(caps, inputs, false);
-  const wanted = plan(caps, inputs, true);
+function choose(caps: Capabilities, inputs: ProductInputs, among?: readonly Choice[]): Plan {
+  if (!inputs.workspace) return plan(caps, inputs, false, among);
+  const wanted = plan(caps, inputs, true, among);
   const needed = wanted.splits > 1 ? wanted.splits * inputs.m * inputs.n * 4 : 0;
   if (inputs.workspace.bytes < needed) {
     throw new Error(`product: the workspace has ${inputs.workspace.bytes} of ${needed} bytes.`);

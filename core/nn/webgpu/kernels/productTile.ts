@@ -49,23 +49,24 @@ function depth(tile: Tile, caps: Capabilities): number {
 export const tileFits = (tile: Tile, caps: Capabilities): boolean =>
   tileThreads(tile) <= caps.workgroupInvocations && 4 * 8 * (tile.rows + tile.columns + 8) <= caps.workgroupStorage;
 
-const letters = { f32: 'f32', f16: 'f16' } as Record<Element, string>;
+/** All that the code for an operand depends on. */
+export const operandName = ({ element, alongK, wide }: Operand): string => `${element} ${alongK ? 'along' : 'across'}${wide ? ' x4' : ''}`;
 
-/** Declares `loadA(line, place)`: four elements of a line, zeros past the end of lines or of a line. */
-function loader(name: string, operand: Operand): string {
+/** Declares `loadA(line, place, end)`: four elements of a line as `to`, zeros past the end of lines or of a line. */
+export function loader(name: 'a' | 'b', operand: Operand, to: 'f32' | 'f16'): string {
   const upper = name.toUpperCase();
   // Lines lie along k where neighbours do not.
   const [lines, length] = operand.alongK ? [name === 'a' ? 'u.m' : 'u.n', 'end'] : ['end', name === 'a' ? 'u.m' : 'u.n'];
   const at = `u.start${upper} + line * u.stride${upper} + place`;
   const body = operand.wide
-    ? `if (line < ${lines} && place < ${length}) { return vec4<f32>(${name}[(${at}) / 4u]); }
-  return vec4<f32>();`
-    : `var v = vec4<f32>();
+    ? `if (line < ${lines} && place < ${length}) { return vec4<${to}>(${name}[(${at}) / 4u]); }
+  return vec4<${to}>();`
+    : `var v = vec4<${to}>();
   if (line < ${lines}) {
-    for (var i = 0u; i < 4u; i++) { if (place + i < ${length}) { v[i] = f32(${name}[${at} + i]); } }
+    for (var i = 0u; i < 4u; i++) { if (place + i < ${length}) { v[i] = ${to}(${name}[${at} + i]); } }
   }
   return v;`;
-  return `fn load${upper}(line: u32, place: u32, end: u32) -> vec4<f32> {\n  ${body}\n}`;
+  return `fn load${upper}(line: u32, place: u32, end: u32) -> vec4<${to}> {\n  ${body}\n}`;
 }
 
 export function operandBinding(name: string, { element, wide }: Operand): Binding {
@@ -141,18 +142,12 @@ export function tileProduct(
     ...each(tile.columnQuads, (j) => `let right${j} = bTile[k * ${pitch(tile.columns)}u + tx + ${j * acrossColumns}u];`),
     ...sums.flatMap((row, i) => row.map((sum, j) => `${sum} = fma(vec4<f32>(left${i >> 2}[${i & 3}]), right${j}, ${sum});`)),
   ];
-  const name = [
-    'tile',
-    `${tile.rows}x${tile.columns}x${k}`,
-    ...[a, b].map(({ element, alongK, wide }) => `${letters[element]}${alongK ? 'k' : 't'}${wide ? '4' : ''}`),
-    split ? 'split' : 'whole',
-    end.name,
-  ].join(' ');
+  const name = ['tile', `${tile.rows}x${tile.columns}x${k}`, operandName(a), operandName(b), split ? 'split' : 'whole', end.name].join(' ');
   const body = `
 var<workgroup> aTile: array<vec4<f32>, ${k * pitch(tile.rows)}>;
 var<workgroup> bTile: array<vec4<f32>, ${k * pitch(tile.columns)}>;
-${loader('a', a)}
-${loader('b', b)}
+${loader('a', a, 'f32')}
+${loader('b', b, 'f32')}
 ${end.code}
 @compute @workgroup_size(${threads})
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {

@@ -85,8 +85,10 @@ const clipText = kernel({
   lists: ['segments', 'parts'],
   uniforms: { count: 'u32' },
   width: elementWidth,
+  // 0 stays 0 whatever the factor: nobody writes the padding again, and it is part of the next norms.
   body: `${element}
-  g_put(i, g_at(i) * factors_at(parts[segment]));`,
+  let g = g_at(i);
+  if (g != 0.0) { g_put(i, g * factors_at(parts[segment])); }`,
 });
 
 export interface FlatLayout {
