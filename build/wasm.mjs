@@ -1,6 +1,6 @@
 /**
  * Compiles the CPU kernels (core/nn/cpu/kernels, AssemblyScript) into dist/wasm: kernels-relaxed.wasm with relaxed SIMD,
- * kernels-plain.wasm without. Runs alone (`node build/wasm.mjs`) or is called by bootstrap. Any Node from 20 on.
+ * kernels-plain.wasm without, kernels-wide.wasm with tiles for core/nn/cpu/wide.ts. Runs alone (`node build/wasm.mjs`) or is called by bootstrap. Any Node from 20 on.
  */
 import { mkdir, readFile, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
@@ -11,8 +11,9 @@ const sources = path.join(root, 'core/nn/cpu/kernels');
 const target = path.join(root, 'dist/wasm');
 
 const builds = [
-  { file: 'kernels-relaxed.wasm', features: 'simd,threads,relaxed-simd' },
-  { file: 'kernels-plain.wasm', features: 'simd,threads' },
+  { file: 'kernels-wide.wasm', features: 'simd,threads,relaxed-simd', wide: 1 },
+  { file: 'kernels-relaxed.wasm', features: 'simd,threads,relaxed-simd', wide: 0 },
+  { file: 'kernels-plain.wasm', features: 'simd,threads', wide: 0 },
 ];
 
 /** When the youngest of `files` was changed, in ms; 0 when one is missing. */
@@ -41,10 +42,10 @@ export async function buildWasm() {
   const since = await youngest([fileURLToPath(import.meta.url), ...names.map((name) => path.join(sources, name))]);
   await mkdir(target, { recursive: true });
   const written = [];
-  for (const { file, features } of builds) {
+  for (const { file, features, wide } of builds) {
     const output = path.join(target, file);
     if (await isFresh(output, since)) continue;
-    const binary = await compile(texts, features);
+    const binary = await compile(texts, features, wide);
     const temporary = `${output}.${process.pid}.tmp`;
     await writeFile(temporary, binary);
     await rename(temporary, output).catch(async (error) => {
@@ -57,7 +58,7 @@ export async function buildWasm() {
 }
 
 /** One binary from the sources, entry index.ts. The compiler works in memory: it never touches the disk itself. */
-async function compile(texts, features) {
+async function compile(texts, features, wide) {
   const asc = (await import('assemblyscript/asc')).default;
   let binary;
   const messages = [];
@@ -71,6 +72,8 @@ async function compile(texts, features) {
       'stub',
       '--use',
       'abort=',
+      '--use',
+      `WIDE=${wide}`,
       '--noAssert',
       '--optimizeLevel',
       '3',

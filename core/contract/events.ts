@@ -1,6 +1,8 @@
 /** What jobs tell while they run. A job is an async generator of these; the worker posts them, the CLI prints them. */
 import type { ErrorFacts } from './errors.ts';
-import type { Box, CurationResult, ImageProblem, MonitorLine, Rle, TrainMetrics } from './model.ts';
+import type { Box, ImageProblem, Rle } from './model.ts';
+import type { MonitorLine, TrainMetrics } from './training.ts';
+import type { CurationResult } from './curation.ts';
 
 export type JobKind = 'scan' | 'curate' | 'pretrain' | 'prelabel' | 'learn';
 

@@ -7,34 +7,32 @@ import type {
   AppInfo,
   ClassRow,
   ClusterCard,
-  CurationSummary,
-  DuplicateGroup,
   ExportPreflight,
   ExportRow,
   FileEntry,
   FolderEntry,
   ImageProblem,
   ImageRow,
-  NetworkExportRow,
-  LeftOutRow,
-  PcaStep,
-  ProbeReport,
   ProjectSummary,
-  PublishedWeights,
   QueueItem,
   RecentProject,
   ReviewChange,
   ReviewImage,
   ReviewStats,
-  RunRow,
   Settings,
-  SimilarImage,
-  TrainingListPreview,
+} from './model.ts';
+import type {
+  NetworkExportRow,
+  PcaStep,
+  ProbeReport,
+  PublishedWeights,
+  RunRow,
   TrainMetrics,
   TrainMonitors,
   TrainPresets,
   WeightsRow,
-} from './model.ts';
+} from './training.ts';
+import type { CurationSummary, DuplicateGroup, LeftOutRow, SimilarImage, TrainingListPreview } from './curation.ts';
 import type { AppEvent, JobState } from './events.ts';
 
 const rle = z.object({ size: z.tuple([z.int().min(1), z.int().min(1)]).readonly(), counts: z.string().max(20_000_000) });

@@ -134,6 +134,7 @@ function highResolutionPreset(source: StartFacts, facts: TrainFacts): TrainPrese
     model: config.model.name,
     steps: config.steps,
     batch: config.batch,
+    accumulate: batchesOfStep(config),
     estimatedSeconds: estimatedSeconds(config, facts),
     numbers: [
       { name: 'Start', value: source.name, reason: 'Its teacher, with the heads: both networks begin as that.' },
@@ -241,6 +242,7 @@ function distillPreset(teacher: StartFacts, facts: TrainFacts): TrainPreset {
     model: model.name,
     steps: config.steps,
     batch: config.batch,
+    accumulate: batchesOfStep(config),
     estimatedSeconds: estimatedSeconds(config, facts),
     numbers: [
       {

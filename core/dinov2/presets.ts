@@ -323,7 +323,17 @@ function preset(id: string, facts: TrainFacts, start: StartFacts | null): TrainP
     ...explain(config, facts),
   ];
   const explained = start ? explainContinued(numbers, config, facts, start) : numbers;
-  return { id, title, summary, model, numbers: explained, steps, batch, estimatedSeconds: estimatedSeconds(config, facts) };
+  return {
+    id,
+    title,
+    summary,
+    model,
+    numbers: explained,
+    steps,
+    batch,
+    accumulate: batchesOfStep(config),
+    estimatedSeconds: estimatedSeconds(config, facts),
+  };
 }
 
 /** The numbers of a run with their reasons. */
@@ -356,6 +366,11 @@ export function explain(config: RunConfig, facts: TrainFacts): { name: string; v
       reason: cpu
         ? 'Enough different images for KoLeo and the centre, few enough for a step a second.'
         : 'As many as fit beside the prototypes on common cards.',
+    },
+    {
+      name: 'Batches a step',
+      value: String(batchesOfStep(config)),
+      reason: 'More are averaged into one update: the images of a large batch in the memory of a small one, in as many times the time.',
     },
     {
       name: 'Crops',

@@ -8,7 +8,7 @@
  * B images a batch, L local crops an image, N patches of a global crop, M masked patches, K prototypes. Crops lie
  * crop-major: all images' crop 0, then all images' crop 1.
  */
-import type { AdamState, Executor, ParameterSet, Tensor } from '../nn/index.ts';
+import type { AdamState, Executor, ParameterSet, PrototypeTargets, TargetKind, Tensor } from '../nn/index.ts';
 import { headForward, ibotHeadName, prototypesOf, type HeadName } from './heads.ts';
 import { loraScale } from './lora.ts';
 import { rates, type ParameterGroups } from './optimizer.ts';
@@ -40,21 +40,32 @@ export interface TrainState {
   readonly centers: { readonly dino: Float32Array; readonly ibot: Float32Array };
 }
 
+/** Rows [R,bottleneck] and the prototypes of their head: what logits are made of. */
+export interface HeadRows {
+  readonly rows: Tensor;
+  readonly weightV: Tensor;
+  readonly weightG: Tensor;
+}
+
 export interface Targets {
   /** [2B,K] of the teacher's class tokens. */
-  readonly dino: Tensor;
+  readonly dino: PrototypeTargets;
   /** [M,K'] of the teacher's patch tokens where the student's are masked; null when nothing is masked. */
-  readonly ibot: Tensor | null;
-  /** [2B,K] of the teacher's class tokens, what `dino` was made of. */
-  readonly dinoLogits: Tensor;
+  readonly ibot: PrototypeTargets | null;
+  /** The 2B rows that `dino` was made of. */
+  readonly dinoRows: HeadRows;
   /** Flat positions in [2B*N] of the masked patches. */
   readonly maskedPositions: Int32Array;
-  /** Of the teacher's logits: [K] and [K'], for the centres. null under Sinkhorn. */
+  /** Of the teacher's logits: [1,K] and [1,K'], for the centres. null under Sinkhorn. */
   readonly means: { readonly dino: Tensor; readonly ibot: Tensor | null } | null;
 }
 
-/** What the student's loss needs of them. */
-export type StudentTargets = Pick<Targets, 'dino' | 'ibot' | 'maskedPositions'>;
+/** What the student's loss needs of them, made or given as arrays. */
+export interface StudentTargets {
+  readonly dino: PrototypeTargets | Tensor;
+  readonly ibot: PrototypeTargets | Tensor | null;
+  readonly maskedPositions: Int32Array;
+}
 
 /** The weighted terms of the loss; each has shape []. They add up to `total`. */
 export interface LossTerms {
@@ -104,25 +115,28 @@ export function teacherTargets(
   const { parameters: teacher, model } = whoTeaches(config, state);
   const maskedPositions = positionsOf(masks);
   const grid = vitForward(x, teacher, model, crops.global, { prefix: 'backbone.', loraScale: loraScale(config) });
-  const logitsOf = (head: HeadName, rows: Tensor): Tensor => {
-    const { weightV, weightG } = prototypesOf(teacher, head);
-    return x.prototypeLogits(headForward(x, teacher, head, rows), weightV, weightG);
-  };
-  const dinoLogits = logitsOf('dino_head', classTokens(x, grid)); // [2B,K]
-  const ibotLogits = maskedPositions.length > 0 ? logitsOf(ibotHeadName(config), patchTokens(x, grid, maskedPositions)) : null; // [M,K']
+  const rowsOf = (head: HeadName, rows: Tensor): HeadRows => ({
+    rows: headForward(x, teacher, head, rows),
+    ...prototypesOf(teacher, head),
+  });
+  const dinoRows = rowsOf('dino_head', classTokens(x, grid)); // [2B,bottleneck]
+  const ibotRows = maskedPositions.length > 0 ? rowsOf(ibotHeadName(config), patchTokens(x, grid, maskedPositions)) : null; // [M,bottleneck']
 
-  if (config.teacher.centering === 'sinkhorn') {
-    const balance = (logits: Tensor): Tensor => x.sinkhornKnopp(logits, temperature, config.teacher.sinkhornIterations);
-    return { dino: balance(dinoLogits), ibot: ibotLogits && balance(ibotLogits), dinoLogits, maskedPositions, means: null };
-  }
-  const center = (logits: Tensor, values: Float32Array): Tensor =>
-    x.centeredSoftmax(logits, x.tensor(values, [values.length]), temperature);
+  const { centering, sinkhornIterations: iterations } = config.teacher;
+  const targetsOf = ({ rows, weightV, weightG }: HeadRows, center: Float32Array): PrototypeTargets => {
+    const how: TargetKind =
+      centering === 'sinkhorn'
+        ? { kind: 'sinkhorn', temperature, iterations }
+        : { kind: 'softmax', temperature, center: x.tensor(center, [center.length]) };
+    return x.prototypeTargets(rows, weightV, weightG, how);
+  };
+  const meanOf = ({ rows, weightV, weightG }: HeadRows): Tensor => x.prototypeLogits(x.meanRows(rows), weightV, weightG);
   return {
-    dino: center(dinoLogits, centers.dino),
-    ibot: ibotLogits && center(ibotLogits, centers.ibot),
-    dinoLogits,
+    dino: targetsOf(dinoRows, centers.dino),
+    ibot: ibotRows && targetsOf(ibotRows, centers.ibot),
+    dinoRows,
     maskedPositions,
-    means: { dino: x.meanRows(dinoLogits), ibot: ibotLogits && x.meanRows(ibotLogits) },
+    means: centering === 'sinkhorn' ? null : { dino: meanOf(dinoRows), ibot: ibotRows && meanOf(ibotRows) },
   };
 }
 

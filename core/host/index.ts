@@ -8,7 +8,8 @@ import type { WorkerOptions } from './jobs.ts';
 import type { Planner } from './planner.ts';
 import { defaultConfigDir, UserConfig } from './recent.ts';
 import { listen, type Listening } from './server.ts';
-import { Service, type ChoosePath } from './service.ts';
+import { serviceOf, type Service } from './service.ts';
+import type { ChoosePath } from './session.ts';
 
 export type { WorkerOptions } from './jobs.ts';
 export type { Planner } from './planner.ts';
@@ -56,7 +57,7 @@ export async function createService(options: HostOptions = {}): Promise<LocalSer
   const folders = new Folders();
   await folders.allow((options.roots ?? []).map((root) => resolve(root)));
   const { chooseFolder, worker, planner, learnDelayMs } = options;
-  const service = new Service({
+  const service = serviceOf({
     version: installation().version,
     folders,
     config: userConfig(options),

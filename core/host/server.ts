@@ -84,7 +84,7 @@ export async function listen(service: Service, rendererDir: string, port: number
     if (req.method !== 'GET' && req.method !== 'HEAD') return refuse(res, 405, 'Only GET.');
     if (path.startsWith('/files/')) {
       const parts = decodeParts(path.slice('/files/'.length));
-      const found = parts && (await files.answer(service.project, parts, url.searchParams));
+      const found = parts && (await files.answer(service.opened(), parts, url.searchParams));
       return found ? sendFile(req, res, found) : refuse(res, 404, 'There is no such file.');
     }
     page.send(req, res, path);

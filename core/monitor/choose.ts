@@ -60,20 +60,27 @@ export function chosenCheckpoint(
   const start = measured[0].step === 0 ? dense[0] + stable[0] : Infinity;
   if (start <= dense[best] + stable[best]) best = 0;
   const line = measured[best];
-  const placed = (of: (one: MonitorLine) => number): string => `${percent(of(line))} (${place(of(line), measured.map(of))})`;
-  const facts = `dense correspondence ${placed((one) => one.denseCorrespondence)}, cluster stability ${placed((one) => one.clusterStability)}`;
   const last = measured[count - 1];
-  const compared =
-    best === count - 1
-      ? 'It is also the newest.'
-      : `The newest, step ${last.step.toLocaleString('en-US')}, has ${percent(last.denseCorrespondence)} and ${percent(last.clusterStability)}.`;
+  const placed = (ranked: readonly number[], of: (one: MonitorLine) => number): string =>
+    `${percent(of(line))}, ${standing(ranked[best], of(line), measured.map(of))}`;
+  const denseFacts = placed(dense, (one) => one.denseCorrespondence);
+  const stableFacts = placed(stable, (one) => one.clusterStability);
+  const facts = `patches match across views (dense correspondence ${denseFacts}) and cluster alike (cluster stability ${stableFacts})`;
+  const lastFacts = `step ${last.step.toLocaleString('en-US')}, has ${percent(last.denseCorrespondence)} and ${percent(last.clusterStability)}.`;
   if (line.step === 0) {
-    return {
-      step: 0,
-      reason: `The weights it started from are better than what training made of them: ${facts}. They are used. ${compared}`,
-    };
+    return { step: 0, reason: `Training has not made the weights it started from better: their ${facts}. The newest, ${lastFacts}` };
   }
-  return { step: line.step, reason: `Best patch features of ${count} checkpoints, or as good and later: ${facts}. ${compared}` };
+  const equal = measured.filter((_, i) => dense[i] + stable[i] === dense[best] + stable[best]).length;
+  const lead = `Best of ${count} checkpoints${equal === 1 ? '' : `, the latest of ${equal} that are equally good`}`;
+  const compared = best === count - 1 ? 'It is also the newest.' : `No later one is as good: the newest, ${lastFacts}`;
+  return { step: line.step, reason: `${lead}: its ${facts}. ${compared}` };
+}
+
+/** In words, how a value compares with all: "the highest", "the highest within noise", "2 are higher". */
+function standing(rank: number, value: number, values: readonly number[]): string {
+  if (value === Math.max(...values)) return 'the highest';
+  if (rank === 1) return 'the highest within noise';
+  return rank === 2 ? '1 is higher' : `${rank - 1} are higher`;
 }
 
 /** Rank of each value: 1 and how many are larger by more than `noise`. */
@@ -83,11 +90,4 @@ function ranks(values: readonly number[], noise: number): number[] {
 
 function percent(share: number): string {
   return `${(100 * share).toFixed(0)} %`;
-}
-
-/** "1st of 12": where a value stands among all; a shared place is the better one. */
-function place(value: number, values: readonly number[]): string {
-  const whole = 1 + values.filter((other) => other > value).length;
-  const ending = whole % 100 >= 11 && whole % 100 <= 13 ? 'th' : (['th', 'st', 'nd', 'rd'][whole % 10] ?? 'th');
-  return `${whole}${ending} of ${values.length}`;
 }

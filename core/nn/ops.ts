@@ -76,6 +76,24 @@ export interface BatchSubset {
   readonly scale: number;
 }
 
+/** How a teacher's logits become targets; temperature: the teacher's. */
+export type TargetKind =
+  /** Sinkhorn-Knopp over all rows (spec 5.2); three iterations in DINOv2. */
+  | { readonly kind: 'sinkhorn'; readonly temperature: number; readonly iterations: number }
+  /** softmax((logits - center) / temperature) by row (spec 5.3); center [K], null for none. */
+  | { readonly kind: 'softmax'; readonly temperature: number; readonly center: Tensor | null };
+
+/**
+ * Targets [rows, prototypes] that need not exist as an array: K + Q numbers and the teacher's rows are enough to make any
+ * part of them, see `prototypeTargets`. Lives until the scope that made it ends, and is not kept by returning it.
+ */
+export interface PrototypeTargets {
+  /** Q. */
+  readonly rows: number;
+  /** K. */
+  readonly prototypes: number;
+}
+
 /** Cross-entropy of student rows against teacher targets over weight-normed prototypes. */
 export interface PrototypeLossInputs {
   /** [R, bottleneck], already L2-normalised. */
@@ -85,7 +103,7 @@ export interface PrototypeLossInputs {
   /** [K, 1]: lengths g of the weight-normed last layer. */
   readonly weightG: Tensor;
   /** [Q, K]: teacher targets, each row sums to 1; no gradient. */
-  readonly targets: Tensor;
+  readonly targets: Tensor | PrototypeTargets;
   /** R * m target rows: student row r is compared with targets targetRows[r*m .. r*m+m-1], the terms are added. */
   readonly targetRows: Int32Array;
   /** R weights of the rows in the loss. */
@@ -198,13 +216,19 @@ export interface Executor {
   weightedSum(terms: readonly Tensor[], weights: readonly number[]): Tensor;
 
   // --- operations without gradient ----------------------------------------------------------------------------------
+  /**
+   * The teacher's targets for rows [Q,bottleneck], already L2-normalised, over its weight-normed prototypes.
+   * With logits l, either kind is exp(l / temperature - byPrototype[k] - bySample[q]): Sinkhorn-Knopp's factors in
+   * logarithms, or byPrototype = center / temperature and bySample = log of the row's sum. So an executor may keep the
+   * Q K targets while they are few, and else these K + Q numbers: the logits are then made again, a tile of prototypes at
+   * a time, in every iteration and wherever the targets are read. The rows and parameters must not change until then.
+   */
+  prototypeTargets(rows: Tensor, weightV: Tensor, weightG: Tensor, how: TargetKind): PrototypeTargets;
+  /** Rows of targets as an array: [rows.length,K]. A row may be named more than once. */
+  gatherTargets(targets: PrototypeTargets, rows: Int32Array): Tensor;
   /** rows [R,bottleneck] times the weight-normed prototypes -> [R,K]. */
   prototypeLogits(rows: Tensor, weightV: Tensor, weightG: Tensor): Tensor;
-  /** Sinkhorn-Knopp targets of logits [n,K] (spec 5.2), each row sums to 1. Three iterations in DINOv2. */
-  sinkhornKnopp(logits: Tensor, temperature: number, iterations: number): Tensor;
-  /** softmax((logits - center) / temperature) by row; center [K] (spec 5.3). */
-  centeredSoftmax(logits: Tensor, center: Tensor, temperature: number): Tensor;
-  /** Mean over the rows of x [n,K] -> [K] (feeds the centre's moving average). */
+  /** Mean over the rows of x [n,D] -> [1,D]. Logits of a mean row are the mean of the logits (feeds the centre's average). */
   meanRows(x: Tensor): Tensor;
 
   // --- updates ------------------------------------------------------------------------------------------------------

@@ -85,13 +85,14 @@ function expected({ prototype, score, purity, background, size }: ProposalCues):
   return (prototype ? 0.7 : 0.75) * score + 0.1 * purity - 0.2 * background - (prototype ? 0.05 * Math.min(2, size) : 0);
 }
 
+/** What decisions say of cues, as data: it is sent to threads. null: nothing was decided yet. */
+export type OverlapModel = Float64Array | null;
+
 /**
- * Predicted IoU of a proposal, 0.001..1.
  * @param images number of images that the judged proposals are from
  */
-export function fitOverlap(judged: readonly JudgedProposal[], images: number): (cues: ProposalCues) => number {
-  const clip = (value: number): number => Math.min(1, Math.max(0.001, value));
-  if (judged.length === 0) return (cues) => clip(expected(cues));
+export function fitOverlap(judged: readonly JudgedProposal[], images: number): OverlapModel {
+  if (judged.length === 0) return null;
   const rows = judged.map(({ cues }) => products(cues));
   const n = rows[0].length;
   // (X^T X + prior weight I) w = X^T (y - expected), lower triangle, right side last
@@ -107,8 +108,13 @@ export function fitOverlap(judged: readonly JudgedProposal[], images: number): (
       matrix[n][i] += value * error;
     }
   });
-  const weights = solvePositive(matrix, n);
-  return (cues) => clip(products(cues).reduce((sum, value, i) => sum + value * weights[i], expected(cues)));
+  return solvePositive(matrix, n);
+}
+
+/** Predicted IoU of a proposal, 0.001..1. */
+export function predictOverlap(model: OverlapModel, cues: ProposalCues): number {
+  const value = model === null ? expected(cues) : products(cues).reduce((sum, product, i) => sum + product * model[i], expected(cues));
+  return Math.min(1, Math.max(0.001, value));
 }
 
 /**

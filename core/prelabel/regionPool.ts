@@ -16,6 +16,11 @@ export type ThreadReply = { readonly regions: ImageRegions } | { readonly error:
 /** Fewer images than this for each thread do not repay its start. */
 const imagesPerThread = 2;
 
+/** Threads for so many images. @param most by default the cores */
+export function threadsFor(images: number, most = Math.min(mostThreads, availableParallelism())): number {
+  return Math.min(most, Math.floor(images / imagesPerThread));
+}
+
 /**
  * Regions of every image, in the order of `images`; at most two images a thread are worked on ahead of the one asked for.
  * Ending the iteration ends the threads.
@@ -25,9 +30,9 @@ const imagesPerThread = 2;
 export async function* findRegions(
   images: readonly PrelabelImage[],
   settings: RegionSettings,
-  threads = Math.min(mostThreads, availableParallelism()),
+  threads?: number,
 ): AsyncGenerator<{ readonly image: PrelabelImage; readonly reply: ThreadReply }> {
-  const count = Math.min(threads, Math.floor(images.length / imagesPerThread));
+  const count = threadsFor(images.length, threads);
   if (count <= 1) {
     const find = regionFinder(settings);
     for (const image of images) {

@@ -76,6 +76,8 @@ export interface LearnRequest extends ProposeRequest {
   readonly rejected: readonly { readonly imageId: number; readonly rle: Rle }[];
   /** Images that a person marked done: what is unmarked in them is background. */
   readonly reviewed: readonly number[];
+  /** Images that review shows next. */
+  readonly first: readonly number[];
 }
 
 export type JobRequest = ScanRequest | CurateRequest | PretrainRequest | PrelabelRequest | LearnRequest;
@@ -221,7 +223,10 @@ async function* propose(request: PrelabelRequest | LearnRequest, executor: Execu
   const common = { backbone, modelKey, cacheDir, imageRoot, images: request.images, options, signal };
   try {
     if (request.kind === 'prelabel') yield* prelabel(common);
-    else yield* learn({ ...common, accepted: request.accepted, rejected: request.rejected, reviewed: request.reviewed });
+    else {
+      const { accepted, rejected, reviewed, first } = request;
+      yield* learn({ ...common, accepted, rejected, reviewed, first });
+    }
   } finally {
     backbone.dispose();
   }

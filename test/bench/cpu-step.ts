@@ -4,7 +4,7 @@
  * clipping, AdamW, moving average. Synthetic crops; for timing the engine, not for training.
  */
 import { Random } from '../nn/draw.ts';
-import type { AdamState, Executor, ParameterSet, ParameterSpec, Tensor } from '../../core/nn/index.ts';
+import type { AdamState, Executor, ParameterSet, ParameterSpec, PrototypeTargets, Tensor } from '../../core/nn/index.ts';
 
 export interface StepSettings {
   readonly arch: string;
@@ -157,8 +157,9 @@ export class BenchStep {
       const globals = e.tensor(this.#globals, [2 * B, 3, gsize, gsize]);
       const local = e.tensor(this.#locals, [locals * B, 3, lsize, lsize]);
       const seen = this.#vit(teacher, globals, null);
-      const target = (rows: Tensor, name: string): Tensor =>
-        e.sinkhornKnopp(e.prototypeLogits(this.#head(teacher, rows, name), v(teacher, name), g(teacher, name)), 0.04, 3);
+      const how = { kind: 'sinkhorn', temperature: 0.04, iterations: 3 } as const;
+      const target = (rows: Tensor, name: string): PrototypeTargets =>
+        e.prototypeTargets(this.#head(teacher, rows, name), v(teacher, name), g(teacher, name), how);
       const clsTargets = target(seen.cls, 'dino');
       const patchTargets = target(e.gatherRows(seen.patches, this.#masked), 'ibot');
 

@@ -61,7 +61,7 @@ function processorMs(): number {
 const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)]!;
 
 async function measure(setting: StepSettings): Promise<number> {
-  const simd = (options.simd ?? 'auto') as 'auto' | 'relaxed' | 'plain';
+  const simd = (options.simd ?? 'auto') as 'auto' | 'wide' | 'relaxed' | 'plain';
   const cpu =
     options.engine === 'tensorflow'
       ? null

@@ -3,17 +3,27 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { teacherEntropy } from '../../core/dinov2/entropy.ts';
 import type { Executor } from '../../core/nn/ops.ts';
+import type { HeadRows } from '../../core/dinov2/step.ts';
+import { axes } from '../nn/targets.ts';
 import { executors } from './executors.ts';
 import { tinyRun } from './tiny-run.ts';
 
 const K = 16;
 const near = (actual: number, expected: number): void => assert.ok(Math.abs(actual - expected) < 1e-4, `${actual}, expected ${expected}`);
 
+/** Rows whose logits are the values given: the prototypes are the axes. */
+function rowsOf(x: Executor, logits: Float32Array): HeadRows {
+  const [weightV, weightG] = axes(x, K);
+  return { rows: x.tensor(logits, [logits.length / K, K]), weightV, weightG };
+}
+
 /** Rows that spread their mass evenly over the named prototypes. */
-function targets(x: Executor, rows: readonly (readonly number[])[]) {
-  const values = new Float32Array(rows.length * K);
-  rows.forEach((prototypes, r) => prototypes.forEach((k) => (values[r * K + k] = 1 / prototypes.length)));
-  return x.tensor(values, [rows.length, K]);
+function targets(x: Executor, spread: readonly (readonly number[])[]) {
+  const logits = new Float32Array(spread.length * K).fill(-50);
+  spread.forEach((prototypes, r) => prototypes.forEach((k) => (logits[r * K + k] = 0)));
+  const dinoRows = rowsOf(x, logits);
+  const { rows, weightV, weightG } = dinoRows;
+  return { dino: x.prototypeTargets(rows, weightV, weightG, { kind: 'softmax', temperature: 1, center: null }), dinoRows };
 }
 
 const softmax = tinyRun();
@@ -32,8 +42,7 @@ for (const [engine, create] of executors) {
     ];
     for (const { rows, sample, marginal } of cases) {
       await x.scope(async () => {
-        const dino = targets(x, rows);
-        const { sampleEntropy, marginalEntropy } = await teacherEntropy(x, softmax, { dino, dinoLogits: dino }, 0.05);
+        const { sampleEntropy, marginalEntropy } = await teacherEntropy(x, softmax, targets(x, rows), 0.05);
         near(sampleEntropy, sample);
         near(marginalEntropy, marginal);
       });
@@ -54,13 +63,14 @@ for (const [engine, create] of executors) {
         exps.forEach((value, k) => (mean[k]! += value / sum / rows));
       }
       const expected = -mean.reduce((sum, p) => sum + p * Math.log(p), 0) / Math.log(K);
-      const dinoLogits = x.tensor(logits, [rows, K]);
-      const dino = x.sinkhornKnopp(dinoLogits, temperature, 3);
-      const { sampleEntropy, marginalEntropy } = await teacherEntropy(x, sinkhorn, { dino, dinoLogits }, temperature);
+      const dinoRows = rowsOf(x, logits);
+      const { weightV, weightG } = dinoRows;
+      const dino = x.prototypeTargets(dinoRows.rows, weightV, weightG, { kind: 'sinkhorn', temperature, iterations: 3 });
+      const { sampleEntropy, marginalEntropy } = await teacherEntropy(x, sinkhorn, { dino, dinoRows }, temperature);
       near(marginalEntropy, expected);
       assert.ok(expected < 0.9 && sampleEntropy > 0 && sampleEntropy < 1);
       // The balanced targets would say nothing: their marginal is uniform, whatever the logits are.
-      assert.ok((await teacherEntropy(x, softmax, { dino, dinoLogits }, temperature)).marginalEntropy > 0.999);
+      assert.ok((await teacherEntropy(x, softmax, { dino, dinoRows }, temperature)).marginalEntropy > 0.999);
     });
     await x.dispose();
   });

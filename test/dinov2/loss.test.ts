@@ -5,6 +5,7 @@ import { modelConfig, type RunConfig } from '../../core/dinov2/config.ts';
 import { computeGradients, studentLoss, teacherTargets, uploadCrops } from '../../core/dinov2/step.ts';
 import { classTokens, vitForward, vitParameters, type DropPath } from '../../core/dinov2/vit.ts';
 import { Random } from '../../core/random.ts';
+import { wholeTargets } from '../nn/targets.ts';
 import { executors } from './executors.ts';
 import { relativeError } from './golden.ts';
 import { batchOf, stateOf, values } from './states.ts';
@@ -119,7 +120,7 @@ test('without local crops the DINO term is normalised by 3, as in the official c
   const logits = await x.read(
     x.prototypeLogits(headForward(x, state.student, 'dino_head', classTokens(x, grid)), prototypes.weightV, prototypes.weightG),
   );
-  const q = await x.read(targets.dino);
+  const q = await x.read(wholeTargets(x, targets.dino));
   const K = config.heads.dino.prototypes;
   let expected = 0;
   for (let r = 0; r < 4; r++) {

@@ -13,6 +13,7 @@ import { Random } from '../../core/random.ts';
 import { relativeError } from '../dinov2/golden.ts';
 import * as plain from '../nn/plain.ts';
 import { ReferenceExecutor } from '../nn/reference-executor.ts';
+import { wholeTargets } from '../nn/targets.ts';
 import { drawBatch, runOf, specsOf, targetsOf, TRAININGS, type Training } from './make.ts';
 import { plainLosses, plainTargets, type PlainNetwork, type PlainTargets } from './plain-step.ts';
 
@@ -182,7 +183,11 @@ for (const name of ['train-centering-separate', 'train-sinkhorn-tied-registers-w
       const state: TrainState = { student: set, teacher: follower, frozenTeacher, adam: x.createAdamState(set), centers };
       const { total, dino, ibot } = await x.scope(async () => {
         const { terms, targets } = computeGradients(x, distilling, state, batch, values);
-        return { total: (await x.read(terms.total))[0]!, dino: await x.read(targets.dino), ibot: await x.read(targets.ibot!) };
+        return {
+          total: (await x.read(terms.total))[0]!,
+          dino: await x.read(wholeTargets(x, targets.dino)),
+          ibot: await x.read(wholeTargets(x, targets.ibot!)),
+        };
       });
       assert.ok(relativeError(dino, plainly.dino.data) < 1e-5 && relativeError(ibot, plainly.ibot.data) < 1e-5);
       assert.ok(Math.abs(total / loss() - 1) < 1e-5, `${total} by the step, ${loss()} plainly`);

@@ -21,6 +21,7 @@ import {
 } from '../../core/dinov2/step.ts';
 import type { DropPath } from '../../core/dinov2/vit.ts';
 import type { BatchSubset, Executor } from '../../core/nn/index.ts';
+import { wholeTargets } from '../nn/targets.ts';
 import { relativeError, weightsOf } from '../dinov2/golden.ts';
 import { tinyRun } from '../dinov2/tiny-run.ts';
 import { headOf, modelOf } from './network.ts';
@@ -189,8 +190,8 @@ export async function checkTraining(
         add(`${when}: masked patches`, null, Math.abs(targets.maskedPositions.length - expected.n_masked), 0);
         const compareTargets = (name: string, actual: ArrayLike<number>): void =>
           add(`${when}: targets`, name, relativeError(actual, valuesOf(recorded, `step${i}.teacher_${name}_targets`)), tolerance.targets);
-        compareTargets('dino', swapped(await x.read(targets.dino)));
-        if (targets.ibot) compareTargets('ibot', await x.read(targets.ibot));
+        compareTargets('dino', swapped(await x.read(wholeTargets(x, targets.dino))));
+        if (targets.ibot) compareTargets('ibot', await x.read(wholeTargets(x, targets.ibot)));
         for (const [name, term] of [
           ['dino_global', terms.dinoGlobal],
           ['dino_local', terms.dinoLocal],

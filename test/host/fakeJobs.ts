@@ -46,6 +46,8 @@ async function* train({ runDir, start }: PretrainRequest, signal: AbortSignal): 
         seed: start.config.seed,
         start: start.config.start,
         startedFrom: start.config.startedFrom,
+        distillation: start.config.distillation,
+        accumulate: start.config.accumulate,
         model: start.config.model,
         startFile: start.startFile,
         paths: start.images.map((image) => image.path),
@@ -107,7 +109,7 @@ async function* train({ runDir, start }: PretrainRequest, signal: AbortSignal): 
 
 async function* propose(request: PrelabelRequest | LearnRequest, signal: AbortSignal): AsyncGenerator<JobEvent> {
   if (request.kind === 'learn') {
-    const asked = { accepted: request.accepted.map(({ imageId }) => imageId), reviewed: request.reviewed };
+    const asked = { accepted: request.accepted.map(({ imageId }) => imageId), reviewed: request.reviewed, first: request.first };
     mkdirSync(dirname(request.cacheDir), { recursive: true });
     appendFileSync(join(dirname(request.cacheDir), learnRequests), `${JSON.stringify(asked)}\n`);
   }

@@ -5,7 +5,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFil
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { DatabaseSync } from 'node:sqlite';
-import type { RunConfig } from '../../core/dinov2/config.ts';
+import type { ModelConfig, RunConfig } from '../../core/dinov2/config.ts';
 import { headParameters } from '../../core/dinov2/heads.ts';
 import { writeSafetensors } from '../../core/dinov2/safetensors.ts';
 import { readWeights } from '../../core/dinov2/weights/index.ts';
@@ -270,19 +270,41 @@ test('a run starts from imported weights or a checkpoint, by the preset for them
   // A checkpoint: of the stand-in it is none; with a real one in its place it is read, with its heads.
   const ofRun = { from: { runId: started.id, step: null }, presetId: 'continue', ...numbers };
   assert.equal((await refusal(page.call.startTraining.mutate(ofRun))).code, 'weights-unreadable');
-  const heads = headParameters(smallHead, 64, new Random(1), 'dino_head');
-  await writeSafetensors(
-    join(project, 'runs', started.id, 'checkpoints', '5', 'teacher.safetensors'),
-    [...drawn(config).map((spec) => ({ ...spec, name: `backbone.${spec.name}` })), ...heads].map((spec) => ({
-      ...spec,
-      name: `teacher.${spec.name}`,
-    })),
-    { config: JSON.stringify(tinyRun({ model: config, heads: { dino: smallHead, ibot: null } })) },
-  );
+  const checkpoint = (runId: string, trained: ModelConfig): Promise<void> => {
+    const heads = headParameters(smallHead, trained.embedDim, new Random(1), 'dino_head');
+    return writeSafetensors(
+      join(project, 'runs', runId, 'checkpoints', '5', 'teacher.safetensors'),
+      [...drawn(trained).map((spec) => ({ ...spec, name: `backbone.${spec.name}` })), ...heads].map((spec) => ({
+        ...spec,
+        name: `teacher.${spec.name}`,
+      })),
+      { config: JSON.stringify(tinyRun({ model: trained, heads: { dino: smallHead, ibot: null } })) },
+    );
+  };
+  await checkpoint(started.id, config);
   const second = await page.call.startTraining.mutate(ofRun);
   await jobEnd(page, 'pretrain');
   assert.equal(second.presetTitle, 'Continue');
   assert.equal(written(second.id).startedFrom, `run ${started.id} (Continue), step 5`);
+
+  // A checkpoint as the frozen teacher of a smaller student, whose step has several batches; this one is too small to teach.
+  const small = { from: null, distillFrom: { runId: started.id, step: 5 } };
+  const { code: tooSmall, message } = await refusal(page.call.trainPresets.query(small));
+  assert.equal(tooSmall, 'bad-input');
+  assert.match(message, /64 wide .* no smaller network that it could teach/);
+  const distillFrom = { runId: second.id, step: 5 };
+  await checkpoint(second.id, { ...config, embedDim: 384, heads: 6 });
+  const taught = await page.call.trainPresets.query({ from: null, distillFrom });
+  assert.deepEqual(
+    taught.presets.map(({ id, accumulate }) => [id, accumulate]),
+    [['distill', 1]],
+  );
+  const third = await page.call.startTraining.mutate({ distillFrom, presetId: 'distill', ...numbers, accumulate: 3 });
+  await jobEnd(page, 'pretrain');
+  const { distillation, accumulate } = written(third.id);
+  assert.deepEqual([distillation?.taughtBy, accumulate], [`run ${second.id} (Continue), step 5`, 3]);
+  assert.equal((await page.call.runs.query()).find(({ id }) => id === third.id)!.taughtBy, distillation!.taughtBy);
+  assert.equal((await refusal(page.call.startTraining.mutate({ ...numbers, from, distillFrom, presetId: 'distill' }))).code, 'bad-input');
 
   for (const [input, code] of [
     [{ ...numbers, from, presetId: 'quick' }, 'bad-input'],
@@ -292,7 +314,7 @@ test('a run starts from imported weights or a checkpoint, by the preset for them
     [{ ...numbers, from: { runId: started.id, step: 4 }, presetId: 'continue' }, 'no-checkpoint'],
   ] as const)
     assert.equal((await refusal(page.call.startTraining.mutate(input))).code, code, JSON.stringify(input));
-  assert.equal((await page.call.runs.query()).length, 2);
+  assert.equal((await page.call.runs.query()).length, 3);
 });
 
 test('what is published is told, with where it is', async (t) => {

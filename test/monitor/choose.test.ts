@@ -20,7 +20,7 @@ test('the best mean rank wins, not the largest number and not the last', () => {
   assert.equal(choice.step, 200);
   assert.equal(
     choice.reason,
-    'Best patch features of 4 checkpoints, or as good and later: dense correspondence 55 % (2nd of 4), cluster stability 70 % (1st of 4). The newest, step 400, has 40 % and 40 %.',
+    'Best of 4 checkpoints: its patches match across views (dense correspondence 55 %, 1 is higher) and cluster alike (cluster stability 70 %, the highest). No later one is as good: the newest, step 400, has 40 % and 40 %.',
   );
 });
 
@@ -29,7 +29,10 @@ test('equal means go to the later, and equal values share their place', () => {
   assert.equal(chosenCheckpoint(all(mirrored), mirrored)!.step, 200);
   const equal = [at(100, 0.5, 0.5), at(200, 0.5, 0.5), at(300, 0.5, 0.5)];
   assert.equal(chosenCheckpoint(all(equal), equal)!.step, 300);
-  assert.match(chosenCheckpoint(all(equal), equal)!.reason, /It is also the newest\.$/);
+  assert.match(
+    chosenCheckpoint(all(equal), equal)!.reason,
+    /^Best of 3 checkpoints, the latest of 3 that are equally good: .* It is also the newest\.$/,
+  );
   // 100 and 200 share the first place in dense; 200 is behind in stability.
   const shared = [at(100, 0.8, 0.9), at(200, 0.8, 0.3), at(300, 0.2, 0.5)];
   assert.equal(chosenCheckpoint(all(shared), shared)!.step, 100);
@@ -39,7 +42,11 @@ test('what is closer than the noise of the measures is equal: the later is taken
   const still = [at(20, 0.558, 0.51), at(40, 0.561, 0.44), at(60, 0.553, 0.49), at(200, 0.543, 0.45)];
   assert.equal(chosenCheckpoint(all(still), still)!.step, 200);
   const fallen = [...still, at(300, 0.538, 0.45)];
-  assert.equal(chosenCheckpoint(all(fallen), fallen)!.step, 200);
+  assert.deepEqual(chosenCheckpoint(all(fallen), fallen), {
+    step: 200,
+    reason:
+      'Best of 5 checkpoints, the latest of 4 that are equally good: its patches match across views (dense correspondence 54 %, the highest within noise) and cluster alike (cluster stability 45 %, the highest within noise). No later one is as good: the newest, step 300, has 54 % and 45 %.',
+  });
 });
 
 test('the untrained network, and checkpoints that are gone or were not measured, are not chosen', () => {
@@ -58,7 +65,7 @@ test('weights that a run started from take part, win ties, and are told; an untr
   assert.equal(choice.step, 0);
   assert.equal(
     choice.reason,
-    'The weights it started from are better than what training made of them: dense correspondence 83 % (1st of 3), cluster stability 78 % (1st of 3). They are used. The newest, step 200, has 70 % and 72 %.',
+    'Training has not made the weights it started from better: their patches match across views (dense correspondence 83 %, the highest) and cluster alike (cluster stability 78 %, the highest). The newest, step 200, has 70 % and 72 %.',
   );
   assert.equal(chosenCheckpoint(all(falling), falling)!.step, 100);
   const equal = [at(0, 0.8, 0.7), at(100, 0.8, 0.7)]; // while the heads learn alone

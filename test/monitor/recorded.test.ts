@@ -26,6 +26,6 @@ test('a checkpoint from before the decay is chosen, at any time after it', () =>
   assert.deepEqual(choices, [0, 60, 120, 180, 180, 180, 180, 180, 180]);
   assert.match(
     chosenCheckpoint(steps, lines)!.reason,
-    /56 % \(3rd of 8\), cluster stability 54 % \(2nd of 8\)\. The newest, step 449, has 41 % and 46 %\.$/,
+    /the latest of 3 that are equally good: .* 56 %, the highest within noise\).* 54 %, the highest within noise\)\. No later one is as good: the newest, step 449, has 41 % and 46 %\.$/,
   );
 });

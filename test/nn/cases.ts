@@ -96,6 +96,46 @@ function prototypeCase(R: number, K: number, n: number, m: number, samples = 30)
   };
 }
 
+/** The loss against targets that are made of a teacher's rows, as a training step has it. */
+function madeTargetsCase(kind: 'sinkhorn' | 'softmax', Q: number, K: number, n: number, m: number, samples: number): Case {
+  const random = new Random(Q * 37 + K);
+  const seen = plain.l2Normalize(plain.value([Q, n], random.normals(Q * n)), 1e-12);
+  const v = random.normals(K * n);
+  const g = random.normals(K).map((value) => 1 + 0.2 * value);
+  const center = random.normals(K).map((value) => 0.3 * value);
+  const logits = plain.prototypeLogits(seen, plain.value([K, n], v), plain.value([K, 1], g));
+  const temperature = 0.2;
+  const targets =
+    kind === 'sinkhorn'
+      ? plain.sinkhornKnopp(logits, temperature, 3)
+      : plain.value(
+          [Q, K],
+          Array.from({ length: Q }, (_, q) =>
+            plain.softmax(Array.from(logits.data.subarray(q * K, (q + 1) * K), (value, k) => (value - center[k]!) / temperature)),
+          ).flat(),
+        );
+  const R = m * Q;
+  const rest = {
+    targetRows: Int32Array.from({ length: R * m }, (_, i) => (i * 7 + 3) % Q),
+    rowWeights: Float32Array.from({ length: R }, () => random.uniform() / R),
+    temperature: 0.7,
+  };
+  return {
+    name: `prototypeLoss of ${R} rows against ${kind} targets of ${Q} rows, ${K} prototypes of ${n}, ${m} targets a row`,
+    inputs: { x: [R, n], v: [K, n], g: [K, 1] },
+    samples,
+    run: (e, p) => {
+      const how =
+        kind === 'sinkhorn'
+          ? ({ kind, temperature, iterations: 3 } as const)
+          : ({ kind, temperature, center: e.tensor(center, [K]) } as const);
+      const made = e.prototypeTargets(e.tensor(Float32Array.from(seen.data), [Q, n]), e.tensor(v, [K, n]), e.tensor(g, [K, 1]), how);
+      return e.prototypeLoss({ rows: p('x'), weightV: p('v'), weightG: p('g'), targets: made, ...rest });
+    },
+    plain: (p) => plain.prototypeLoss(p['x']!, p['v']!, p['g']!, { ...rest, targets }),
+  };
+}
+
 function residualCase(N: number, T: number, n: number, rows: readonly number[] | null): Case {
   const subset = rows ? { rows: Int32Array.from(rows), scale: N / rows.length } : undefined;
   return {
@@ -229,4 +269,8 @@ export const cases: readonly Case[] = [
   prototypeCase(5, 7, 6, 1, 100),
   prototypeCase(6, 33, 9, 2, 60),
   prototypeCase(170, 70, 18, 1, 15),
+  madeTargetsCase('sinkhorn', 6, 33, 9, 2, 60),
+  madeTargetsCase('softmax', 6, 33, 9, 2, 60),
+  madeTargetsCase('sinkhorn', 170, 70, 18, 1, 15),
+  madeTargetsCase('softmax', 45, 290, 11, 1, 15),
 ];

@@ -1,16 +1,15 @@
-/** The CPU executor: the suite in both SIMD kinds on one and two threads, and what only it promises. */
+/** The CPU executor: the suite in all SIMD kinds on one and two threads, and what only it promises. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { after, before, describe, it } from 'node:test';
 import { AppError } from '../../core/contract/index.ts';
 import { createCpuExecutor, type CpuExecutor } from '../../core/nn/cpu/index.ts';
-import { prototypeLoss } from '../../core/nn/cpu/losses.ts';
 import { Arena, Heap } from '../../core/nn/cpu/memory.ts';
-import type { CpuTensor } from '../../core/nn/cpu/tensor.ts';
-import { createExecutor, type Executor, type ParameterSet, type Tensor } from '../../core/nn/index.ts';
+import { createExecutor, type Executor, type Tensor } from '../../core/nn/index.ts';
 import { Random } from './draw.ts';
 import { ReferenceExecutor } from './reference-executor.ts';
 import { assertClose, operationSuite } from './suite.ts';
+import { targetsOf, wholeTargets } from './targets.ts';
 
 before(async () => {
   const { buildWasm } = (await import('../../build/wasm.mjs' as string)) as { buildWasm(): Promise<string[]> };
@@ -19,8 +18,15 @@ before(async () => {
 
 operationSuite('relaxed SIMD, 1 thread', () => createCpuExecutor({ threads: 1, simd: 'relaxed' }));
 operationSuite('relaxed SIMD, 2 threads', () => createCpuExecutor({ threads: 2, simd: 'relaxed' }));
+operationSuite('wide SIMD, 1 thread', () => createCpuExecutor({ threads: 1, simd: 'wide' }));
+operationSuite('wide SIMD, 2 threads', () => createCpuExecutor({ threads: 2, simd: 'wide' }));
 operationSuite('plain SIMD, 1 thread', () => createCpuExecutor({ threads: 1, simd: 'plain' }));
 operationSuite('plain SIMD, 2 threads', () => createCpuExecutor({ threads: 2, simd: 'plain' }));
+const tiny = { kept: 0, tile: 400 };
+operationSuite('relaxed SIMD, 2 threads, logits and targets tile by tile', () => createCpuExecutor({ threads: 2, limits: tiny }));
+operationSuite('plain SIMD, 1 thread, logits and targets tile by tile', () =>
+  createCpuExecutor({ threads: 1, simd: 'plain', limits: tiny }),
+);
 
 /** A small step with every kind of work in it: loss, gradients and parameters after the update, as bytes. */
 async function step(executor: Executor): Promise<Buffer[]> {
@@ -47,7 +53,7 @@ async function step(executor: Executor): Promise<Buffer[]> {
   const logits = random.normals(N * K);
   const result = await executor.scope(async () => {
     executor.zeroGradients(set);
-    const targets = executor.sinkhornKnopp(executor.tensor(logits, [N, K]), 0.3, 3);
+    const targets = targetsOf(executor, logits, [N, K], { kind: 'sinkhorn', temperature: 0.3, iterations: 3 });
     const { loss } = executor.gradients(set, () => {
       const input = executor.tensor(x, [N, T, D]);
       const p = (name: string): ReturnType<typeof set.get> => set.get(name);
@@ -116,82 +122,88 @@ describe('the CPU executor', () => {
     await executor.dispose();
   });
 
-  it('gives the same loss and gradients when the logits are made tile by tile', async () => {
-    const random = new Random(4);
-    const [R, K, n] = [19, 150, 14];
-    const set = two.createParameters([
-      { name: 'x', shape: [R, n], values: random.normals(R * n) },
-      { name: 'v', shape: [K, n], values: random.normals(K * n) },
-      { name: 'g', shape: [K, 1], values: random.normals(K) },
-    ]);
-    const logits = random.normals(3 * K);
-    const targetRows = Int32Array.from({ length: R * 2 }, (_, i) => i % 3);
-    const rowWeights = random.normals(R);
-    const run = async (kept: number): Promise<[Float32Array, Float32Array]> =>
-      two.scope(async () => {
-        two.zeroGradients(set);
-        const targets = two.centeredSoftmax(two.tensor(logits, [3, K]), two.tensor(new Float32Array(K), [K]), 1) as CpuTensor;
-        const own = (name: string): CpuTensor => set.get(name) as CpuTensor;
-        const { loss } = two.gradients(set, () =>
-          prototypeLoss(
-            two.engine,
-            { rows: own('x'), weightV: own('v'), weightG: own('g'), targets },
-            { targetRows, rowWeights, temperature: 0.5 },
-            { kept, tile: R * 64 },
-          ),
-        );
-        return [await two.read(loss), await two.readGradients(set)];
-      });
-    const [loss, gradients] = await run(R * K);
-    const [tiledLoss, tiledGradients] = await run(0);
-    assertClose(tiledLoss, loss, 1e-6, 'loss');
-    assertClose(tiledGradients, gradients, 1e-6, 'gradients');
-    set.dispose();
+  it('repeats a step bit for bit with logits and targets made tile by tile, with one and two threads', async () => {
+    const results: Buffer[][] = [];
+    for (const threads of [1, 2]) {
+      const executor = await createCpuExecutor({ threads, limits: { kept: 0, tile: 600 } });
+      results.push(await step(executor), await step(executor));
+      await executor.dispose();
+    }
+    for (const result of results) assert.deepEqual(result, results[0]);
+    const floats = (bytes: Buffer): Float32Array => new Float32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
+    const whole = await step(two);
+    ['loss', 'gradients', 'norms', 'parameters'].forEach((what, i) => assertClose(floats(results[0]![i]!), floats(whole[i]!), 1e-5, what));
   });
 
-  it("gives the float64 loss and gradients of the published head's 131,072 prototypes, tile by tile and whole", async () => {
-    const random = new Random(4);
-    const [R, K, n] = [3, 131_072, 6];
-    const values = { x: random.normals(R * n), v: random.normals(K * n), g: random.normals(K).map((value) => 1 + 0.1 * value) };
-    const specs = [
-      {
-        name: 'x',
-        shape: [R, n],
-        values: values.x.map((value, i) => value / Math.hypot(...values.x.subarray(i - (i % n), i - (i % n) + n))),
-      },
-      { name: 'v', shape: [K, n], values: values.v },
-      { name: 'g', shape: [K, 1], values: values.g },
-    ];
-    const logits = random.normals(R * K);
-    const rest = { targetRows: Int32Array.of(0, 1, 1, 2, 2, 0), rowWeights: Float32Array.of(0.5, 0.3, 0.2), temperature: 0.1 };
-    const run = async (e: Executor, loss: (set: ParameterSet, targets: Tensor) => Tensor): Promise<number[][]> => {
-      const set = e.createParameters(specs);
-      const results = await e.scope(async () => {
-        e.zeroGradients(set);
-        const targets = e.centeredSoftmax(e.tensor(logits, [R, K]), e.tensor(new Float32Array(K), [K]), 1);
-        const value = await e.read(e.gradients(set, () => loss(set, targets)).loss);
-        const gradients = await e.readGradients(set);
-        return [[...value], ...set.specs.map(({ offset, size }) => [...gradients.subarray(offset, offset + size)])];
-      });
-      set.dispose();
-      return results;
-    };
-    const inputs = (set: ParameterSet) => ({ rows: set.get('x'), weightV: set.get('v'), weightG: set.get('g') });
-    const reference = new ReferenceExecutor();
-    const expected = await run(reference, (set, targets) => reference.prototypeLoss({ ...inputs(set), targets, ...rest }));
-    // Whole, one float32 sum runs over all prototypes; tile by tile it is shorter.
-    for (const [kept, tolerance] of [
-      [0, 1e-5],
-      [R * K, 2e-4],
-    ] as const) {
-      const own = (tensor: Tensor): CpuTensor => tensor as CpuTensor;
-      const actual = await run(two, (set, targets) => {
-        const { rows, weightV, weightG } = inputs(set);
-        const tensors = { rows: own(rows), weightV: own(weightV), weightG: own(weightG), targets: own(targets) };
-        return prototypeLoss(two.engine, tensors, rest, { kept, tile: R * 5000 });
-      });
-      ['loss', 'rows', 'v', 'g'].forEach((what, i) => assertClose(actual[i]!, expected[i]!, tolerance, `${what}, ${kept} logits kept`));
-    }
+  for (const kind of ['sinkhorn', 'softmax'] as const)
+    it(`gives the float64 loss and gradients of the published head's 131,072 prototypes, tile by tile and whole (${kind})`, async () => {
+      const random = new Random(4);
+      const [R, K, n] = [3, 131_072, 6];
+      const unit = (values: Float32Array): Float32Array =>
+        values.map((value, i) => value / Math.hypot(...values.subarray(i - (i % n), i - (i % n) + n)));
+      const specs = [
+        { name: 'x', shape: [R, n], values: unit(random.normals(R * n)) },
+        { name: 'v', shape: [K, n], values: random.normals(K * n) },
+        { name: 'g', shape: [K, 1], values: random.normals(K).map((value) => 1 + 0.1 * value) },
+      ];
+      const seen = unit(random.normals(R * n));
+      const v = random.normals(K * n);
+      const g = random.normals(K).map((value) => 1 + 0.1 * value);
+      const center = random.normals(K).map((value) => 0.1 * value);
+      const rest = { targetRows: Int32Array.of(0, 1, 1, 2, 2, 0), rowWeights: Float32Array.of(0.5, 0.3, 0.2), temperature: 0.1 };
+      const run = async (e: Executor): Promise<number[][]> => {
+        const set = e.createParameters(specs);
+        const results = await e.scope(async () => {
+          e.zeroGradients(set);
+          const how =
+            kind === 'sinkhorn'
+              ? ({ kind, temperature: 0.05, iterations: 3 } as const)
+              : ({ kind, temperature: 0.05, center: e.tensor(center, [K]) } as const);
+          const targets = e.prototypeTargets(e.tensor(seen, [R, n]), e.tensor(v, [K, n]), e.tensor(g, [K, 1]), how);
+          const loss = (): Tensor =>
+            e.prototypeLoss({ rows: set.get('x'), weightV: set.get('v'), weightG: set.get('g'), targets, ...rest });
+          const value = await e.read(e.gradients(set, loss).loss);
+          const gradients = await e.readGradients(set);
+          return [[...value], ...set.specs.map(({ offset, size }) => [...gradients.subarray(offset, offset + size)])];
+        });
+        set.dispose();
+        return results;
+      };
+      const expected = await run(new ReferenceExecutor());
+      // Whole, one float32 sum runs over all prototypes; tile by tile it is shorter.
+      for (const [kept, tolerance] of [
+        [0, 2e-5],
+        [R * K, 2e-4],
+      ] as const) {
+        const executor = await createCpuExecutor({ threads: 2, limits: { kept, tile: R * 5000 } });
+        const actual = await run(executor);
+        ['loss', 'rows', 'v', 'g'].forEach((what, i) => assertClose(actual[i]!, expected[i]!, tolerance, `${what}, ${kept} logits kept`));
+        await executor.dispose();
+      }
+    });
+
+  it('holds no more than tiles of the logits and targets beyond the limit', async () => {
+    const executor = await createCpuExecutor({ threads: 1, limits: { kept: 100_000, tile: 20_000 } });
+    const random = new Random(6);
+    const [R, K, n] = [200, 3000, 16];
+    const values = random.normals(K * n);
+    const set = executor.createParameters([
+      { name: 'v', shape: [K, n], values },
+      { name: 'g', shape: [K, 1], values: new Float32Array(K).fill(1) },
+    ]);
+    const before = executor.memoryBytes();
+    await executor.scope(async () => {
+      const rows = executor.l2Normalize(executor.tensor(random.normals(R * n), [R, n]), 1e-12);
+      const from = [rows, set.get('v'), set.get('g')] as const;
+      const targets = executor.prototypeTargets(...from, { kind: 'sinkhorn', temperature: 0.1, iterations: 3 });
+      const targetRows = Int32Array.from({ length: R }, (_, r) => r);
+      const rest = { targets, targetRows, rowWeights: new Float32Array(R).fill(1 / R), temperature: 0.1 };
+      executor.gradients(set, () => executor.prototypeLoss({ rows, weightV: set.get('v'), weightG: set.get('g'), ...rest }));
+      // Whole, logits and targets would take 2 * 4 R K bytes.
+      const held = executor.memoryBytes() - before;
+      assert.ok(held < (4 * R * K) / 3, `${held} bytes`);
+    });
+    await executor.dispose();
   });
 
   it('refuses tensors of an ended scope and of another executor', async () => {
@@ -226,8 +238,8 @@ describe('the CPU executor', () => {
     set.dispose();
   });
 
-  it('lets a value that is not a number show in what comes of it, in both SIMD kinds', async () => {
-    for (const simd of ['relaxed', 'plain'] as const) {
+  it('lets a value that is not a number show in what comes of it, in all SIMD kinds', async () => {
+    for (const simd of ['wide', 'relaxed', 'plain'] as const) {
       const e = await createCpuExecutor({ threads: 1, simd });
       await e.scope(async () => {
         const ones = (shape: readonly number[]): ReturnType<typeof e.tensor> =>
@@ -240,7 +252,8 @@ describe('the CPU executor', () => {
         assert.ok(await hit(e.linear(x, ones([5, 12]), ones([5]), 'gelu')), 'GELU');
         assert.ok(await hit(e.attention(x, 2)), 'attention');
         assert.ok(await hit(e.layerNorm(x, ones([12]), ones([12]), 1e-6)), 'layerNorm');
-        assert.ok(await hit(e.sinkhornKnopp(rows, 0.1, 3)), 'sinkhornKnopp');
+        const balanced = e.prototypeTargets(rows, ones([7, 12]), ones([7, 1]), { kind: 'sinkhorn', temperature: 0.1, iterations: 3 });
+        assert.ok(await hit(wholeTargets(e, balanced)), 'prototypeTargets');
         const targetRows = Int32Array.of(0, 1, 2, 3);
         const rowWeights = new Float32Array(4).fill(0.25);
         const options = { targets: ones([4, 7]), targetRows, rowWeights, temperature: 0.1 };
@@ -250,8 +263,15 @@ describe('the CPU executor', () => {
     }
   });
 
-  it('chooses relaxed SIMD where the runtime has it and says what runs', async () => {
-    assert.match(two.description, /^2 threads, WebAssembly with relaxed SIMD$/);
+  it('gives the same bits with eight lanes as with four', async () => {
+    const wide = await createCpuExecutor({ threads: 2, simd: 'wide' });
+    const relaxed = await createCpuExecutor({ threads: 2, simd: 'relaxed' });
+    assert.deepEqual(await step(wide), await step(relaxed));
+    await Promise.all([wide.dispose(), relaxed.dispose()]);
+  });
+
+  it('chooses the fastest kernels that the runtime has and says what runs', async () => {
+    assert.match(two.description, /^2 threads, WebAssembly with (relaxed SIMD|SIMD of eight lanes)$/);
     const executor = await createExecutor({ engine: 'cpu', threads: 1 });
     assert.equal(executor.name, 'cpu');
     await executor.dispose();

@@ -14,6 +14,8 @@ import type {
   ParameterSpec,
   PositionResize,
   PrototypeLossInputs,
+  PrototypeTargets,
+  TargetKind,
   Tensor,
 } from '../../core/nn/ops.ts';
 
@@ -25,6 +27,25 @@ interface Node extends Tensor {
   grad: Float64Array | null;
   /** Whether a gradient has to reach this value. */
   tracked: boolean;
+}
+
+/** Whole, in float64. */
+class ReferenceTargets implements PrototypeTargets {
+  readonly rows: number;
+  readonly prototypes: number;
+  readonly data: Float64Array;
+
+  constructor(rows: number, prototypes: number, data: Float64Array) {
+    this.rows = rows;
+    this.prototypes = prototypes;
+    this.data = data;
+  }
+}
+
+/** @throws Error when they are of another executor */
+function whole(operation: string, targets: PrototypeTargets): ReferenceTargets {
+  if (!(targets instanceof ReferenceTargets)) throw new Error(`${operation}: the targets are not of this executor.`);
+  return targets;
 }
 
 const product = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
@@ -615,15 +636,10 @@ export class ReferenceExecutor implements Executor {
     const [R, D] = rows.shape as [number, number];
     const K = weightV.shape[0]!;
     const m = targetRows.length / R;
-    must(
-      targets.shape[1] === K && Number.isInteger(m) && rowWeights.length === R,
-      'prototypeLoss',
-      rows.shape,
-      weightV.shape,
-      targets.shape,
-    );
+    const shape = 'shape' in targets ? targets.shape : [targets.rows, targets.prototypes];
+    must(shape[1] === K && Number.isInteger(m) && rowWeights.length === R, 'prototypeLoss', rows.shape, weightV.shape, shape);
     const { logits, cosine, direction, norms } = this.#prototypes(rows, weightV, weightG);
-    const q = of(targets).data;
+    const q = 'shape' in targets ? of(targets).data : whole('prototypeLoss', targets).data;
     const g = of(weightG).data;
     const x = of(rows).data;
     const dLogits = new Float64Array(R * K); // d loss / d (cosine times g)
@@ -746,45 +762,18 @@ export class ReferenceExecutor implements Executor {
     return leaf(this.#prototypes(rows, weightV, weightG).logits, [rows.shape[0]!, weightV.shape[0]!]);
   }
 
-  sinkhornKnopp(logits: Tensor, temperature: number, iterations: number): Tensor {
-    const [n, K] = logits.shape as [number, number];
-    const t = of(logits).data;
-    let highest = -Infinity;
-    for (const value of t) highest = Math.max(highest, value);
-    const q = Float64Array.from(t, (value) => Math.exp((value - highest) / temperature)); // [n,K]: Q transposed
-    let total = 0;
-    for (const value of q) total += value;
-    for (let i = 0; i < q.length; i++) q[i]! /= total;
-    for (let it = 0; it < iterations; it++) {
-      for (let k = 0; k < K; k++) {
-        let sum = 0;
-        for (let i = 0; i < n; i++) sum += q[i * K + k]!;
-        for (let i = 0; i < n; i++) q[i * K + k]! /= sum * K;
-      }
-      for (let i = 0; i < n; i++) {
-        let sum = 0;
-        for (let k = 0; k < K; k++) sum += q[i * K + k]!;
-        for (let k = 0; k < K; k++) q[i * K + k]! /= sum * n;
-      }
-    }
-    for (let i = 0; i < q.length; i++) q[i]! *= n;
-    return leaf(q, [n, K]);
+  prototypeTargets(rows: Tensor, weightV: Tensor, weightG: Tensor, how: TargetKind): PrototypeTargets {
+    const [n, K] = [rows.shape[0]!, weightV.shape[0]!];
+    const { logits } = this.#prototypes(rows, weightV, weightG);
+    const targets = how.kind === 'sinkhorn' ? sinkhornKnopp(logits, n, K, how) : centeredSoftmax(logits, n, K, how);
+    return new ReferenceTargets(n, K, targets);
   }
 
-  centeredSoftmax(logits: Tensor, center: Tensor, temperature: number): Tensor {
-    const [n, K] = logits.shape as [number, number];
-    const c = of(center).data;
-    must(c.length === K, 'centeredSoftmax', logits.shape, center.shape);
-    const out = Float64Array.from(of(logits).data, (value, i) => (value - c[i % K]!) / temperature);
-    for (let r = 0; r < n; r++) {
-      const row = out.subarray(r * K, (r + 1) * K);
-      let highest = -Infinity;
-      for (const value of row) highest = Math.max(highest, value);
-      let sum = 0;
-      for (let k = 0; k < K; k++) sum += row[k] = Math.exp(row[k]! - highest);
-      for (let k = 0; k < K; k++) row[k]! /= sum;
-    }
-    return leaf(out, [n, K]);
+  gatherTargets(targets: PrototypeTargets, rows: Int32Array): Tensor {
+    const { data, prototypes: K } = whole('gatherTargets', targets);
+    const out = new Float64Array(rows.length * K);
+    rows.forEach((row, i) => out.set(data.subarray(row * K, (row + 1) * K), i * K));
+    return leaf(out, [rows.length, K]);
   }
 
   meanRows(x: Tensor): Tensor {
@@ -792,7 +781,7 @@ export class ReferenceExecutor implements Executor {
     const out = new Float64Array(K);
     const xs = of(x).data;
     for (let i = 0; i < xs.length; i++) out[i % K]! += xs[i]! / n;
-    return leaf(out, [K]);
+    return leaf(out, [1, K]);
   }
 
   // --- updates ------------------------------------------------------------------------------------------------------
@@ -856,4 +845,42 @@ function normalizeBackward(dx: Float64Array, dy: Float64Array, y: Float64Array, 
     const length = Math.max(norms[r]!, epsilon);
     for (let d = 0; d < D; d++) dx[r * D + d]! += (dy[r * D + d]! - y[r * D + d]! * dot) / length;
   }
+}
+
+/** Q (here transposed, [n,K]) as the paper has it: alternately normalised by prototype and by sample. */
+function sinkhornKnopp(t: Float64Array, n: number, K: number, how: TargetKind & { kind: 'sinkhorn' }): Float64Array {
+  let highest = -Infinity;
+  for (const value of t) highest = Math.max(highest, value);
+  const q = Float64Array.from(t, (value) => Math.exp((value - highest) / how.temperature)); // [n,K]
+  let total = 0;
+  for (const value of q) total += value;
+  for (let i = 0; i < q.length; i++) q[i]! /= total;
+  for (let it = 0; it < how.iterations; it++) {
+    for (let k = 0; k < K; k++) {
+      let sum = 0;
+      for (let i = 0; i < n; i++) sum += q[i * K + k]!;
+      for (let i = 0; i < n; i++) q[i * K + k]! /= sum * K;
+    }
+    for (let i = 0; i < n; i++) {
+      let sum = 0;
+      for (let k = 0; k < K; k++) sum += q[i * K + k]!;
+      for (let k = 0; k < K; k++) q[i * K + k]! /= sum * n;
+    }
+  }
+  return q.map((value) => value * n);
+}
+
+function centeredSoftmax(t: Float64Array, n: number, K: number, { temperature, center }: TargetKind & { kind: 'softmax' }): Float64Array {
+  const c = center && of(center).data;
+  must(!c || c.length === K, 'prototypeTargets', [n, K], center?.shape ?? []);
+  const out = t.map((value, i) => (value - (c?.[i % K] ?? 0)) / temperature);
+  for (let r = 0; r < n; r++) {
+    const row = out.subarray(r * K, (r + 1) * K);
+    let highest = -Infinity;
+    for (const value of row) highest = Math.max(highest, value);
+    let sum = 0;
+    for (let k = 0; k < K; k++) sum += row[k] = Math.exp(row[k]! - highest);
+    for (let k = 0; k < K; k++) row[k]! /= sum;
+  }
+  return out;
 }

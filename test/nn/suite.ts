@@ -5,9 +5,10 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { Random } from './draw.ts';
-import type { Executor, ParameterSet, Tensor } from '../../core/nn/index.ts';
+import type { Executor, ParameterSet, TargetKind, Tensor } from '../../core/nn/index.ts';
 import * as plain from './plain.ts';
 import { cases, type Case } from './cases.ts';
+import { targetsOf, wholeTargets } from './targets.ts';
 
 export type ExecutorFactory = () => Promise<Executor>;
 
@@ -152,6 +153,10 @@ export function operationSuite(title: string, factory: ExecutorFactory, options:
   });
 }
 
+function readTargets(e: Executor, logits: Float32Array, shape: readonly [number, number], how: TargetKind): Promise<Float32Array> {
+  return e.scope(() => e.read(wholeTargets(e, targetsOf(e, logits, shape, how))));
+}
+
 function targetTests(executor: () => Executor, tolerance: number): void {
   const random = new Random(3);
   for (const [n, K] of [
@@ -160,42 +165,52 @@ function targetTests(executor: () => Executor, tolerance: number): void {
     [33, 260],
     [150, 1024],
   ] as const) {
-    it(`sinkhornKnopp of ${n} x ${K}`, async () => {
-      const logits = random.normals(n * K).map((v) => v * 0.3);
-      const got = await executor().scope(() => executor().read(executor().sinkhornKnopp(executor().tensor(logits, [n, K]), 0.06, 3)));
-      assertClose(got, plain.sinkhornKnopp(plain.value([n, K], logits), 0.06, 3).data, 20 * tolerance, 'targets');
-    });
-    it(`centeredSoftmax, meanRows and prototypeLogits of ${n} x ${K}`, async () => {
-      const logits = random.normals(n * K);
-      const center = random.normals(K);
-      const v = random.normals(K * 11);
-      const g = random.normals(K);
-      const x = random.normals(n * 11);
+    const rows = plain.l2Normalize(plain.value([n, 11], random.normals(n * 11)), 1e-12);
+    const v = random.normals(K * 11);
+    const g = random.normals(K);
+    const center = random.normals(K);
+    const logits = plain.prototypeLogits(rows, plain.value([K, 11], v), plain.value([K, 1], g));
+    const softmax = Array.from({ length: n }, (_, r) =>
+      plain.softmax(Array.from(logits.data.subarray(r * K, (r + 1) * K), (value, k) => (value - center[k]!) / 0.5)),
+    );
+    const sinkhorn = plain.sinkhornKnopp(logits, 0.06, 3).data;
+
+    it(`targets of ${n} x ${K}, of both kinds, and some of their rows`, async () => {
       await executor().scope(async () => {
         const e = executor();
-        const l = e.tensor(logits, [n, K]);
-        const wanted = Array.from({ length: n }, (_, r) =>
-          plain.softmax(Array.from(logits.subarray(r * K, (r + 1) * K), (value, k) => (value - center[k]!) / 0.5)),
-        );
-        assertClose(await e.read(e.centeredSoftmax(l, e.tensor(center, [K]), 0.5)), wanted.flat(), 4 * tolerance, 'targets');
-        const means = Array.from(
-          { length: K },
-          (_, k) => Array.from({ length: n }, (_, r) => logits[r * K + k]!).reduce((a, b) => a + b, 0) / n,
-        );
-        assertClose(await e.read(e.meanRows(l)), means, tolerance, 'means');
-        const made = await e.read(e.prototypeLogits(e.tensor(x, [n, 11]), e.tensor(v, [K, 11]), e.tensor(g, [K, 1])));
-        assertClose(
-          made,
-          plain.prototypeLogits(plain.value([n, 11], x), plain.value([K, 11], v), plain.value([K, 1], g)).data,
-          tolerance,
-          'logits',
-        );
+        const from = [e.tensor(Float32Array.from(rows.data), [n, 11]), e.tensor(v, [K, 11]), e.tensor(g, [K, 1])] as const;
+        const balanced = e.prototypeTargets(...from, { kind: 'sinkhorn', temperature: 0.06, iterations: 3 });
+        assert.deepEqual([balanced.rows, balanced.prototypes], [n, K]);
+        assertClose(await e.read(wholeTargets(e, balanced)), sinkhorn, 40 * tolerance, 'Sinkhorn-Knopp');
+        const centered = e.prototypeTargets(...from, { kind: 'softmax', temperature: 0.5, center: e.tensor(center, [K]) });
+        assertClose(await e.read(wholeTargets(e, centered)), softmax.flat(), 8 * tolerance, 'softmax');
+        const plainly = e.prototypeTargets(...from, { kind: 'softmax', temperature: 0.5, center: null });
+        const some = await e.read(e.gatherTargets(plainly, Int32Array.of(n - 1, 0, n - 1)));
+        const [last, first] = [n - 1, 0].map((r) => plain.softmax(Array.from(logits.data.subarray(r * K, (r + 1) * K), (l) => l / 0.5)));
+        assertClose(some, [last!, first!, last!].flat(), 8 * tolerance, 'rows of softmax without a center');
+        assert.throws(() => e.gatherTargets(plainly, Int32Array.of(n)), /gatherTargets/);
+      });
+    });
+    it(`prototypeLogits of ${n} x ${K}, and their mean as those of the mean row`, async () => {
+      await executor().scope(async () => {
+        const e = executor();
+        const x = e.tensor(Float32Array.from(rows.data), [n, 11]);
+        const prototypes = [e.tensor(v, [K, 11]), e.tensor(g, [K, 1])] as const;
+        assertClose(await e.read(e.prototypeLogits(x, ...prototypes)), logits.data, tolerance, 'logits');
+        const means = Array.from({ length: K }, (_, k) => {
+          let sum = 0;
+          for (let r = 0; r < n; ++r) sum += logits.data[r * K + k]!;
+          return sum / n;
+        });
+        const mean = e.meanRows(x);
+        assert.deepEqual([...mean.shape], [1, 11]);
+        assertClose(await e.read(e.prototypeLogits(mean, ...prototypes)), means, 4 * tolerance, 'means');
       });
     });
   }
-  it('sinkhornKnopp stays finite where a prototype is far from every sample', async () => {
+  it('Sinkhorn-Knopp stays finite where a prototype is far from every sample', async () => {
     const logits = Float32Array.from([9, -9, 8, 9, -9, 9]);
-    const got = await executor().scope(() => executor().read(executor().sinkhornKnopp(executor().tensor(logits, [2, 3]), 0.04, 3)));
+    const got = await readTargets(executor(), logits, [2, 3], { kind: 'sinkhorn', temperature: 0.04, iterations: 3 });
     for (const row of [got.subarray(0, 3), got.subarray(3)]) assertClose([row[0]! + row[1]! + row[2]!], [1], 1e-5, 'sum of a row');
   });
 }
@@ -229,7 +244,7 @@ function goldenTests(executor: () => Executor, tolerance: number): void {
       0.08267787, 0.40060012, 0.12674939, 0.38997262, 0.54563103, 0.03638804, 0.40949184, 0.00848909, 0.08149696, 0.34231121, 0.19178924,
       0.38440258,
     ];
-    const got = await executor().scope(() => executor().read(executor().sinkhornKnopp(executor().tensor(logits, [3, 4]), 0.07, 3)));
+    const got = await readTargets(executor(), logits, [3, 4], { kind: 'sinkhorn', temperature: 0.07, iterations: 3 });
     assertClose(got, wanted, 4 * tolerance, 'targets');
   });
   it('KoLeo (spec 5.5), and finite for equal rows', async () => {

@@ -52,7 +52,11 @@ export class TinyStep {
       const images = e.tensor(this.#random.normals(3 * 3 * 16), [3, 3, 4, 4]);
       const mask = Uint8Array.from({ length: 12 }, (_, i) => (i % 5 === 0 ? 1 : 0));
       const seen = this.#forward(this.#teacher, images, new Uint8Array(12));
-      const targets = e.sinkhornKnopp(e.prototypeLogits(seen, this.#teacher.get('v'), this.#teacher.get('g')), 0.1, 3);
+      const targets = e.prototypeTargets(seen, this.#teacher.get('v'), this.#teacher.get('g'), {
+        kind: 'sinkhorn',
+        temperature: 0.1,
+        iterations: 3,
+      });
       e.zeroGradients(this.#student);
       const { loss } = e.gradients(this.#student, () => {
         const rows = this.#forward(this.#student, images, mask);

@@ -13,6 +13,7 @@ import { overflowing } from '../dinov2/scaled.ts';
 import { tinyRun } from '../dinov2/tiny-run.ts';
 import { Random } from './draw.ts';
 import { operationSuite } from './suite.ts';
+import { wholeTargets } from './targets.ts';
 import { noF16 } from './webgpu-device.ts';
 
 /** Inputs that are activations in a network; the others are parameters or what is made of them. */
@@ -138,7 +139,9 @@ function tests(): void {
       const tokens = e.patchEmbed(e.tensor(random.normals(2 * 3 * 16), [2, 3, 4, 4]), set.get('w'), set.get('b'));
       const rows = e.l2Normalize(e.gatherRows(tokens, Int32Array.of(0, 3, 5)), 1e-12);
       const logits = e.prototypeLogits(rows, set.get('v'), set.get('g'));
-      const elements = [tokens, rows, logits, e.sinkhornKnopp(logits, 0.04, 3), e.koleo(rows)].map((x) => (x as GpuTensor).element);
+      const how = { kind: 'sinkhorn', temperature: 0.04, iterations: 3 } as const;
+      const targets = wholeTargets(e, e.prototypeTargets(rows, set.get('v'), set.get('g'), how));
+      const elements = [tokens, rows, logits, targets, e.koleo(rows)].map((x) => (x as GpuTensor).element);
       assert.deepEqual(elements, ['f16', 'f16', 'f32', 'f32', 'f32']);
     });
     set.dispose();

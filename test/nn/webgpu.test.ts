@@ -4,14 +4,13 @@ import { spawnSync } from 'node:child_process';
 import { before, describe, it } from 'node:test';
 import { AppError } from '../../core/contract/index.ts';
 import { listCheckpoints } from '../../core/dinov2/index.ts';
-import type { Executor, ParameterSet, Tensor } from '../../core/nn/index.ts';
+import type { Executor, ParameterSet, TargetKind, Tensor } from '../../core/nn/index.ts';
 import { createWebgpuExecutor, webgpuState, type WebgpuExecutor } from '../../core/nn/webgpu/index.ts';
-import { prototypeLoss } from '../../core/nn/webgpu/losses.ts';
-import type { GpuTensor } from '../../core/nn/webgpu/tensor.ts';
 import { tinyRun } from '../dinov2/tiny-run.ts';
 import { collect, folder, goOn, metricsLines, run } from '../dinov2/runs.ts';
 import { Random } from './draw.ts';
 import { assertClose, operationSuite } from './suite.ts';
+import { targetsOf, wholeTargets } from './targets.ts';
 import { TinyStep } from './tiny-step.ts';
 import { noAdapter } from './webgpu-device.ts';
 
@@ -43,7 +42,7 @@ async function step(executor: Executor): Promise<Float32Array[]> {
   const logits = random.normals(N * K);
   const result = await executor.scope(async () => {
     executor.zeroGradients(set);
-    const targets = executor.sinkhornKnopp(executor.tensor(logits, [N, K]), 0.3, 3);
+    const targets = targetsOf(executor, logits, [N, K], { kind: 'sinkhorn', temperature: 0.3, iterations: 3 });
     const { loss } = executor.gradients(set, () => {
       const input = executor.tensor(x, [N, T, D]);
       const p = (name: string): Tensor => set.get(name);
@@ -99,37 +98,42 @@ function executorTests(): void {
     assert.deepEqual(held(), start);
   });
 
-  it('gives the same loss and gradients when the logits are made tile by tile', async () => {
-    const random = new Random(4);
-    const [R, K, n] = [19, 150, 14];
-    const set = e.createParameters([
-      { name: 'x', shape: [R, n], values: random.normals(R * n) },
-      { name: 'v', shape: [K, n], values: random.normals(K * n) },
-      { name: 'g', shape: [K, 1], values: random.normals(K) },
-    ]);
-    const logits = random.normals(3 * K);
-    const targetRows = Int32Array.from({ length: R * 2 }, (_, i) => i % 3);
-    const rowWeights = random.normals(R);
-    const losses = async (kept: number): Promise<[Float32Array, Float32Array]> =>
-      e.scope(async () => {
-        e.zeroGradients(set);
-        const targets = e.centeredSoftmax(e.tensor(logits, [3, K]), e.tensor(new Float32Array(K), [K]), 1) as GpuTensor;
-        const own = (name: string): GpuTensor => set.get(name) as GpuTensor;
-        const { loss } = e.gradients(set, () =>
-          prototypeLoss(
-            e.engine,
-            { rows: own('x'), weightV: own('v'), weightG: own('g'), targets },
-            { targetRows, rowWeights, temperature: 0.5 },
-            { kept, tile: R * 64 },
-          ),
+  it('gives the same loss and gradients when logits and targets are made tile by tile', async () => {
+    const [R, Q, K, n] = [19, 7, 300, 14];
+    const tiled = await createWebgpuExecutor({ limits: { kept: 0, tile: R * 128 } });
+    const losses = async (x: Executor, how: TargetKind): Promise<[Float32Array, Float32Array, Float32Array]> => {
+      const random = new Random(4);
+      const set = x.createParameters([
+        { name: 'x', shape: [R, n], values: random.normals(R * n) },
+        { name: 'v', shape: [K, n], values: random.normals(K * n) },
+        { name: 'g', shape: [K, 1], values: random.normals(K) },
+      ]);
+      const [weightV, weightG] = [set.get('v'), set.get('g')];
+      const targetRows = Int32Array.from({ length: R * 2 }, (_, i) => i % Q);
+      const rowWeights = random.normals(R);
+      const results = await x.scope(async () => {
+        const teacher = x.tensor(random.normals(Q * n), [Q, n]);
+        const center = how.kind === 'softmax' ? x.tensor(random.normals(K), [K]) : null;
+        const targets = x.prototypeTargets(teacher, weightV, weightG, { ...how, ...(center && { center }) } as TargetKind);
+        const { loss } = x.gradients(set, () =>
+          x.prototypeLoss({ rows: set.get('x'), weightV, weightG, targets, targetRows, rowWeights, temperature: 0.5 }),
         );
-        return [await e.read(loss), await e.readGradients(set)];
+        const some = x.gatherTargets(targets, Int32Array.of(6, 0, 6));
+        return [await x.read(loss), await x.readGradients(set), await x.read(some)] as [Float32Array, Float32Array, Float32Array];
       });
-    const [loss, gradients] = await losses(R * K);
-    const [tiledLoss, tiledGradients] = await losses(0);
-    assertClose(tiledLoss, loss, 1e-6, 'loss');
-    assertClose(tiledGradients, gradients, 1e-6, 'gradients');
-    set.dispose();
+      set.dispose();
+      return results;
+    };
+    const kinds: TargetKind[] = [
+      { kind: 'sinkhorn', temperature: 0.7, iterations: 3 },
+      { kind: 'softmax', temperature: 0.7, center: null },
+    ];
+    for (const how of kinds) {
+      const whole = await losses(e, how);
+      const parts = await losses(tiled, how);
+      ['loss', 'gradients', 'targets'].forEach((what, i) => assertClose(parts[i]!, whole[i]!, 4e-6, `${how.kind}: ${what}`));
+    }
+    await tiled.dispose();
   });
 
   it('goes on bit for bit where a run was stopped', async (t) => {
@@ -155,8 +159,8 @@ function executorTests(): void {
     const runDir = await folder(t);
     await assert.rejects(
       async () => {
-        for await (const event of run(e, runDir, tinyRun({ steps: 9, checkpointEvery: 2 }))) {
-          if (event.type !== 'metrics' || event.metrics.step !== 3) continue;
+        for await (const event of run(e, runDir, tinyRun({ steps: 9, checkpointEvery: 3 }))) {
+          if (event.type !== 'metrics' || event.metrics.step !== 4) continue;
           const set = sets[0]!;
           const values = await e.readParameters(set);
           values[set.specs.at(-1)!.offset] = NaN;
@@ -164,12 +168,12 @@ function executorTests(): void {
         }
       },
       (error: AppError) => {
-        // Step 4 was given before.
-        assert.match(error.message, /^At step 5 the student's parameter dino_head.last_layer.weight_v holds NaN\.$/);
+        // Step 5 was given before.
+        assert.match(error.message, /^At step 6 the student's parameter dino_head.last_layer.weight_v holds NaN\.$/);
         return error.code === 'not-finite';
       },
     );
-    assert.deepEqual(await listCheckpoints(runDir), [0, 2, 4]);
+    assert.deepEqual(await listCheckpoints(runDir), [0, 3]);
     Object.assign(e, { createParameters });
   });
 
@@ -253,8 +257,13 @@ function executorTests(): void {
       assert.ok(await hit(e.layerNorm(x, ones([12]), ones([12]), 1e-6)), 'layerNorm');
       assert.ok(await hit(e.l2Normalize(rows, 1e-12)), 'l2Normalize');
       assert.ok(await hit(e.koleo(rows)), 'koleo');
-      assert.ok(await hit(e.sinkhornKnopp(rows, 0.1, 3)), 'sinkhornKnopp');
-      assert.ok(await hit(e.centeredSoftmax(rows, ones([12]), 0.1)), 'centeredSoftmax');
+      const hows: TargetKind[] = [
+        { kind: 'sinkhorn', temperature: 0.1, iterations: 3 },
+        { kind: 'softmax', temperature: 0.1, center: null },
+      ];
+      for (const how of hows) {
+        assert.ok(await hit(wholeTargets(e, e.prototypeTargets(rows, ones([7, 12]), ones([7, 1]), how))), how.kind);
+      }
       const options = { targetRows: Int32Array.of(0, 1, 2, 3), rowWeights: new Float32Array(4).fill(0.25), temperature: 0.1 };
       assert.ok(
         await hit(e.prototypeLoss({ rows, weightV: ones([7, 12]), weightG: ones([7, 1]), targets: ones([4, 7]), ...options })),

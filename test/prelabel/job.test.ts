@@ -342,7 +342,57 @@ test('a few accepted masks name the rest of the set; decided objects stay decide
     learn({ ...withoutNetwork, accepted, rejected: [{ imageId: set.images[1].id, rle: ground }], reviewed: [set.images[5].id] }),
   );
   assert.deepEqual(proposalsOf(again), proposals);
+
+  // By one thread or two, in whatever order: the same proposals, those of the images named first at first.
+  const rest = { accepted, rejected: [{ imageId: set.images[1].id, rle: ground }], reviewed: [set.images[5].id] };
+  const first = [set.images[3].id, set.images[5].id, 99, set.images[1].id];
+  for (const threads of [1, 2]) {
+    const events = await collect(learn({ ...withoutNetwork, ...rest, first, options: { features, threads } }));
+    const ordered = proposalsOf(events);
+    assert.deepEqual(
+      [...ordered.keys()],
+      [3, 1, 0, 2, 4].map((i) => set.images[i].id),
+    );
+    for (const [id, list] of proposals) assert.deepEqual(ordered.get(id), list, `image ${id}, ${threads} threads`);
+    assert.deepEqual(
+      events.flatMap((e) => (e.type === 'progress' && e.phase === 'Proposals' ? [e.done] : [])),
+      [1, 2, 3, 4, 5],
+    );
+  }
+
+  // Threads have no network: what is not stored is computed beside them, and without a network it is said.
+  const stored = (await readdir(folder)).filter((file) => file.startsWith(`${set.images[2].hash}-`));
+  for (const file of stored) await rm(path.join(folder, file));
+  const two = { features, threads: 2 };
+  await assert.rejects(
+    collect(learn({ ...withoutNetwork, ...rest, options: two })),
+    (e: unknown) => e instanceof AppError && e.code === 'no-checkpoint',
+  );
+  assert.deepEqual(proposalsOf(await collect(learn({ ...input, ...rest, options: two }))), proposals);
 });
+
+for (const threads of [1, 2])
+  test(`learning goes on past an image that vanished, and ends after the image at hand (threads: ${threads})`, async (t) => {
+    const set = await makeSet(t, 5);
+    const input = { modelKey: 'm', cacheDir: set.cacheDir, imageRoot: set.root, images: set.images, rejected: [] };
+    await collect(prelabel({ ...input, backbone: handMade(), options: { features } }));
+    const { width, height, labels } = set.objects[0];
+    const rle = encodeRle({ width, height, data: Uint8Array.from(labels, (l) => (l === 1 ? 1 : 0)) });
+    const lesson = { ...input, accepted: [{ imageId: set.images[0].id, classId: 1, rle }], options: { features, threads } };
+    await rm(path.join(set.root, '1.png'));
+    const seen = (await collect(learn(lesson))).flatMap((e): (number | string)[] =>
+      e.type === 'proposals' ? [e.imageId] : e.type === 'problem' ? [`${e.problem.path}: ${e.problem.code}`] : [],
+    );
+    assert.deepEqual(seen, [10, '1.png: image-vanished', 12, 13, 14]);
+    const stop = new AbortController();
+    let images = 0;
+    for await (const event of learn({ ...lesson, signal: stop.signal })) {
+      if (event.type === 'proposals') images++;
+      if (event.type === 'proposals') stop.abort();
+      assert.notEqual(event.type, 'done');
+    }
+    assert.equal(images, 1);
+  });
 
 test('copies of one picture share its files, and each has its proposals when threads find them at once', async (t) => {
   const set = await makeSet(t, 1);

@@ -11,7 +11,7 @@ import type {
   TrainPresets,
   WeightsRow,
 } from '../../core/contract/index.ts';
-import { modelConfig, trainPresets } from '../../core/dinov2/index.ts';
+import { DISTILL, modelConfig, phasePresets, trainPresets } from '../../core/dinov2/index.ts';
 import { random } from './fake-pictures.ts';
 
 export const problems: ImageProblem[] = [
@@ -54,6 +54,7 @@ export const presets: TrainPresets = {
       model: 'nano',
       steps: 400,
       batch: 16,
+      accumulate: 1,
       estimatedSeconds: 300,
       numbers: numbersOf('nano: 6 blocks, width 192', 400, 16, 'Enough to see the pictures change; expect coarse masks.'),
     },
@@ -64,6 +65,7 @@ export const presets: TrainPresets = {
       model: 'tiny',
       steps: 2000,
       batch: 24,
+      accumulate: 1,
       estimatedSeconds: 3900,
       numbers: numbersOf('tiny: 12 blocks, width 192', 2000, 24, 'Under 20,000 images the scores stop rising near this length.'),
     },
@@ -74,6 +76,7 @@ export const presets: TrainPresets = {
       model: 'small',
       steps: 12000,
       batch: 32,
+      accumulate: 1,
       estimatedSeconds: 61000,
       numbers: numbersOf('small: 12 blocks, width 384', 12000, 32, 'Four passes more than the short preset; watch the newest checkpoint.'),
     },
@@ -85,6 +88,14 @@ export function continuing(images: number): TrainPresets {
   const model = modelConfig('small', { registers: 4, positionGrid: 37 });
   const facts = { images, cores: 2, memoryBytes: 16e9, engine: presets.engine, gpu: false };
   return trainPresets(facts, { model, heads: null, run: null, name: 'imported dinov2_vits14_reg4_pretrain.pth' });
+}
+
+/** The real presets of a run that learns from a checkpoint of one of a small network. */
+export function distilling(images: number): TrainPresets {
+  const model = modelConfig('small');
+  const facts = { images, cores: 2, memoryBytes: 16e9, engine: presets.engine, gpu: false };
+  const heads = { dino: { hidden: 2048, bottleneck: 256, prototypes: 4096 }, ibot: null };
+  return phasePresets(DISTILL, { model, heads, run: null, name: 'run run-2, step 600' }, facts);
 }
 
 /** A run that ended early: what it started from was better. */
@@ -99,6 +110,7 @@ export const continuedRun: RunRow = {
   checkpoints: [0, 50, 100, 150, 200, 250, 300],
   chosen: null,
   startedFrom: 'imported dinov2_vits14_reg4_pretrain.pth',
+  taughtBy: null,
   error: null,
 };
 

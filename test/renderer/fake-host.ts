@@ -13,6 +13,7 @@ import type {
   ExportRow,
   HostService,
   ImageRow,
+  Inputs,
   JobState,
   MonitorLine,
   NetworkExportRow,
@@ -26,6 +27,7 @@ import type {
   TrainingListOptions,
   TrainingListPreview,
   TrainMetrics,
+  TrainPresets,
   WeightsRow,
 } from '../../core/contract/index.ts';
 import { decodeRle } from '../../renderer/src/logic/rle.ts';
@@ -33,6 +35,7 @@ import { alarmsOf, chosenCheckpoint } from '../../core/monitor/index.ts';
 import {
   continuedRun,
   continuing,
+  distilling,
   files,
   folder,
   importedWeights,
@@ -119,6 +122,7 @@ export class FakeHost {
       checkpoints: [0, 75, 300, 600, 900, 1200, 1500],
       chosen: null,
       startedFrom: null,
+      taughtBy: null,
       error: null,
     },
     {
@@ -132,6 +136,7 @@ export class FakeHost {
       checkpoints: [0, 20, 200],
       chosen: null,
       startedFrom: null,
+      taughtBy: null,
       error: {
         code: 'engine-died',
         message: 'The engine ended by itself at step 212 (signal SIGKILL).',
@@ -465,6 +470,18 @@ export class FakeHost {
     this.#timers.add(timer);
   }
 
+  #presets(input: Inputs['trainPresets']): TrainPresets {
+    const teacher = input?.distillFrom;
+    if (teacher && 'runId' in teacher && teacher.step !== 600)
+      throw new AppError(
+        'bad-input',
+        'run run-2 is 128 wide and 6 deep: there is no smaller network that it could teach.',
+        'Choose a larger one.',
+      );
+    if (teacher) return distilling(this.#imageCount);
+    return input?.from ? continuing(this.#imageCount) : presets;
+  }
+
   #train(run: RunRow): RunRow {
     this.#training = { kind: 'pretrain', runId: run.id, state: 'running', progress: null, error: null };
     this.emit({ type: 'job', job: this.#training });
@@ -708,9 +725,9 @@ export class FakeHost {
         if (this.#proposing?.state === 'running') this.#proposing = { ...this.#proposing, state: 'stopping' };
       },
       events: (signal) => this.#events(signal),
-      trainPresets: async (input) => (input?.from ? continuing(this.#imageCount) : presets),
-      startTraining: async ({ presetId, steps, from }) => {
-        const preset = (from ? continuing(this.#imageCount) : presets).presets.find((p) => p.id === presetId)!;
+      trainPresets: async (input) => this.#presets(input),
+      startTraining: async ({ presetId, steps, from, distillFrom }) => {
+        const preset = this.#presets({ from: from ?? null, distillFrom }).presets.find((p) => p.id === presetId)!;
         const run: RunRow = {
           id: `run-${this.#runs.length + 1}`,
           presetTitle: preset.title,
@@ -726,6 +743,7 @@ export class FakeHost {
               ? 'imported dinov2_vits14_reg4_pretrain.pth'
               : `run ${from.runId}, step ${from.step ?? 1500}`
             : null,
+          taughtBy: distillFrom ? 'run run-2, step 600' : null,
           error: null,
         };
         this.#runs = [run, ...this.#runs];

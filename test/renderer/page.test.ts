@@ -162,6 +162,7 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
         presetId: 'quick',
         steps: 90,
         batch: null,
+        accumulate: null,
         seed: null,
         list: { dedupe: true, balance: false, keep: null },
       });
@@ -180,9 +181,7 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
       await run.getByText('Started from imported dinov2_vits14_reg4_pretrain.pth').waitFor();
       await run.getByText('Ended early: its patch features did not get better any more.').waitFor();
       await run.getByText('Step 0 is used for proposals.').waitFor();
-      await run
-        .getByText(/The weights it started from are better than what training made of them: dense correspondence 83 % \(1st of 7\)/)
-        .waitFor();
+      await run.getByText(/Training has not made the weights it started from better: their patches match .* 83 %, the highest/).waitFor();
       await page.getByRole('img', { name: 'Quality of patch features over steps' }).locator('line.chosen').waitFor({ state: 'attached' });
 
       await page.getByRole('button', { name: 'New run' }).click();
@@ -209,6 +208,7 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
         presetId: 'continue',
         steps: null,
         batch: null,
+        accumulate: null,
         seed: null,
         list: { dedupe: true, balance: false, keep: null },
       });
@@ -218,10 +218,69 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
     });
     await using({}, 'train', async () => {
       await page.getByRole('button', { name: 'New run' }).click();
-      await page.getByRole('radio', { name: 'Imported network' }).click();
+      await page.getByRole('radiogroup', { name: 'Start from' }).getByRole('radio', { name: 'Imported network' }).click();
       await page.getByText('No network has been imported yet.').waitFor();
       await page.getByRole('radio', { name: /Small set, no GPU/ }).waitFor();
     });
+  });
+
+  test('a run learns from a larger network, in several batches a step: what that means is told before, and by what came of it', async () => {
+    await using(
+      {},
+      'train',
+      async (host) => {
+        await page.getByRole('button', { name: 'New run' }).click();
+        const learn = page.getByRole('radiogroup', { name: 'Learn from' });
+        const start = page.getByRole('button', { name: 'Start training' });
+        await learn.getByRole('radio', { name: 'Imported network' }).click();
+        await page.getByText('No network with heads has been imported; published weights come without.').waitFor();
+
+        // Its best checkpoint is too small to teach: said, and nothing can be started.
+        await learn.getByRole('radio', { name: 'Checkpoint of a run' }).click();
+        await page.getByText('there is no smaller network that it could teach').waitFor();
+        assert.equal(await start.count(), 0);
+        await page.getByRole('combobox', { name: 'Checkpoint' }).selectOption('600');
+        await page.getByRole('row', { name: /Teacher run run-2, step 600, 384 wide, 12 blocks Frozen, with its heads/ }).waitFor();
+        await page.getByRole('row', { name: /Batches a step 1 / }).waitFor();
+
+        await page.getByLabel('Batch', { exact: true }).fill('8');
+        await page.getByLabel('Batches a step').fill('4');
+        await page.getByText(/32 images a step: the gradients of 4 batches of 8 are\s+averaged/).waitFor();
+        await start.click();
+        await page.getByRole('region', { name: 'Run' }).getByText('Learns from run run-2, step 600').waitFor();
+        assert.deepEqual(host.calls.findLast((call) => call.name === 'startTraining')?.input, {
+          distillFrom: { runId: 'run-2', step: 600 },
+          presetId: 'distill',
+          steps: null,
+          batch: 8,
+          accumulate: 4,
+          seed: null,
+          list: { dedupe: true, balance: false, keep: null },
+        });
+      },
+      [/412/],
+    );
+  });
+
+  test('a network to learn from and weights to start from exclude each other', async () => {
+    await using(
+      {},
+      'train',
+      async (host) => {
+        await page.getByRole('button', { name: 'New run' }).click();
+        const [start, learn] = ['Start from', 'Learn from'].map((name) => page.getByRole('radiogroup', { name }));
+        await learn!.getByRole('radio', { name: 'Checkpoint of a run' }).click();
+        await page.getByRole('combobox', { name: 'Checkpoint' }).selectOption('600');
+        await page.getByRole('radio', { name: /Distillation/ }).waitFor();
+        await start!.getByRole('radio', { name: 'Checkpoint of a run' }).click();
+        await page.getByRole('radio', { name: /Continue/ }).waitFor();
+        assert.equal(await learn!.getByRole('radio', { name: 'Its own average' }).getAttribute('aria-checked'), 'true');
+        await learn!.getByRole('radio', { name: 'Checkpoint of a run' }).click();
+        await until(() => 'distillFrom' in (host.calls.findLast((call) => call.name === 'trainPresets')?.input as object), 'the presets');
+        assert.equal(await start!.getByRole('radio', { name: 'Random weights' }).getAttribute('aria-checked'), 'true');
+      },
+      [/412/],
+    );
   });
 
   test('a run shows what its features are worth, which checkpoint is chosen and why, and what is alarming', async () => {
@@ -229,7 +288,7 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
       const run = page.getByRole('region', { name: 'Run' });
       const quality = page.getByRole('img', { name: 'Quality of patch features over steps' });
       await run.getByText('Step 900 is used for proposals.').waitFor();
-      await run.getByText(/Best patch features of 6 checkpoints.*\(1st of 6\).*The newest, step 1,500, has/).waitFor();
+      await run.getByText(/Best of 6 checkpoints.*the highest.*the newest, step 1,500, has/).waitFor();
       assert.equal(await quality.locator('path.line').count(), 3);
       assert.equal(await quality.locator('circle').count(), 3 * 7, 'a dot a line and checkpoint');
       // The mark stands where the middle of the axis is: 900 of 1,500.
@@ -245,7 +304,7 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
       // The chosen checkpoint is what proposing takes unless another is picked.
       await run.getByRole('button', { name: 'Propose masks' }).click();
       const dialog = page.getByRole('dialog', { name: 'Propose masks' });
-      await dialog.getByText(/^Best patch features of 6 checkpoints/).waitFor();
+      await dialog.getByText(/^Best of 6 checkpoints/).waitFor();
       assert.match((await dialog.getByLabel('Checkpoint').locator('option').first().textContent())!, /Best features: step 900/);
       await dialog.getByRole('button', { name: 'Propose masks' }).click();
       await until(() => host.calls.some((call) => call.name === 'startPrelabel'), 'proposing');

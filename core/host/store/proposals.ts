@@ -290,6 +290,14 @@ export function queue(reader: Reader, { order, classId, clusterId, limit }: Inpu
   return items;
 }
 
+/** Proposals of the queue whose images are worth being early: some minutes of review. */
+const soon = 2000;
+
+/** Images in the order in which that queue shows them next. */
+export function nextImages(reader: Reader, of: Omit<Inputs['queue'], 'limit'>): number[] {
+  return [...new Set(queue(reader, { ...of, limit: soon }).map(({ imageId }) => imageId))];
+}
+
 const plain = ({ proposalId, imageId, classId, clusterId, score, state }: QueueItem): QueueItem => ({
   proposalId,
   imageId,

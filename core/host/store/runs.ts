@@ -53,7 +53,7 @@ export function latestRunId(reader: Reader): string | null {
 function toRun(project: Project, row: Row): RunRow {
   const dir = join(project.dir, 'runs', row.id);
   const steps = checkpoints(dir);
-  const startedFrom = startOf(dir);
+  const { startedFrom, taughtBy } = sourcesOf(dir);
   const error = row.error_code && { code: row.error_code, message: row.error_message ?? '', action: row.error_action ?? '' };
   return {
     id: row.id,
@@ -66,18 +66,22 @@ function toRun(project: Project, row: Row): RunRow {
     checkpoints: steps,
     chosen: chosenCheckpoint(steps, monitorLines(dir), startedFrom !== null),
     startedFrom,
+    taughtBy,
     error: error || null,
   };
 }
 
-/** The weights that a run started from, in words; null: random ones, or its numbers are not written yet. */
-function startOf(dir: string): string | null {
+/** What a run started from and learns from, in words; null: random weights and itself, or its numbers are not written yet. */
+function sourcesOf(dir: string): Pick<RunRow, 'startedFrom' | 'taughtBy'> {
   const text = ifThere(() => readFileSync(join(dir, 'config.json'), 'utf8'));
   try {
     const config = JSON.parse(text ?? '{}') as Partial<RunConfig>;
-    return config.start === 'weights' ? (config.startedFrom ?? 'weights') : null;
+    return {
+      startedFrom: config.start === 'weights' ? (config.startedFrom ?? 'weights') : null,
+      taughtBy: config.distillation?.taughtBy ?? null,
+    };
   } catch {
-    return null; // a damaged file is told when the run is resumed
+    return { startedFrom: null, taughtBy: null }; // a damaged file is told when the run is resumed
   }
 }
 

@@ -3,7 +3,7 @@
  * output, runs kernels, and inside `gradients` records how its gradient flows back. No operation is defined here.
  */
 import { Arena, Heap, type Mark } from './memory.ts';
-import { Pool, type SimdKind } from './pool.ts';
+import { Pool, type Kernels } from './pool.ts';
 import { CpuAdamState, CpuParameterSet, CpuTensor, sizeOf } from './tensor.ts';
 
 /** Given the address of d loss / d output. Returns true when it has taken that memory over (made it another gradient). */
@@ -14,6 +14,17 @@ export interface GradientTarget {
   readonly address: number;
   readonly accumulate: number;
 }
+
+/** How much of logits [rows, prototypes] may exist at once, in floats. */
+export interface PrototypeLimits {
+  /** Most of them that are kept, a student's from forward to backward, a teacher's targets for the step. */
+  readonly kept: number;
+  /** Beyond, they are made again tile by tile. */
+  readonly tile: number;
+}
+
+/** 256 MiB and 32 MiB. */
+export const prototypeLimits: PrototypeLimits = { kept: 64 * 2 ** 20, tile: 8 * 2 ** 20 };
 
 interface Tape {
   readonly set: CpuParameterSet;
@@ -29,20 +40,22 @@ export class Engine {
   readonly heap: Heap;
   readonly arena: Arena;
   readonly pool: Pool;
+  readonly limits: PrototypeLimits;
   readonly #persistent = new Set<CpuParameterSet | CpuAdamState>();
   #tape: Tape | null = null;
   #scopes: Scope[];
 
-  private constructor(heap: Heap, pool: Pool) {
+  private constructor(heap: Heap, pool: Pool, limits: PrototypeLimits) {
     this.heap = heap;
     this.pool = pool;
+    this.limits = limits;
     this.arena = new Arena(heap);
     this.#scopes = [{ mark: this.arena.mark(), tensors: [] }];
   }
 
-  static async start(threads: number, simd: SimdKind): Promise<Engine> {
+  static async start(threads: number, kernels: Kernels, limits: PrototypeLimits = prototypeLimits): Promise<Engine> {
     const heap = new Heap();
-    return new Engine(heap, await Pool.start(heap, threads, simd));
+    return new Engine(heap, await Pool.start(heap, threads, kernels), limits);
   }
 
   // --- memory ---

@@ -2,7 +2,7 @@
  * The CPU executor's face: every operation of ops.ts checks whose tensors it was given and hands over to the file that
  * does the work. No arithmetic here.
  */
-import { hasRelaxedSimd, type SimdKind } from './pool.ts';
+import { hasRelaxedSimd, loadKernels, type SimdKind } from './pool.ts';
 import { availableParallelism } from 'node:os';
 import type {
   Activation,
@@ -15,11 +15,15 @@ import type {
   ParameterSpec,
   PositionResize,
   PrototypeLossInputs,
+  PrototypeTargets,
+  TargetKind,
   Tensor,
 } from '../ops.ts';
-import { Engine, own } from './engine.ts';
+import { Engine, own, type PrototypeLimits } from './engine.ts';
 import * as layers from './layers.ts';
 import * as losses from './losses.ts';
+import { prototypeLogits } from './prototypes.ts';
+import * as targets from './targets.ts';
 import { CpuAdamState, CpuParameterSet, type CpuTensor, sizeOf } from './tensor.ts';
 import * as tokens from './tokens.ts';
 import * as updates from './updates.ts';
@@ -27,24 +31,29 @@ import * as updates from './updates.ts';
 export interface CpuOptions {
   /** This thread included; default: as many as the machine runs at once. */
   readonly threads?: number;
-  /** `auto`: relaxed SIMD where the runtime has it. */
+  /** `auto`: the fastest here. */
   readonly simd?: 'auto' | SimdKind;
+  /** For tests of the tiled way: how many logits may exist. */
+  readonly limits?: PrototypeLimits;
 }
 
 /**
  * Starts the CPU executor: WebAssembly SIMD kernels on this thread and on worker threads over one shared memory.
- * Results are the same bit for bit from run to run and for any number of threads; the two SIMD kinds differ in rounding.
- * @throws Error when the kernels are not built (`node build/wasm.mjs`), or relaxed SIMD is asked for and not there
+ * Results are the same bit for bit from run to run and for any number of threads; with `plain` SIMD
+ * products round twice, so its results differ in the last bits.
+ * @throws Error when the kernels are not built (`node build/wasm.mjs`), or SIMD is asked for that the runtime lacks
  */
 export async function createCpuExecutor(options: CpuOptions = {}): Promise<CpuExecutor> {
   const threads = options.threads ?? Math.min(availableParallelism(), 64);
   if (!Number.isInteger(threads) || threads < 1 || threads > 64)
     throw new Error(`createCpuExecutor: threads must be 1 to 64, not ${threads}.`);
   const wanted = options.simd ?? 'auto';
-  if (wanted === 'relaxed' && !hasRelaxedSimd()) throw new Error('createCpuExecutor: this runtime has no relaxed SIMD.');
-  const simd = wanted === 'auto' ? (hasRelaxedSimd() ? 'relaxed' : 'plain') : wanted;
-  return new CpuExecutor(await Engine.start(threads, simd));
+  if ((wanted === 'relaxed' || wanted === 'wide') && !hasRelaxedSimd())
+    throw new Error('createCpuExecutor: this runtime has no relaxed SIMD.');
+  return new CpuExecutor(await Engine.start(threads, await loadKernels(wanted), options.limits));
 }
+
+const simdNames: Record<SimdKind, string> = { wide: 'SIMD of eight lanes', relaxed: 'relaxed SIMD', plain: 'SIMD' };
 
 export class CpuExecutor implements Executor {
   readonly name = 'cpu';
@@ -58,7 +67,7 @@ export class CpuExecutor implements Executor {
   constructor(engine: Engine) {
     this.engine = engine;
     const { threads, simd } = engine.pool;
-    this.description = `${threads} ${threads === 1 ? 'thread' : 'threads'}, WebAssembly with ${simd === 'relaxed' ? 'relaxed SIMD' : 'SIMD'}`;
+    this.description = `${threads} ${threads === 1 ? 'thread' : 'threads'}, WebAssembly with ${simdNames[simd]}`;
   }
 
   // --- memory ---
@@ -214,8 +223,9 @@ export class CpuExecutor implements Executor {
   }
 
   prototypeLoss(inputs: PrototypeLossInputs): Tensor {
-    const [rows, weightV, weightG, targets] = all('prototypeLoss', inputs.rows, inputs.weightV, inputs.weightG, inputs.targets);
-    return losses.prototypeLoss(this.engine, { rows: rows!, weightV: weightV!, weightG: weightG!, targets: targets! }, inputs);
+    const [rows, weightV, weightG] = all('prototypeLoss', inputs.rows, inputs.weightV, inputs.weightG);
+    const made = 'shape' in inputs.targets ? own('prototypeLoss', inputs.targets) : ownTargets('prototypeLoss', inputs.targets);
+    return losses.prototypeLoss(this.engine, { rows: rows!, weightV: weightV!, weightG: weightG!, targets: made }, inputs);
   }
 
   koleo(x: Tensor): Tensor {
@@ -228,21 +238,23 @@ export class CpuExecutor implements Executor {
 
   // --- operations without gradient ---
 
+  prototypeTargets(rows: Tensor, weightV: Tensor, weightG: Tensor, how: TargetKind): PrototypeTargets {
+    const [x, v, g] = all('prototypeTargets', rows, weightV, weightG);
+    const center = how.kind === 'softmax' && how.center ? own('prototypeTargets', how.center) : null;
+    return targets.prototypeTargets(this.engine, x!, v!, g!, how, center);
+  }
+
+  gatherTargets(from: PrototypeTargets, rows: Int32Array): Tensor {
+    return targets.gatherTargets(this.engine, ownTargets('gatherTargets', from), rows);
+  }
+
   prototypeLogits(rows: Tensor, weightV: Tensor, weightG: Tensor): Tensor {
     const [x, v, g] = all('prototypeLogits', rows, weightV, weightG);
-    return losses.prototypeLogits(this.engine, x!, v!, g!);
-  }
-
-  sinkhornKnopp(logits: Tensor, temperature: number, iterations: number): Tensor {
-    return losses.sinkhornKnopp(this.engine, own('sinkhornKnopp', logits), temperature, iterations);
-  }
-
-  centeredSoftmax(logits: Tensor, center: Tensor, temperature: number): Tensor {
-    return losses.centeredSoftmax(this.engine, own('centeredSoftmax', logits), own('centeredSoftmax', center), temperature);
+    return prototypeLogits(this.engine, x!, v!, g!);
   }
 
   meanRows(x: Tensor): Tensor {
-    return losses.meanRows(this.engine, own('meanRows', x));
+    return targets.meanRows(this.engine, own('meanRows', x));
   }
 
   // --- updates ---
@@ -269,6 +281,12 @@ export class CpuExecutor implements Executor {
 
 function all(operation: string, ...tensors: readonly Tensor[]): CpuTensor[] {
   return tensors.map((tensor) => own(operation, tensor));
+}
+
+function ownTargets(operation: string, made: PrototypeTargets): targets.CpuTargets {
+  if (!(made instanceof targets.CpuTargets)) throw new Error(`${operation}: the targets are not of this executor.`);
+  for (const tensor of made.tensors) own(operation, tensor);
+  return made;
 }
 
 function ownSet(operation: string, set: ParameterSet): CpuParameterSet {

@@ -2,7 +2,7 @@
 import type { Activation, BatchSubset } from '../ops.ts';
 import { check, rowsPerChunk, type Engine, type GradientTarget } from './engine.ts';
 import { roundUp } from './memory.ts';
-import { productNN, productNT, productTN } from './products.ts';
+import { edgeTile, productNN, productNT, productTN } from './products.ts';
 import type { CpuTensor } from './tensor.ts';
 
 /** x seen as [rows, last axis]. */
@@ -106,17 +106,17 @@ export function attention(engine: Engine, qkv: CpuTensor, heads: number): CpuTen
   check(qkv.shape.length === 3 && Number.isInteger(d) && d > 0, `attention with ${heads} heads`, qkv);
   const out = engine.make([N, T, width / 3]);
   const lse = engine.wants(qkv) ? engine.room(N * heads * T) : 0;
-  // Padded to whole panels of 8.
-  const tokens = roundUp(T, 8);
-  const channels = roundUp(d, 8);
-  engine.pool.scratch(256 + 4 * (tokens * d + channels * T + scoreRows * tokens));
+  // Padded to whole panels.
+  const tokens = roundUp(T, engine.pool.columns);
+  const channels = roundUp(d, engine.pool.columns);
+  engine.pool.scratch(edgeTile + 4 * (tokens * d + channels * T + scoreRows * tokens));
   const groups = Math.ceil(T / forwardRows);
   // Two products of T x T x d for each sample and head.
   const flops = 4 * N * heads * T * T * d;
   engine.pool.run('kAttention', N * heads * groups, [qkv.address, out.address, lse, T, heads, d, forwardRows], flops);
   engine.record(out, [qkv], (dy) => {
     const target = engine.gradient(qkv)!;
-    engine.pool.scratch(256 + 4 * (2 * tokens * d + channels * T + 2 * channels * scoreRows + 2 * scoreRows * tokens));
+    engine.pool.scratch(edgeTile + 4 * (2 * tokens * d + channels * T + 2 * channels * scoreRows + 2 * scoreRows * tokens));
     const args = [qkv.address, lse, out.address, dy, target.address, T, heads, d, target.accumulate];
     engine.pool.run('kAttentionBackward', N * heads, args, 2.5 * flops);
   });

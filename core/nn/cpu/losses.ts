@@ -1,8 +1,10 @@
-/** Heads' ends and losses: L2 normalisation, prototypes, cross-entropy, KoLeo, and the teacher's targets. */
+/** A head's end and the losses: L2 normalisation, cross-entropy over prototypes, KoLeo. */
 import type { PrototypeLossInputs } from '../ops.ts';
 import { check, rowsPerChunk, type Engine } from './engine.ts';
 import { checkRows, rowsOf } from './layers.ts';
-import { productNN, productNT, productTN } from './products.ts';
+import { productNN, productTN } from './products.ts';
+import { logitsTile, prototypeScales, tileWidth } from './prototypes.ts';
+import { targetsAt, type CpuTargets } from './targets.ts';
 import type { CpuTensor } from './tensor.ts';
 
 export function l2Normalize(engine: Engine, x: CpuTensor, epsilon: number): CpuTensor {
@@ -19,46 +21,33 @@ export function l2Normalize(engine: Engine, x: CpuTensor, epsilon: number): CpuT
   return y;
 }
 
-/** g_k / (||v_k|| temperature), [K]. */
-function prototypeScales(engine: Engine, v: CpuTensor, g: CpuTensor, temperature: number): number {
-  const { rows: K, n } = rowsOf(v);
-  const scales = engine.room(K);
-  const per = rowsPerChunk(n);
-  engine.pool.run('kPrototypeScales', Math.ceil(K / per), [v.address, g.address, scales, K, n, temperature, per]);
-  return scales;
-}
-
-/** Most logits that are kept from forward to backward: 256 MiB. Beyond, they are made again tile by tile. */
-const keptLogits = 64 * 2 ** 20;
-/** Logits of one tile: 32 MiB. */
-const tileLogits = 8 * 2 ** 20;
-
 export interface PrototypeLossTensors {
   readonly rows: CpuTensor;
   readonly weightV: CpuTensor;
   readonly weightG: CpuTensor;
-  readonly targets: CpuTensor;
+  readonly targets: CpuTensor | CpuTargets;
 }
 
-/** @param limits most logits kept, and logits of a tile: for tests of the tiled way */
+/**
+ * The logits are kept from forward to backward when they are few, else made again tile by tile, as are targets that are
+ * not kept whole.
+ */
 export function prototypeLoss(
   engine: Engine,
   { rows: x, weightV: v, weightG: g, targets }: PrototypeLossTensors,
   { targetRows, rowWeights, temperature }: Omit<PrototypeLossInputs, keyof PrototypeLossTensors>,
-  limits: { kept: number; tile: number } = { kept: keptLogits, tile: tileLogits },
 ): CpuTensor {
   const { rows: R, n } = rowsOf(x);
   const { rows: K } = rowsOf(v);
-  const { rows: Q } = rowsOf(targets);
+  const { rows: Q, n: targetK } = 'shape' in targets ? rowsOf(targets) : { rows: targets.rows, n: targets.prototypes };
   const m = targetRows.length / R;
-  const fits = v.shape.at(-1) === n && g.size === K && targets.shape.at(-1) === K && rowWeights.length === R && R > 0;
+  const fits = v.shape.at(-1) === n && g.size === K && targetK === K && rowWeights.length === R && R > 0;
   check(
     fits && Number.isInteger(m) && m > 0,
-    `prototypeLoss with ${targetRows.length} target rows and ${rowWeights.length} weights`,
+    `prototypeLoss with ${targetRows.length} target rows, ${rowWeights.length} weights and targets [${Q},${targetK}]`,
     x,
     v,
     g,
-    targets,
   );
   checkRows('prototypeLoss', targetRows, Q);
   const loss = engine.make([]);
@@ -66,23 +55,24 @@ export function prototypeLoss(
   const index = engine.ints(targetRows);
   const weights = engine.floats(rowWeights);
   const state = engine.room(R * 4);
-  const whole = R * K <= limits.kept;
-  const width = whole ? K : Math.min(K, Math.max(8, Math.floor(limits.tile / R / 8) * 8));
+  const implicit = !('shape' in targets) && !targets.whole;
+  const whole = !implicit && R * K <= engine.limits.kept;
+  const width = whole ? K : tileWidth(engine, implicit ? Math.max(R, Q) : R, K);
   const logits = engine.room(R * width);
+  const made = implicit ? engine.room(Q * width) : 0;
   const per = rowsPerChunk(width * (1 + m));
   const groups = Math.ceil(R / per);
-  /** Logits of prototypes k0 .. k0 + count - 1, divided by the temperature, [R, count] close together. */
-  const makeTile = (tile: number, k0: number, count: number): void => {
-    const epilogue = { kind: 'column-scale', vector: scales + k0 * 4, slope: 0 } as const;
-    productNT(engine, { m: R, n: count, k: n }, x.address, v.address + k0 * n * 4, tile, 0, epilogue);
-  };
+  const tileOf = (tile: number, k0: number, count: number): void => logitsTile(engine, x, v, scales, tile, k0, count);
   for (let k0 = 0; k0 < K; k0 += width) {
     const count = Math.min(width, K - k0);
-    makeTile(logits, k0, count);
-    engine.pool.run('kCrossEntropy', groups, [logits, count * 4, targets.address, K, k0, count, index, m, state, R, k0 === 0 ? 1 : 0, per]);
+    tileOf(logits, k0, count);
+    const q = targetsAt(engine, targets, k0, count, made);
+    const args = [logits, count * 4, q.address, q.K, q.k0, count, index, m, state, R, k0 === 0 ? 1 : 0, per];
+    engine.pool.run('kCrossEntropy', groups, args);
   }
   engine.pool.run('kCrossEntropySum', 1, [state, weights, R, loss.address]);
   if (!whole) engine.giveBack(logits, R * width);
+  if (made) engine.giveBack(made, Q * width);
   engine.record(loss, [x, v, g], (dy) => {
     const dx = engine.gradient(x);
     const dv = engine.gradient(v);
@@ -90,10 +80,12 @@ export function prototypeLoss(
     // Sums over rows of (gradient by row . v_k) row: [width, n].
     const h = dv || dg ? engine.room(width * n) : 0;
     const tile = whole ? logits : engine.room(R * width);
+    const again = implicit ? engine.room(Q * width) : 0;
     for (let k0 = 0; k0 < K; k0 += width) {
       const count = Math.min(width, K - k0);
-      if (!whole) makeTile(tile, k0, count);
-      const args = [tile, count * 4, targets.address, K, k0, count, index, m, state, R, weights, dy, scales, per];
+      if (!whole) tileOf(tile, k0, count);
+      const q = targetsAt(engine, targets, k0, count, again);
+      const args = [tile, count * 4, q.address, q.K, q.k0, count, index, m, state, R, weights, dy, scales + (k0 - q.k0) * 4, per];
       engine.pool.run('kCrossEntropyBackward', groups, args);
       const vTile = v.address + k0 * n * 4;
       if (dx) productNN(engine, { m: R, n, k: count }, tile, vTile, dx.address, k0 > 0 ? 1 : dx.accumulate);
@@ -106,19 +98,10 @@ export function prototypeLoss(
       engine.pool.run('kPrototypeBackward', Math.ceil(count / rowsEach), back);
     }
     engine.giveBack(tile, R * width);
+    if (again) engine.giveBack(again, Q * width);
     if (h) engine.giveBack(h, width * n);
   });
   return loss;
-}
-
-export function prototypeLogits(engine: Engine, x: CpuTensor, v: CpuTensor, g: CpuTensor): CpuTensor {
-  const { rows: R, n } = rowsOf(x);
-  const { rows: K } = rowsOf(v);
-  check(v.shape.at(-1) === n && g.size === K, 'prototypeLogits', x, v, g);
-  const y = engine.make([R, K]);
-  const vector = prototypeScales(engine, v, g, 1);
-  productNT(engine, { m: R, n: K, k: n }, x.address, v.address, y.address, 0, { kind: 'column-scale', vector, slope: 0 });
-  return y;
 }
 
 export function koleo(engine: Engine, x: CpuTensor): CpuTensor {
@@ -151,42 +134,5 @@ export function weightedSum(engine: Engine, terms: readonly CpuTensor[], weights
       if (target) engine.pool.run('kScaleScalar', 1, [target.address, dy, weights[i]!, target.accumulate]);
     });
   });
-  return y;
-}
-
-// --- targets, no gradient ---------------------------------------------------------------------------------------------
-
-export function sinkhornKnopp(engine: Engine, logits: CpuTensor, temperature: number, iterations: number): CpuTensor {
-  const { rows, n: K } = rowsOf(logits);
-  check(logits.shape.length === 2 && iterations >= 1, `sinkhornKnopp with ${iterations} iterations`, logits);
-  const y = engine.make(logits.shape);
-  // Q = diag(v) E diag(u): only the factors change from pass to pass.
-  const v = engine.room(rows);
-  const u = engine.room(K);
-  const per = rowsPerChunk(K);
-  const columns = 256;
-  engine.pool.run('kSinkhornExp', Math.ceil(rows / per), [logits.address, y.address, v, rows, K, temperature, per]);
-  engine.pool.run('kSinkhornStart', 1, [v, rows, temperature]);
-  for (let i = 0; i < iterations; ++i) {
-    const last = i === iterations - 1 ? 1 : 0;
-    engine.pool.run('kSinkhornPrototypes', Math.ceil(K / columns), [y.address, v, u, rows, K, columns]);
-    engine.pool.run('kSinkhornSamples', Math.ceil(rows / per), [y.address, v, u, rows, K, last, per]);
-  }
-  return y;
-}
-
-export function centeredSoftmax(engine: Engine, logits: CpuTensor, center: CpuTensor, temperature: number): CpuTensor {
-  const { rows, n: K } = rowsOf(logits);
-  check(center.size === K, 'centeredSoftmax', logits, center);
-  const y = engine.make(logits.shape);
-  const per = rowsPerChunk(K);
-  engine.pool.run('kCenteredSoftmax', Math.ceil(rows / per), [logits.address, center.address, y.address, rows, K, temperature, per]);
-  return y;
-}
-
-export function meanRows(engine: Engine, x: CpuTensor): CpuTensor {
-  const { rows, n } = rowsOf(x);
-  const y = engine.make([n]);
-  engine.sumRows(y.address, x.address, n * 4, rows, n, 0, 1 / rows);
   return y;
 }

@@ -8,8 +8,15 @@ import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import { AppError } from '../../contract/index.ts';
 import { control, roundUp, type Heap } from './memory.ts';
+import { compileWide, isWideFaster } from './wide.ts';
 
-export type SimdKind = 'relaxed' | 'plain';
+/** Four lanes with fused multiply-add or without; eight (`wide.ts`). */
+export type SimdKind = 'wide' | 'relaxed' | 'plain';
+
+export interface Kernels {
+  readonly simd: SimdKind;
+  readonly module: WebAssembly.Module;
+}
 
 /** (module (func (drop (f32x4.relaxed_madd ...)))): valid only where relaxed SIMD is. */
 const relaxedProbe = new Uint8Array([
@@ -22,13 +29,29 @@ export function hasRelaxedSimd(): boolean {
   return WebAssembly.validate(relaxedProbe);
 }
 
-/** dist/wasm seen from the sources or from compiled files in dist/core/nn/cpu. */
-async function loadKernels(simd: SimdKind): Promise<WebAssembly.Module> {
+/**
+ * `auto`: the fastest that this runtime and processor have.
+ * @throws Error when the kernels are not built
+ */
+export async function loadKernels(wanted: 'auto' | SimdKind): Promise<Kernels> {
+  const load = async (simd: SimdKind): Promise<Kernels> => {
+    const binary = await readKernels(simd);
+    return { simd, module: simd === 'wide' ? compileWide(binary) : await WebAssembly.compile(binary) };
+  };
+  if (wanted !== 'auto') return load(wanted);
+  const relaxed = await load(hasRelaxedSimd() ? 'relaxed' : 'plain');
+  if (relaxed.simd !== 'relaxed' || process.arch !== 'x64') return relaxed;
+  const wide = await load('wide');
+  return isWideFaster(wide.module, relaxed.module) ? wide : relaxed;
+}
+
+/** From dist/wasm, seen from the sources or from compiled files in dist/core/nn/cpu. */
+async function readKernels(simd: SimdKind): Promise<Uint8Array<ArrayBuffer>> {
   const name = `kernels-${simd}.wasm`;
   const places = ['../../../dist/wasm/', '../../../wasm/'].map((folder) => fileURLToPath(new URL(folder + name, import.meta.url)));
   const file = places.find((place) => existsSync(place));
   if (!file) throw new Error(`The CPU kernels are not built: ${places[0]} is missing. Run \`node build/wasm.mjs\`.`);
-  return WebAssembly.compile(await readFile(file));
+  return new Uint8Array(await readFile(file));
 }
 
 interface Exports {
@@ -73,6 +96,8 @@ export interface KernelTime {
 export class Pool {
   readonly threads: number;
   readonly simd: SimdKind;
+  /** Columns of a panel of a product's right side: COLUMNS of kernels/gemm.ts. */
+  readonly columns: 8 | 16;
   /** Set to a map to have every kernel timed. */
   profile: Map<string, KernelTime> | null = null;
   /** What the profile is measured with, ms. */
@@ -98,12 +123,12 @@ export class Pool {
     this.#words = new Int32Array(heap.memory.buffer, 0, 256);
     this.#arguments = new Float64Array(heap.memory.buffer, control.arguments, 24);
     for (const worker of workers) worker.on('error', (error) => (this.#died ??= error as Error));
+    this.columns = simd === 'wide' ? 16 : 8;
     this.scratch(64 * 1024);
   }
 
   /** @param threads at least 1, this thread included */
-  static async start(heap: Heap, threads: number, simd: SimdKind): Promise<Pool> {
-    const module = await loadKernels(simd);
+  static async start(heap: Heap, threads: number, { simd, module }: Kernels): Promise<Pool> {
     const exports = instantiate(module, heap.memory, 0);
     const workers: Worker[] = [];
     const ready: Promise<void>[] = [];

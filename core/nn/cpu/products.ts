@@ -25,10 +25,13 @@ const blockFlops = 4e6;
 const fewRows = 160;
 /** Steps of the right side that kernels/gemm.ts packs at a time. */
 const depth = 256;
+/** Bytes of scratch that a tile at an edge needs; the same number stands there. */
+export const edgeTile = 512;
 
-function blockColumns(rows: number, k: number, n: number): number {
-  const wanted = roundUp(blockFlops / (2 * Math.min(rows, blockRows) * Math.max(k, 1)), 8);
-  return Math.min(Math.max(16, wanted), roundUp(n, 8));
+/** A multiple of the panel's columns. */
+function blockColumns(rows: number, k: number, n: number, panel: number): number {
+  const wanted = roundUp(blockFlops / (2 * Math.min(rows, blockRows) * Math.max(k, 1)), panel);
+  return Math.min(Math.max(16, wanted), roundUp(n, panel));
 }
 
 /** y[m,n] (+)= x[m,k] w[n,k]^T, then the epilogue. */
@@ -48,14 +51,20 @@ export function productNT(
     fewRowsProduct(engine, sizes, x, w, k * 4, 1, y, accumulate, end);
     return;
   }
-  const panels = Math.ceil(n / 8);
-  const packed = engine.room(panels * 8 * k);
-  const per = Math.max(1, Math.floor(4096 / Math.max(k, 1)));
-  engine.pool.run('kPackTransposed', Math.ceil(panels / per), [w, k * 4, n, k, packed, per]);
-  const columns = blockColumns(m, k, n);
+  const panel = engine.pool.columns;
+  const width = roundUp(n, panel);
+  const packed = engine.room(width * k);
+  const per = Math.max(1, Math.floor(32768 / panel / Math.max(k, 1)));
+  engine.pool.run('kPackTransposed', Math.ceil(width / panel / per), [w, k * 4, n, k, packed, per]);
+  const columns = blockColumns(m, k, n, panel);
   const chunks = Math.ceil(m / blockRows) * Math.ceil(n / columns);
-  engine.pool.run('kProduct', chunks, [m, n, k, x, k * 4, 4, packed, 32, k * 32, y, n * 4, accumulate, blockRows, columns, ...end], flops);
-  engine.giveBack(packed, panels * 8 * k);
+  engine.pool.run(
+    'kProduct',
+    chunks,
+    [m, n, k, x, k * 4, 4, packed, panel * 4, k * panel * 4, y, n * 4, accumulate, blockRows, columns, ...end],
+    flops,
+  );
+  engine.giveBack(packed, width * k);
 }
 
 /** c[m,n] (+)= a[m,k] b[k,n]. */
@@ -73,16 +82,17 @@ export function productNN(
     fewRowsProduct(engine, sizes, a, b, n * 4, 0, c, accumulate, end);
     return;
   }
-  const width = roundUp(n, 8);
+  const panel = engine.pool.columns;
+  const width = roundUp(n, panel);
   const packed = engine.room(width * k);
   const per = Math.max(1, Math.floor(16384 / Math.max(n, 1)));
-  engine.pool.run('kPackRows', Math.ceil(k / per), [b, n * 4, k, n, packed, 8, per]);
-  const columns = blockColumns(m, k, n);
+  engine.pool.run('kPackRows', Math.ceil(k / per), [b, n * 4, k, n, packed, panel, per]);
+  const columns = blockColumns(m, k, n, panel);
   const chunks = Math.ceil(m / blockRows) * Math.ceil(n / columns);
   engine.pool.run(
     'kProduct',
     chunks,
-    [m, n, k, a, k * 4, 4, packed, 32, k * 32, c, n * 4, accumulate, blockRows, columns, ...end],
+    [m, n, k, a, k * 4, 4, packed, panel * 4, k * panel * 4, c, n * 4, accumulate, blockRows, columns, ...end],
     2 * m * n * k,
   );
   engine.giveBack(packed, width * k);
@@ -101,8 +111,8 @@ function fewRowsProduct(
 ): void {
   // Untransposed, the right side is read in stretches of so many floats: long ones, but enough chunks for the threads.
   const most = transposed ? 32 : 128;
-  const columns = Math.min(most, Math.max(16, roundUp(n / 16, 16)), roundUp(n, 8));
-  engine.pool.scratch(256 + depth * columns * 4);
+  const columns = Math.min(most, Math.max(16, roundUp(n / 16, 16)), roundUp(n, engine.pool.columns));
+  engine.pool.scratch(edgeTile + depth * columns * 4);
   const args = [m, n, k, a, k * 4, 4, b, stride, transposed, c, n * 4, accumulate, columns, ...end];
   engine.pool.run('kProductFewRows', Math.ceil(n / columns), args, 2 * m * n * k);
 }
@@ -118,23 +128,29 @@ export function productTN(
 ): void {
   const { m, n, k } = sizes;
   const flops = 2 * m * n * k;
-  const columns = blockColumns(m, k, n);
+  const panel = engine.pool.columns;
+  const columns = blockColumns(m, k, n, panel);
   const chunks = Math.ceil(m / blockRows) * Math.ceil(n / columns);
   if (k <= 24) {
     // So few rows stay in the cache as they lie.
-    const args = [m, n, k, a, 4, m * 4, b, n * 4, 32, c, n * 4, accumulate, blockRows, columns, 0, 0, 0];
+    const args = [m, n, k, a, 4, m * 4, b, n * 4, panel * 4, c, n * 4, accumulate, blockRows, columns, 0, 0, 0];
     engine.pool.run('kProduct', chunks, args, flops);
     return;
   }
   const left = Math.ceil(m / 6) * 6 * k;
-  const right = roundUp(n, 8) * k;
+  const right = roundUp(n, panel) * k;
   const a6 = engine.room(left);
-  const b8 = engine.room(right);
+  const bPanels = engine.room(right);
   const perA = Math.max(1, Math.floor(16384 / Math.max(m, 1)));
   const perB = Math.max(1, Math.floor(16384 / Math.max(n, 1)));
   engine.pool.run('kPackRows', Math.ceil(k / perA), [a, m * 4, k, m, a6, 6, perA]);
-  engine.pool.run('kPackRows', Math.ceil(k / perB), [b, n * 4, k, n, b8, 8, perB]);
-  engine.pool.run('kProductPacked', chunks, [m, n, k, a6, 0, 0, b8, 32, k * 32, c, n * 4, accumulate, blockRows, columns], flops);
+  engine.pool.run('kPackRows', Math.ceil(k / perB), [b, n * 4, k, n, bPanels, panel, perB]);
+  engine.pool.run(
+    'kProductPacked',
+    chunks,
+    [m, n, k, a6, 0, 0, bPanels, panel * 4, k * panel * 4, c, n * 4, accumulate, blockRows, columns],
+    flops,
+  );
   engine.giveBack(a6, left);
-  engine.giveBack(b8, right);
+  engine.giveBack(bPanels, right);
 }

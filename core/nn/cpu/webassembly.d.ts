@@ -22,7 +22,10 @@ declare namespace WebAssembly {
   const Memory: new (descriptor: { initial: number; maximum: number; shared: true }) => Memory;
   const Table: new (descriptor: { element: 'anyfunc'; initial: number }) => Table;
   const Instance: new (module: Module, imports: Imports) => Instance;
-  const Module: { exports(module: Module): { readonly name: string; readonly kind: string }[] };
+  const Module: {
+    new (bytes: Uint8Array): Module;
+    exports(module: Module): { readonly name: string; readonly kind: string }[];
+  };
   function compile(bytes: Uint8Array): Promise<Module>;
   function validate(bytes: Uint8Array): boolean;
 }

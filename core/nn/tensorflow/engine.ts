@@ -13,15 +13,28 @@ export function sizeOf(shape: readonly number[]): number {
   return shape.reduce((product, n) => product * n, 1);
 }
 
+/** How much of logits [rows, prototypes] may exist at once, in values. */
+export interface PrototypeLimits {
+  /** Most targets that are kept for the step. */
+  readonly kept: number;
+  /** Beyond, and for a student's logits always: made again tile by tile. */
+  readonly tile: number;
+}
+
+/** 256 MiB and 64 MiB. */
+export const prototypeLimits: PrototypeLimits = { kept: 64 * 2 ** 20, tile: 16 * 2 ** 20 };
+
 export class Engine {
   readonly tf: Tf;
   readonly backend: Backend;
+  readonly limits: PrototypeLimits;
   readonly #persistent = new Set<TfParameterSet | TfAdamState>();
   /** Tensors of each open scope; the first is that of the executor itself. */
   readonly #scopes: TfTensor[][] = [[]];
   #recording = false;
 
-  constructor(backend: Backend) {
+  constructor(backend: Backend, limits: PrototypeLimits = prototypeLimits) {
+    this.limits = limits;
     this.tf = backend.tf;
     this.backend = backend;
   }

@@ -13,19 +13,25 @@ import type {
   ParameterSpec,
   PositionResize,
   PrototypeLossInputs,
+  PrototypeTargets,
+  TargetKind,
   Tensor,
 } from '../ops.ts';
 import { startBackend, type BackendName } from './backend.ts';
-import { Engine, sizeOf, type TfTensor } from './engine.ts';
+import { Engine, sizeOf, type PrototypeLimits, type TfTensor } from './engine.ts';
 import * as layers from './layers.ts';
 import * as losses from './losses.ts';
+import { prototypeLogits } from './prototypes.ts';
 import { readAll, TfAdamState, TfParameterSet } from './parameters.ts';
+import * as targets from './targets.ts';
 import * as tokens from './tokens.ts';
 import * as updates from './updates.ts';
 
 export interface TensorflowOptions {
   /** `auto`: CUDA where it is installed, else the native library on the CPU, else WebAssembly. */
   readonly backend?: 'auto' | BackendName;
+  /** For tests of the tiled way: how many logits may exist. */
+  readonly limits?: PrototypeLimits;
 }
 
 /**
@@ -33,8 +39,8 @@ export interface TensorflowOptions {
  * backend, and `memoryBytes` counts what all of them hold.
  * @throws Error when the backend that is named cannot be started
  */
-export async function createTensorflowExecutor({ backend = 'auto' }: TensorflowOptions = {}): Promise<TensorflowExecutor> {
-  return new TensorflowExecutor(new Engine(await startBackend(backend)));
+export async function createTensorflowExecutor({ backend = 'auto', limits }: TensorflowOptions = {}): Promise<TensorflowExecutor> {
+  return new TensorflowExecutor(new Engine(await startBackend(backend), limits));
 }
 
 export class TensorflowExecutor implements Executor {
@@ -200,8 +206,10 @@ export class TensorflowExecutor implements Executor {
   }
 
   prototypeLoss(inputs: PrototypeLossInputs): Tensor {
-    const [rows, weightV, weightG, targets] = this.#all('prototypeLoss', inputs.rows, inputs.weightV, inputs.weightG, inputs.targets);
-    return losses.prototypeLoss(this.engine, { rows: rows!, weightV: weightV!, weightG: weightG!, targets: targets! }, inputs);
+    const [rows, weightV, weightG] = this.#all('prototypeLoss', inputs.rows, inputs.weightV, inputs.weightG);
+    const made =
+      'shape' in inputs.targets ? this.engine.own('prototypeLoss', inputs.targets) : this.#ownTargets('prototypeLoss', inputs.targets);
+    return losses.prototypeLoss(this.engine, { rows: rows!, weightV: weightV!, weightG: weightG!, targets: made }, inputs);
   }
 
   koleo(x: Tensor): Tensor {
@@ -214,26 +222,23 @@ export class TensorflowExecutor implements Executor {
 
   // --- operations without gradient ---
 
+  prototypeTargets(rows: Tensor, weightV: Tensor, weightG: Tensor, how: TargetKind): PrototypeTargets {
+    const [x, v, g] = this.#all('prototypeTargets', rows, weightV, weightG);
+    const center = how.kind === 'softmax' && how.center ? this.engine.own('prototypeTargets', how.center) : null;
+    return targets.prototypeTargets(this.engine, x!, v!, g!, how, center);
+  }
+
+  gatherTargets(from: PrototypeTargets, rows: Int32Array): Tensor {
+    return targets.gatherTargets(this.engine, this.#ownTargets('gatherTargets', from), rows);
+  }
+
   prototypeLogits(rows: Tensor, weightV: Tensor, weightG: Tensor): Tensor {
     const [x, v, g] = this.#all('prototypeLogits', rows, weightV, weightG);
-    return losses.prototypeLogits(this.engine, x!, v!, g!);
-  }
-
-  sinkhornKnopp(logits: Tensor, temperature: number, iterations: number): Tensor {
-    return losses.sinkhornKnopp(this.engine, this.engine.own('sinkhornKnopp', logits), temperature, iterations);
-  }
-
-  centeredSoftmax(logits: Tensor, center: Tensor, temperature: number): Tensor {
-    return losses.centeredSoftmax(
-      this.engine,
-      this.engine.own('centeredSoftmax', logits),
-      this.engine.own('centeredSoftmax', center),
-      temperature,
-    );
+    return prototypeLogits(this.engine, x!, v!, g!);
   }
 
   meanRows(x: Tensor): Tensor {
-    return losses.meanRows(this.engine, this.engine.own('meanRows', x));
+    return targets.meanRows(this.engine, this.engine.own('meanRows', x));
   }
 
   // --- updates ---
@@ -250,6 +255,12 @@ export class TensorflowExecutor implements Executor {
   emaUpdate(teacher: ParameterSet, student: ParameterSet, momentum: number, guard?: Tensor): void {
     if (guard && !this.#finite('emaUpdate', guard)) return;
     updates.emaUpdate(this.engine, ownSet('emaUpdate', teacher), ownSet('emaUpdate', student), momentum);
+  }
+
+  #ownTargets(operation: string, made: PrototypeTargets): targets.TfTargets {
+    if (!(made instanceof targets.TfTargets)) throw new Error(`${operation}: the targets are not of this executor.`);
+    for (const tensor of made.tensors) this.engine.own(operation, tensor);
+    return made;
   }
 
   #finite(operation: string, tensor: Tensor): boolean {

@@ -1,7 +1,9 @@
-/** Heads' ends and losses on the TensorFlow.js API: L2 normalisation, prototypes, cross-entropy, KoLeo, the teacher's targets. */
+/** A head's end and the losses on the TensorFlow.js API: L2 normalisation, cross-entropy over prototypes, KoLeo. */
 import type { PrototypeLossInputs } from '../ops.ts';
 import { check, checkRows, rowsOf, type Engine, type TfTensor } from './engine.ts';
 import { pick } from './layers.ts';
+import { prototypes, tiles } from './prototypes.ts';
+import { targetsAt, TfTargets } from './targets.ts';
 
 export function l2Normalize(engine: Engine, x: TfTensor, epsilon: number): TfTensor {
   return engine.make(() => normalize(engine, x, epsilon));
@@ -29,54 +31,39 @@ function normalize(engine: Engine, x: TfTensor, epsilon: number): TfTensor {
   );
 }
 
-/** Directions and lengths of prototypes k0 .. k0 + count - 1 as they act: weight [count, n] over the temperature. */
-function prototypes({ tf }: Engine, v: TfTensor, g: TfTensor, temperature: number, k0: number, count: number) {
-  const [K, n] = v.shape as [number, number];
-  const direction = count === K ? v : tf.slice(v, [k0, 0], [count, n]);
-  const inverse = tf.rsqrt(tf.sum(tf.square(direction), 1, true)); // [count, 1]
-  const length = tf.slice(tf.reshape(g, [g.size, 1]), [k0, 0], [count, 1]);
-  const scale = tf.mul(tf.mul(length, inverse), 1 / temperature); // [count, 1]
-  return { unit: () => tf.mul(direction, inverse), scale, weight: tf.mul(direction, scale) };
-}
-
-/** Logits of one tile: 64 MiB. A head of 131,072 prototypes never exists whole. */
-const tileLogits = 2 ** 24;
-
 export interface PrototypeLossTensors {
   readonly rows: TfTensor;
   readonly weightV: TfTensor;
   readonly weightG: TfTensor;
-  readonly targets: TfTensor;
+  readonly targets: TfTensor | TfTargets;
 }
 
-/** @param tile most logits at a time: for tests of the tiled way */
+/** The logits never exist beyond a tile, nor do targets that are not kept whole. */
 export function prototypeLoss(
   engine: Engine,
   { rows: x, weightV: v, weightG: g, targets }: PrototypeLossTensors,
   { targetRows, rowWeights, temperature }: Omit<PrototypeLossInputs, keyof PrototypeLossTensors>,
-  tile = tileLogits,
 ): TfTensor {
   const { tf } = engine;
   const { rows: R, n } = rowsOf(x);
   const { rows: K } = rowsOf(v);
-  const { rows: Q } = rowsOf(targets);
+  const { rows: Q, n: targetK } = targets instanceof TfTargets ? { rows: targets.rows, n: targets.prototypes } : rowsOf(targets);
   const m = targetRows.length / R;
-  const fits = v.shape.at(-1) === n && g.size === K && targets.shape.at(-1) === K && rowWeights.length === R && R > 0;
+  const fits = v.shape.at(-1) === n && g.size === K && targetK === K && rowWeights.length === R && R > 0;
   check(
     fits && Number.isInteger(m) && m > 0,
-    `prototypeLoss with ${targetRows.length} target rows and ${rowWeights.length} weights`,
+    `prototypeLoss with ${targetRows.length} target rows, ${rowWeights.length} weights and targets [${Q},${targetK}]`,
     x,
     v,
     g,
-    targets,
   );
   checkRows('prototypeLoss', targetRows, Q);
-  const width = Math.min(K, Math.max(8, Math.floor(tile / R)));
-  const starts = Array.from({ length: Math.ceil(K / width) }, (_, i) => i * width);
+  const implicit = targets instanceof TfTargets && !targets.whole;
+  const parts = tiles(engine, implicit ? Math.max(R, Q) : R, K);
   const weights = (): TfTensor => tf.tensor2d(rowWeights.slice(), [R, 1]);
   /** The m targets of each row added up, prototypes k0 .. k0 + count - 1: [R, count]. */
   const wanted = (k0: number, count: number): TfTensor => {
-    const part = count === K ? targets : tf.slice(targets, [0, k0], [Q, count]);
+    const part = targetsAt(engine, targets, k0, count);
     const each = Array.from({ length: m }, (_, j) =>
       pick(
         engine,
@@ -94,8 +81,7 @@ export function prototypeLoss(
         const sums: TfTensor[] = []; // of exp(logit - highest), by tile, [R, 1]
         let dots: TfTensor = tf.zeros([R, 1]); // target . logits
         let mass: TfTensor = tf.zeros([R, 1]); // sum of the targets
-        for (const k0 of starts) {
-          const count = Math.min(width, K - k0);
+        for (const { k0, count } of parts) {
           const tileSums = tf.tidy(() => {
             const logits = engine.product(x, prototypes(engine, v, g, temperature, k0, count).weight, false, true);
             const q = wanted(k0, count);
@@ -122,8 +108,7 @@ export function prototypeLoss(
         let dX: TfTensor = tf.zeros([R, n]);
         const dV: TfTensor[] = [];
         const dG: TfTensor[] = [];
-        for (const k0 of starts) {
-          const count = Math.min(width, K - k0);
+        for (const { k0, count } of parts) {
           const gradients = tf.tidy(() => {
             const { unit, scale, weight } = prototypes(engine, v, g, temperature, k0, count);
             const softmax = tf.exp(tf.sub(engine.product(x, weight, false, true), logSum)); // [R, count]
@@ -146,13 +131,6 @@ export function prototypeLoss(
       },
     ),
   );
-}
-
-export function prototypeLogits(engine: Engine, x: TfTensor, v: TfTensor, g: TfTensor): TfTensor {
-  const { n } = rowsOf(x);
-  const { rows: K } = rowsOf(v);
-  check(v.shape.at(-1) === n && g.size === K && x.shape.length === 2, 'prototypeLogits', x, v, g);
-  return engine.make(() => engine.product(x, prototypes(engine, v, g, 1, 0, K).weight, false, true));
 }
 
 export function koleo(engine: Engine, x: TfTensor): TfTensor {
@@ -194,36 +172,4 @@ export function weightedSum(engine: Engine, terms: readonly TfTensor[], weights:
       (dy) => terms.map((term, i) => tf.reshape(tf.mul(dy, weights[i]!), term.shape)),
     ),
   );
-}
-
-// --- targets, no gradient ---------------------------------------------------------------------------------------------
-
-/** In logarithms: a prototype far from every sample is a large negative number, not 0 / 0. */
-export function sinkhornKnopp(engine: Engine, logits: TfTensor, temperature: number, iterations: number): TfTensor {
-  const { tf } = engine;
-  const { rows } = rowsOf(logits);
-  check(logits.shape.length === 2 && iterations >= 1, `sinkhornKnopp with ${iterations} iterations`, logits);
-  return engine.make(() => {
-    const start = tf.mul(logits, 1 / temperature);
-    let byPrototype: TfTensor = tf.zeros([1, logits.shape[1]!]);
-    let bySample: TfTensor = tf.zeros([rows, 1]);
-    // The constants (sums of 1/K and 1/n) cancel: each pass ends with samples, whose rows then sum to 1.
-    for (let i = 0; i < iterations; ++i) {
-      byPrototype = tf.logSumExp(tf.sub(start, bySample), 0, true);
-      bySample = tf.logSumExp(tf.sub(start, byPrototype), 1, true);
-    }
-    return tf.exp(tf.sub(tf.sub(start, byPrototype), bySample));
-  });
-}
-
-export function centeredSoftmax(engine: Engine, logits: TfTensor, center: TfTensor, temperature: number): TfTensor {
-  const { tf } = engine;
-  const { n: K } = rowsOf(logits);
-  check(center.size === K, 'centeredSoftmax', logits, center);
-  return engine.make(() => tf.softmax(tf.mul(tf.sub(logits, tf.reshape(center, [K])), 1 / temperature)));
-}
-
-export function meanRows(engine: Engine, x: TfTensor): TfTensor {
-  const { rows, n } = rowsOf(x);
-  return engine.make(() => engine.tf.mul(engine.sumRows(engine.tf.reshape(x, [rows, n])), 1 / rows));
 }

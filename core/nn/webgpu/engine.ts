@@ -23,16 +23,29 @@ interface Scope {
   readonly rooms: Set<Region>;
 }
 
+/** How many logits or targets of prototypes may exist at once. */
+export interface PrototypeLimits {
+  /** Most that are kept, from forward to backward or as targets. Beyond, they are made again where they are read. */
+  readonly kept: number;
+  /** Those of one tile. */
+  readonly tile: number;
+}
+
+/** 256 MiB in f32, and tiles of 128 MiB: enough to fill any device. */
+export const prototypeLimits: PrototypeLimits = { kept: 64 * 2 ** 20, tile: 32 * 2 ** 20 };
+
 export class Engine {
   readonly runtime: Runtime;
   readonly caps: Capabilities;
   /** Element of activations: tokens begin as it, and results have the element of what they are made from. */
   readonly precision: Precision;
+  readonly limits: PrototypeLimits;
   #tape: Tape | null = null;
   #scopes: Scope[] = [{ tensors: new Set(), rooms: new Set() }];
 
-  constructor(runtime: Runtime, precision: Precision) {
+  constructor(runtime: Runtime, precision: Precision, limits: PrototypeLimits = prototypeLimits) {
     this.runtime = runtime;
+    this.limits = limits;
     this.precision = precision;
     this.caps = runtime.capabilities;
   }

@@ -14,19 +14,25 @@ import type {
   PositionResize,
   Precision,
   PrototypeLossInputs,
+  PrototypeTargets,
+  TargetKind,
   Tensor,
 } from '../ops.ts';
-import { Engine, own } from './engine.ts';
+import { Engine, own, type PrototypeLimits } from './engine.ts';
 import * as layers from './layers.ts';
 import * as losses from './losses.ts';
+import { prototypeLogits } from './prototypes.ts';
 import { Runtime, type RuntimeOptions } from './runtime.ts';
 import { bytesOf, GpuAdamState, GpuParameterSet, type GpuTensor, sizeOf } from './tensor.ts';
+import * as targets from './targets.ts';
 import * as tokens from './tokens.ts';
 import * as updates from './updates.ts';
 
 export interface WebgpuOptions extends RuntimeOptions {
   /** Default: f16 on a GPU that has it, else f32. */
   readonly precision?: Precision;
+  /** For tests of the tiled way: how many logits may exist. */
+  readonly limits?: PrototypeLimits;
 }
 
 /**
@@ -35,7 +41,7 @@ export interface WebgpuOptions extends RuntimeOptions {
  * engine-died when the device says so, which may be some calls later.
  * @throws Error when there is no adapter, with the reason, or it cannot do the precision
  */
-export async function createWebgpuExecutor({ precision, ...options }: WebgpuOptions = {}): Promise<WebgpuExecutor> {
+export async function createWebgpuExecutor({ precision, limits, ...options }: WebgpuOptions = {}): Promise<WebgpuExecutor> {
   const runtime = await Runtime.open(options);
   const { description, software } = runtime.device;
   const { f16 } = runtime.capabilities;
@@ -43,7 +49,7 @@ export async function createWebgpuExecutor({ precision, ...options }: WebgpuOpti
     runtime.dispose();
     throw new Error(`The GPU (${description}) cannot compute in f16.`);
   }
-  return new WebgpuExecutor(new Engine(runtime, precision ?? (f16 && !software ? 'f16' : 'f32')));
+  return new WebgpuExecutor(new Engine(runtime, precision ?? (f16 && !software ? 'f16' : 'f32'), limits));
 }
 
 export class WebgpuExecutor implements Executor {
@@ -201,8 +207,9 @@ export class WebgpuExecutor implements Executor {
   }
 
   prototypeLoss(inputs: PrototypeLossInputs): Tensor {
-    const [rows, weightV, weightG, targets] = all('prototypeLoss', inputs.rows, inputs.weightV, inputs.weightG, inputs.targets);
-    return losses.prototypeLoss(this.engine, { rows: rows!, weightV: weightV!, weightG: weightG!, targets: targets! }, inputs);
+    const [rows, weightV, weightG] = all('prototypeLoss', inputs.rows, inputs.weightV, inputs.weightG);
+    const made = 'shape' in inputs.targets ? own('prototypeLoss', inputs.targets) : ownTargets('prototypeLoss', inputs.targets);
+    return losses.prototypeLoss(this.engine, { rows: rows!, weightV: weightV!, weightG: weightG!, targets: made }, inputs);
   }
 
   koleo(x: Tensor): Tensor {
@@ -215,21 +222,23 @@ export class WebgpuExecutor implements Executor {
 
   // --- operations without gradient ---
 
+  prototypeTargets(rows: Tensor, weightV: Tensor, weightG: Tensor, how: TargetKind): PrototypeTargets {
+    const [x, v, g] = all('prototypeTargets', rows, weightV, weightG);
+    const center = how.kind === 'softmax' && how.center ? own('prototypeTargets', how.center) : null;
+    return targets.prototypeTargets(this.engine, x!, v!, g!, how, center);
+  }
+
+  gatherTargets(from: PrototypeTargets, rows: Int32Array): Tensor {
+    return targets.gatherTargets(this.engine, ownTargets('gatherTargets', from), rows);
+  }
+
   prototypeLogits(rows: Tensor, weightV: Tensor, weightG: Tensor): Tensor {
     const [x, v, g] = all('prototypeLogits', rows, weightV, weightG);
-    return losses.prototypeLogits(this.engine, x!, v!, g!);
-  }
-
-  sinkhornKnopp(logits: Tensor, temperature: number, iterations: number): Tensor {
-    return losses.sinkhornKnopp(this.engine, own('sinkhornKnopp', logits), temperature, iterations);
-  }
-
-  centeredSoftmax(logits: Tensor, center: Tensor, temperature: number): Tensor {
-    return losses.centeredSoftmax(this.engine, own('centeredSoftmax', logits), own('centeredSoftmax', center), temperature);
+    return prototypeLogits(this.engine, x!, v!, g!);
   }
 
   meanRows(x: Tensor): Tensor {
-    return losses.meanRows(this.engine, own('meanRows', x));
+    return targets.meanRows(this.engine, own('meanRows', x));
   }
 
   // --- updates ---
@@ -251,6 +260,12 @@ export class WebgpuExecutor implements Executor {
 
 function all(operation: string, ...tensors: readonly Tensor[]): GpuTensor[] {
   return tensors.map((tensor) => own(operation, tensor));
+}
+
+function ownTargets(operation: string, made: PrototypeTargets): targets.GpuTargets {
+  if (!(made instanceof targets.GpuTargets)) throw new Error(`${operation}: the targets are not of this executor.`);
+  for (const tensor of made.tensors) own(operation, tensor);
+  return made;
 }
 
 function ownSet(operation: string, set: ParameterSet): GpuParameterSet {

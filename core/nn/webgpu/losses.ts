@@ -1,16 +1,14 @@
-/** Heads' ends and losses: L2 normalisation, prototypes, cross-entropy, KoLeo, and the teacher's targets. */
+/** Heads' ends and losses: L2 normalisation, cross-entropy over prototypes, KoLeo. */
 import type { PrototypeLossInputs } from '../ops.ts';
 import { check, checkRows, rowsOf, type Engine } from './engine.ts';
-import { sumRows } from './kernels/columns.ts';
 import { scale } from './kernels/elementwise.ts';
 import { stored, type Operand } from './kernels/kernel.ts';
 import * as koleoKernels from './kernels/koleo.ts';
 import * as lossKernels from './kernels/loss.ts';
 import * as normalize from './kernels/normalize.ts';
-import * as targetKernels from './kernels/targets.ts';
 import { multiply } from './products.ts';
-import { alignment } from './memory.ts';
-import { part } from './runtime.ts';
+import { fitsWhole, logitsTile, prototypeScales, slice, tilesOf } from './prototypes.ts';
+import { targetsAt, type GpuTargets } from './targets.ts';
 import { bytesOf, type GpuTensor } from './tensor.ts';
 
 export function l2Normalize(engine: Engine, x: GpuTensor, epsilon: number, element = x.element): GpuTensor {
@@ -25,56 +23,34 @@ export function l2Normalize(engine: Engine, x: GpuTensor, epsilon: number, eleme
   return y;
 }
 
-/** g_k / (||v_k|| temperature), [K]. */
-function prototypeScales(engine: Engine, v: GpuTensor, g: GpuTensor, temperature: number): Operand {
-  const { rows: K, n } = rowsOf(v);
-  const scales = engine.room(K);
-  engine.run(lossKernels.prototypeScales(engine.caps, v, g, scales, K, n, temperature));
-  return scales;
-}
-
-/** Most logits that are kept from forward to backward: 256 MiB. Beyond, they are made again tile by tile. */
-const keptLogits = 64 * 2 ** 20;
-/** Logits of one tile: 128 MiB, enough to fill any device. */
-const tileLogits = 32 * 2 ** 20;
-
 export interface PrototypeLossTensors {
   readonly rows: GpuTensor;
   readonly weightV: GpuTensor;
   readonly weightG: GpuTensor;
-  readonly targets: GpuTensor;
-}
-
-/** Elements first .. of an array; `first` times a tile's step, so that bound offsets are aligned. */
-function slice<T extends Operand>(operand: T, first: number, count: number): T {
-  const bytes = bytesOf(operand.element);
-  return { ...operand, element: operand.element, region: part(operand.region, first * bytes, count * bytes) };
+  readonly targets: GpuTensor | GpuTargets;
 }
 
 /**
  * Logits, and in backward their gradients, have the element of x. In f16 those of a student, at most 10 in size, are off by
  * up to 4e-3, as much as the loss of one row, and the mean over rows far less; a matrix unit takes them as they are.
- * @param limits most logits kept, and logits of a tile: for tests of the tiled way
  */
 export function prototypeLoss(
   engine: Engine,
   { rows: x, weightV: v, weightG: g, targets }: PrototypeLossTensors,
   { targetRows, rowWeights, temperature }: Omit<PrototypeLossInputs, keyof PrototypeLossTensors>,
-  limits: { kept: number; tile: number } = { kept: keptLogits, tile: tileLogits },
 ): GpuTensor {
   const { caps } = engine;
   const { rows: R, n } = rowsOf(x);
   const { rows: K } = rowsOf(v);
-  const { rows: Q } = rowsOf(targets);
+  const { rows: Q, n: targetK } = 'shape' in targets ? rowsOf(targets) : { rows: targets.rows, n: targets.prototypes };
   const m = targetRows.length / R;
-  const fits = v.shape.at(-1) === n && g.size === K && targets.shape.at(-1) === K && rowWeights.length === R && R > 0;
+  const fits = v.shape.at(-1) === n && g.size === K && targetK === K && rowWeights.length === R && R > 0;
   check(
     fits && Number.isInteger(m) && m > 0,
-    `prototypeLoss with ${targetRows.length} target rows and ${rowWeights.length} weights`,
+    `prototypeLoss with ${targetRows.length} target rows, ${rowWeights.length} weights and targets [${Q},${targetK}]`,
     x,
     v,
     g,
-    targets,
   );
   checkRows('prototypeLoss', targetRows, Q);
   const loss = engine.make([]);
@@ -83,23 +59,21 @@ export function prototypeLoss(
   const weights = engine.floats(rowWeights);
   const state = engine.room(R * 4);
   const { element } = x;
-  const bytes = bytesOf(element);
-  const factor = engine.factor(v, element);
-  const whole = R * K <= limits.kept && R * K * bytes <= caps.bindingBytes;
-  const step = alignment / bytes;
-  const width = whole ? K : Math.min(K, Math.max(1, Math.floor(Math.min(limits.tile, caps.bindingBytes / bytes) / R / step)) * step);
+  const directions = engine.factor(v, element);
+  const implicit = !('shape' in targets) && !targets.whole;
+  const whole = !implicit && fitsWhole(engine, R, K, bytesOf(element));
+  const tiles = whole ? [{ k0: 0, count: K }] : tilesOf(engine, implicit ? Math.max(R, Q) : R, K, 4);
+  const width = tiles[0]!.count;
   const logits = engine.room(R * width, element);
-  const tiles = Array.from({ length: Math.ceil(K / width) }, (_, i) => ({ k0: i * width, count: Math.min(width, K - i * width) }));
-  /** Logits of a tile's prototypes, divided by the temperature, [R, count] close together. */
-  const makeTile = (tile: Operand, k0: number, count: number): void => {
-    const epilogue = { kind: 'column-scale', scale: slice(scales, k0, count).region } as const;
-    multiply(engine, 'nt', { m: R, n: count, k: n }, x, slice(factor, k0 * n, count * n), tile, epilogue);
-  };
+  const made = implicit ? engine.room(Q * width) : null;
   for (const { k0, count } of tiles) {
-    makeTile(logits, k0, count);
-    engine.run(lossKernels.crossEntropy(caps, { logits, targets, targetRows: index, state }, { rows: R, count, k0, K, m }));
+    logitsTile(engine, x, directions, scales, logits, k0, count);
+    const from = targetsAt(engine, targets, k0, count, made);
+    const arrays = { logits, targets: from.targets, targetRows: index, state };
+    engine.run(lossKernels.crossEntropy(caps, arrays, { rows: R, count, k0: from.k0, K: from.K, m }, k0 === 0));
   }
   engine.run(lossKernels.crossEntropySum(state, weights, loss, R));
+  if (made) engine.giveBack(made);
   if (!whole || !(engine.wants(x) || engine.wants(v) || engine.wants(g))) engine.giveBack(logits);
   engine.record(loss, [x, v, g], (dy) => {
     const dx = engine.gradient(x);
@@ -108,35 +82,24 @@ export function prototypeLoss(
     // Sums over rows of (gradient by row . v_k) row: [width, n].
     const h = dv || dg ? engine.room(width * n) : null;
     const tile = whole ? logits : engine.room(R * width, element);
+    const again = implicit ? engine.room(Q * width) : null;
     for (const { k0, count } of tiles) {
-      if (!whole) makeTile(tile, k0, count);
+      if (!whole) logitsTile(engine, x, directions, scales, tile, k0, count);
+      const from = targetsAt(engine, targets, k0, count, again);
       const own = slice(scales, k0, count);
-      const arrays = { logits: tile, targets, targetRows: index, state, weights, dy, scales: own };
-      engine.run(lossKernels.crossEntropyBackward(caps, arrays, { rows: R, count, k0, K, m }));
+      const arrays = { logits: tile, targets: from.targets, targetRows: index, state, weights, dy, scales: own };
+      engine.run(lossKernels.crossEntropyBackward(caps, arrays, { rows: R, count, k0: from.k0, K: from.K, m }));
       const toRows = dx && { ...dx, accumulate: k0 > 0 || dx.accumulate };
-      if (toRows) multiply(engine, 'nn', { m: R, n, k: count }, tile, slice(factor, k0 * n, count * n), toRows);
+      if (toRows) multiply(engine, 'nn', { m: R, n, k: count }, tile, slice(directions, k0 * n, count * n), toRows);
       if (!h) continue;
       multiply(engine, 'tn', { m: count, n, k: R }, tile, x, h);
-      const lengths = slice({ region: g.region, element: g.element }, k0, count);
+      const ofTile = (array: GpuTensor, each: number): Operand => slice<Operand>(array, k0 * each, count * each);
       const back = { dv: dv && slice(dv, k0 * n, count * n), dg: dg && slice(dg, k0, count) };
-      const directions = slice({ region: v.region, element: v.element }, k0 * n, count * n);
-      engine.run(lossKernels.prototypeBackward(caps, { h, v: directions, g: lengths, ...back }, count, n));
+      engine.run(lossKernels.prototypeBackward(caps, { h, v: ofTile(v, n), g: ofTile(g, 1), ...back }, count, n));
     }
-    for (const room of [tile, h, scales, state]) if (room) engine.giveBack(room);
+    for (const room of [tile, again, h, scales, state]) if (room) engine.giveBack(room);
   });
   return loss;
-}
-
-/** Logits and targets are f32: over a temperature of 0.04 the last place of an f16 logit near 1 is 1 % of its target. */
-export function prototypeLogits(engine: Engine, x: GpuTensor, v: GpuTensor, g: GpuTensor): GpuTensor {
-  const { rows: R, n } = rowsOf(x);
-  const { rows: K } = rowsOf(v);
-  check(v.shape.at(-1) === n && g.size === K, 'prototypeLogits', x, v, g);
-  const y = engine.make([R, K]);
-  const scales = prototypeScales(engine, v, g, 1);
-  multiply(engine, 'nt', { m: R, n: K, k: n }, x, engine.factor(v, x.element), y, { kind: 'column-scale', scale: scales.region });
-  engine.giveBack(scales);
-  return y;
 }
 
 export function koleo(engine: Engine, x: GpuTensor): GpuTensor {
@@ -166,32 +129,5 @@ export function weightedSum(engine: Engine, terms: readonly GpuTensor[], weights
       if (target) engine.run(scale(engine.caps, dy, target, weights[i]!, 1));
     });
   });
-  return y;
-}
-
-// --- targets, no gradient ---------------------------------------------------------------------------------------------
-
-export function sinkhornKnopp(engine: Engine, logits: GpuTensor, temperature: number, iterations: number): GpuTensor {
-  const { rows, n: K } = rowsOf(logits);
-  check(logits.shape.length === 2 && iterations >= 1, `sinkhornKnopp with ${iterations} iterations`, logits);
-  const y = engine.make(logits.shape);
-  const [factors, scales] = [engine.room(rows), engine.room(K)];
-  engine.run(targetKernels.sinkhornKnopp(engine.caps, { logits, y, factors, scales }, { rows, K, temperature, iterations }));
-  for (const room of [factors, scales]) engine.giveBack(room);
-  return y;
-}
-
-export function centeredSoftmax(engine: Engine, logits: GpuTensor, center: GpuTensor, temperature: number): GpuTensor {
-  const { rows, n: K } = rowsOf(logits);
-  check(center.size === K, 'centeredSoftmax', logits, center);
-  const y = engine.make(logits.shape);
-  engine.run(targetKernels.centeredSoftmax(engine.caps, { logits, center, y }, { rows, K, temperature }));
-  return y;
-}
-
-export function meanRows(engine: Engine, x: GpuTensor): GpuTensor {
-  const { rows, n } = rowsOf(x);
-  const y = engine.make([n]);
-  engine.run(sumRows(engine.caps, x, stored(y), { rows, n, factor: 1 / rows }));
   return y;
 }

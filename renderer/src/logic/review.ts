@@ -1,5 +1,6 @@
 /** Review as plain data: what a decision does to an image's objects before the host answers, and which object is next. */
-import type { Decision, ReviewObject } from '../../../core/contract/index.ts';
+import type { Decision, ReviewObject, Rle } from '../../../core/contract/index.ts';
+import type { EditTarget } from './drafts.ts';
 import { decodeRle } from './rle.ts';
 
 /** Names an object across both kinds: proposals and annotations have ids of their own. */
@@ -118,4 +119,25 @@ export function findAgain(objects: readonly ReviewObject[], before: ReviewObject
     objects.find((o) => isVisible(o) && o.rle.counts === before.rle.counts && (o.kind === before.kind || isPending(before))) ??
     null
   );
+}
+
+/** The list in the order it was shown, with the states of now; the object just decided keeps its place but is no choice. */
+export function withoutChoice(list: readonly ReviewObject[], now: readonly ReviewObject[], decided: ReviewObject): ReviewObject[] {
+  return list.flatMap((o) => {
+    if (keyOf(o) === keyOf(decided)) return [{ ...o, state: 'rejected' as const }];
+    const current = now.find((other) => keyOf(other) === keyOf(o));
+    return current ? [current] : [];
+  });
+}
+
+/** The decision that saves a mask: of a proposal, of an annotation, or drawn anew. */
+export function saveDecision(
+  target: EditTarget,
+  imageId: number,
+  { classId, rle, seconds }: { readonly classId: number | null; readonly rle: Rle; readonly seconds: number },
+): Decision {
+  const saved = { classId, rle: { size: [rle.size[0], rle.size[1]] as [number, number], counts: rle.counts }, seconds };
+  if (target.kind === 'proposal') return { action: 'edit', proposalId: target.id, ...saved };
+  if (target.kind === 'annotation') return { action: 'editAnnotation', annotationId: target.id, ...saved };
+  return { action: 'draw', imageId, ...saved };
 }

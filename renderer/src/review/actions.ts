@@ -38,17 +38,17 @@ export function perform(action: ReviewAction): void {
     case 'previousObject':
       return review.walk(-1);
     case 'smaller':
-      review.brush = Math.max(2, Math.round(review.brush / 1.2));
+      review.display.brush = Math.max(2, Math.round(review.display.brush / 1.2));
       return;
     case 'larger':
-      review.brush = Math.min(400, Math.max(review.brush + 1, Math.round(review.brush * 1.2)));
+      review.display.brush = Math.min(400, Math.max(review.display.brush + 1, Math.round(review.display.brush * 1.2)));
       return;
     case 'fit':
       return review.view.fit();
     case 'zoomToObject':
       return review.zoomToSelected();
     case 'cycleMasks':
-      review.look = looks[review.look];
+      review.display.look = looks[review.display.look];
       return;
     case 'hideMasks':
       return; // while the key is held: the page does that

@@ -49,6 +49,16 @@ export class ReviewQueue {
     await this.refresh();
   }
 
+  /** Another project is open: nothing of this one is left. */
+  forget(): void {
+    this.classId = null;
+    this.clusterId = null;
+    this.mode = 'queue';
+    this.paths = new Map();
+    this.items.clear();
+    this.all.clear();
+  }
+
   async refresh(): Promise<void> {
     await this.items.load();
     this.#sequence = [...new Set([...this.#sequence, ...(this.items.value ?? []).map((item) => item.imageId)])];

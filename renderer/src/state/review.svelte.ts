@@ -3,10 +3,10 @@
  * the mask under the brush. What to look at next is the queue's; drawing is the canvas's.
  */
 import { api } from '../api/client.ts';
-import type { Decision, ImageRow, ReviewChange, ReviewImage, ReviewObject, Rle } from '../../../core/contract/index.ts';
+import type { Decision, ImageRow, ReviewChange, ReviewObject, Rle } from '../../../core/contract/index.ts';
 import { ActiveClock } from '../logic/activity.ts';
 import { colorOf } from '../logic/colors.ts';
-import { Drafts, type Draft, type EditTarget } from '../logic/drafts.ts';
+import type { Draft, EditTarget } from '../logic/drafts.ts';
 import {
   applyDecision,
   findAgain,
@@ -17,25 +17,27 @@ import {
   listOrder,
   neighbour,
   nextUndecided,
+  saveDecision,
+  withoutChoice,
   type ObjectKey,
 } from '../logic/review.ts';
-import { imageSideFor } from '../logic/viewport.ts';
 import { EditSession, type Tool } from '../canvas/edit.svelte.ts';
-import type { MaskLook } from '../canvas/paint.ts';
 import { ImageSource } from '../canvas/source.svelte.ts';
 import { CanvasView } from '../canvas/view.svelte.ts';
 import { factsOf, type Facts } from '../api/client.ts';
+import { LookAhead } from './ahead.ts';
 import { app } from './app.svelte.ts';
+import { Display } from './display.svelte.ts';
 import { ReviewQueue } from './queue.svelte.ts';
 import { route } from './route.svelte.ts';
+import { newest, Strokes } from './strokes.ts';
 import { toasts } from './toasts.svelte.ts';
-
-const newest = (): number => Math.floor(performance.timeOrigin + performance.now());
 
 class Review {
   readonly queue = new ReviewQueue();
   readonly view = new CanvasView();
   readonly source = new ImageSource();
+  readonly display = new Display();
 
   image = $state.raw<ImageRow | null>(null);
   objects = $state.raw<readonly ReviewObject[]>([]);
@@ -47,14 +49,6 @@ class Review {
   /** Decisions the host has not answered yet. */
   outstanding = $state(0);
 
-  look = $state<MaskLook>('fill');
-  opacity = $state(0.42);
-  masksHidden = $state(false);
-  /** Zoom to every object when it is selected by a key. */
-  follow = $state(false);
-  /** Brush diameter in CSS pixels. */
-  brush = $state(28);
-
   readonly list = $derived(listOrder(this.objects));
   readonly visible = $derived(this.objects.filter(isVisible));
   readonly selectedObject: ReviewObject | null = $derived(this.visible.find((o) => keyOf(o) === this.selected) ?? null);
@@ -64,16 +58,15 @@ class Review {
   readonly clock = new ActiveClock(performance.now());
   #chain: Promise<void> = Promise.resolve();
   #openTurn = 0;
-  #ahead: { imageId: number; answer: Promise<ReviewImage> } | null = null;
+  readonly #ahead = new LookAhead();
+  readonly #strokes = new Strokes();
   #refreshTimer: ReturnType<typeof setTimeout> | undefined;
-  /** Drafts whose decision is on its way: not to be restored. */
-  readonly #sending = new Set<string>();
 
   constructor() {
     app.onProjectSwitched(() => this.#forget());
     app.onChanged((what) => {
       if (what !== 'proposals' && what !== 'clusters' && what !== 'images') return;
-      this.#ahead = null;
+      this.#ahead.forget();
       if (route.page !== 'review') {
         this.queue.items.clear();
         return;
@@ -93,8 +86,7 @@ class Review {
       await this.queue.reset();
       this.queue.chooseMode();
     }
-    const wanted =
-      imageId ?? this.image?.id ?? this.#drafts().list()[0]?.imageId ?? this.queue.images.find((i) => i.left > 0)?.imageId ?? null;
+    const wanted = imageId ?? this.image?.id ?? this.#strokes.anyImage() ?? this.queue.images.find((i) => i.left > 0)?.imageId ?? null;
     if (wanted === null || (wanted === this.image?.id && this.error === null)) return;
     await this.open(wanted);
   }
@@ -106,7 +98,7 @@ class Review {
     this.opening = true;
     this.error = null;
     try {
-      const ahead = this.#ahead?.imageId === imageId && this.outstanding === 0 ? this.#ahead.answer : null;
+      const ahead = this.outstanding === 0 ? this.#ahead.answerFor(imageId) : null;
       await this.#chain;
       const answer = await (ahead ?? api.reviewImage.query({ imageId }));
       if (turn !== this.#openTurn) return;
@@ -117,7 +109,7 @@ class Review {
       if (this.queue.mode === 'all' && this.queue.all.indexOf(imageId) < 0) void this.queue.all.find(imageId);
       const picked = options.select ? options.select(answer.objects) : (nextUndecided(this.list, null, (o) => this.queue.wants(o)) ?? null);
       this.selected = picked && keyOf(picked);
-      if (this.selectedObject && (this.follow || options.select)) this.view.bringIntoSight(this.selectedObject.box);
+      if (this.selectedObject && (this.display.follow || options.select)) this.view.bringIntoSight(this.selectedObject.box);
       if (route.page === 'review') route.replace(`review/image/${imageId}`);
       this.#restoreDraft();
       this.#lookAhead();
@@ -152,17 +144,7 @@ class Review {
   #lookAhead(): void {
     if (!this.image) return;
     const next = (this.undecided === 0 ? this.queue.nextWithWork(this.image.id) : null) ?? this.queue.neighbour(this.image.id, 1);
-    if (next === null || this.#ahead?.imageId === next) return;
-    const answer = api.reviewImage.query({ imageId: next });
-    this.#ahead = { imageId: next, answer };
-    answer.then(
-      ({ image }) => {
-        const { width, height } = this.view.screen;
-        const scale = Math.min(4, width / image.width, height / image.height);
-        ImageSource.prefetch(next, imageSideFor(image, { scale, x: 0, y: 0 }, window.devicePixelRatio));
-      },
-      () => (this.#ahead = null),
-    );
+    if (next !== null) this.#ahead.ask(next, this.view.screen);
   }
 
   /** Reads the image again when the machine changed its proposals; not under a running edit or an unanswered decision. */
@@ -187,13 +169,8 @@ class Review {
     this.selected = null;
     this.error = null;
     this.activeClassId = null;
-    this.#ahead = null;
-    this.queue.classId = null;
-    this.queue.clusterId = null;
-    this.queue.mode = 'queue';
-    this.queue.paths = new Map();
-    this.queue.items.clear();
-    this.queue.all.clear();
+    this.#ahead.forget();
+    this.queue.forget();
   }
 
   // --- selection ------------------------------------------------------------------------------------------------------
@@ -216,7 +193,7 @@ class Review {
   }
 
   #show(object: ReviewObject): void {
-    if (this.follow) this.view.zoomTo(object.box);
+    if (this.display.follow) this.view.zoomTo(object.box);
     else this.view.bringIntoSight(object.box);
   }
 
@@ -290,18 +267,12 @@ class Review {
   }
 
   async undo(): Promise<void> {
-    if (this.session) {
-      this.session.undo();
-      return;
-    }
+    if (this.session) return void this.session.undo();
     await this.#travel(() => api.undo.mutate());
   }
 
   async redo(): Promise<void> {
-    if (this.session) {
-      this.session.redo();
-      return;
-    }
+    if (this.session) return void this.session.redo();
     await this.#travel(() => api.redo.mutate());
   }
 
@@ -313,7 +284,7 @@ class Review {
       const change = await call();
       const touched = (objects: readonly ReviewObject[]): ReviewObject | null =>
         objects.filter(isVisible).find((o) => !before.has(`${keyOf(o)}:${o.state}`)) ?? null;
-      this.#ahead = null;
+      this.#ahead.forget();
       if (change.imageId === this.image?.id) {
         this.#adopt(change.objects);
         const object = touched(change.objects);
@@ -363,7 +334,7 @@ class Review {
     try {
       const change = await api.decide.mutate(decision);
       this.outstanding--;
-      if (draft) this.#drafts().remove(draft);
+      if (draft) this.#strokes.remove(draft);
       // Later decisions are already shown; only the last answer is the whole truth.
       if (change.imageId === this.image?.id && this.outstanding === 0) this.#adopt(change.objects);
       toasts.note(change.label, { key: 'decision', button: { label: 'Undo', run: () => void this.undo() } });
@@ -373,7 +344,7 @@ class Review {
       this.queue.refreshSoon();
     } finally {
       if (draft) {
-        this.#sending.delete(draftKey(draft));
+        this.#strokes.answered(draft);
         if (this.image?.id === draft.imageId) this.#restoreDraft();
       }
     }
@@ -429,7 +400,7 @@ class Review {
       classId,
       color: this.colorOf({ classId, clusterId }),
       changed,
-      keep: (draft) => this.#keep(draft),
+      keep: (draft) => this.#strokes.keep(draft),
     });
     this.session.tool = tool;
   }
@@ -459,18 +430,11 @@ class Review {
       return false;
     }
     const draft = { ...session.draft(), rle };
-    this.#keep(draft);
-    this.#sending.add(draftKey(draft));
+    this.#strokes.sending(draft);
     this.session = null;
-    const sent = { size: [rle.size[0], rle.size[1]] as [number, number], counts: rle.counts };
     const { target, classId } = session;
-    const seconds = this.#seconds();
-    const leaving = options.advance ? object : null;
-    if (target.kind === 'proposal')
-      this.#decide({ action: 'edit', proposalId: target.id, classId, rle: sent, seconds }, leaving, undefined, draft);
-    else if (target.kind === 'annotation')
-      this.#decide({ action: 'editAnnotation', annotationId: target.id, classId, rle: sent, seconds }, null, undefined, draft);
-    else this.#decide({ action: 'draw', imageId: this.image.id, classId, rle: sent, seconds }, null, undefined, draft);
+    const decision = saveDecision(target, this.image.id, { classId, rle, seconds: this.#seconds() });
+    this.#decide(decision, options.advance && target.kind === 'proposal' ? object : null, undefined, draft);
     return true;
   }
 
@@ -493,7 +457,7 @@ class Review {
       button: {
         label: 'Undo',
         run: () => {
-          this.#keep(draft);
+          this.#strokes.keep(draft);
           if (route.page !== 'review') route.go(`review/image/${draft.imageId}`);
           if (this.image?.id === draft.imageId) this.#restoreDraft();
           else void this.open(draft.imageId);
@@ -508,61 +472,25 @@ class Review {
   }
 
   #drop(session: EditSession): void {
-    this.#drafts().remove(session);
+    this.#strokes.remove(session);
     this.session = null;
   }
 
-  #drafts(): Drafts {
-    return new Drafts(localStorage, app.project?.id ?? '');
-  }
-
-  #keep(draft: Draft): void {
-    try {
-      this.#drafts().save(draft);
-    } catch {
-      toasts.note('The browser has no room to keep this edit in case of a crash. Accept it soon.', { key: 'draft' });
-    }
-  }
-
-  /** Opens strokes that the host never got; those it did get are forgotten. */
+  /** Opens strokes that the host never got. */
   #restoreDraft(): void {
     if (!this.image || this.session) return;
-    for (const draft of this.#drafts().list(this.image.id)) {
-      if (this.#sending.has(draftKey(draft))) continue;
-      const done = draft.rle && this.objects.some((o) => o.kind === 'annotation' && o.rle.counts === draft.rle?.counts);
-      const sized = !draft.rle || (draft.rle.size[0] === this.image.height && draft.rle.size[1] === this.image.width);
-      if (done || !sized) {
-        this.#drafts().remove(draft);
-        continue;
-      }
-      const object = this.visible.find((o) => o.kind === draft.target.kind && o.id === draft.target.id);
-      // Its proposal may have gone in the meantime: the strokes live on as a new object.
-      const target: EditTarget = object || draft.target.kind === 'new' ? draft.target : { kind: 'new', id: newest() };
-      if (target !== draft.target) this.#drafts().remove(draft);
-      this.selected = object ? keyOf(object) : null;
-      this.#begin(target, draft.rle, draft.classId, object?.clusterId ?? null, true, 'brush');
-      this.#keep({ ...draft, target });
-      toasts.note('Unsaved edit restored. Enter saves it, Esc discards it.', { key: 'restored' });
-      return;
-    }
+    const found = this.#strokes.restore(this.image, this.objects, this.visible);
+    if (!found) return;
+    const { draft, object } = found;
+    this.selected = object && keyOf(object);
+    this.#begin(draft.target, draft.rle, draft.classId, object?.clusterId ?? null, true, 'brush');
+    this.#strokes.keep(draft);
+    toasts.note('Unsaved edit restored. Enter saves it, Esc discards it.', { key: 'restored' });
   }
 
   colorOf(object: { readonly classId: number | null; readonly clusterId: number | null }): string {
     return colorOf(object, app.classById);
   }
-}
-
-function draftKey(draft: Draft): string {
-  return `${draft.imageId}/${draft.target.kind}/${draft.target.id}`;
-}
-
-/** The list in the order it was shown, with the states of now; the object just decided keeps its place but is no choice. */
-function withoutChoice(list: readonly ReviewObject[], now: readonly ReviewObject[], decided: ReviewObject): ReviewObject[] {
-  return list.flatMap((o) => {
-    if (keyOf(o) === keyOf(decided)) return [{ ...o, state: 'rejected' as const }];
-    const current = now.find((other) => keyOf(other) === keyOf(o));
-    return current ? [current] : [];
-  });
 }
 
 export const review = new Review();

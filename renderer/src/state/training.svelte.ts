@@ -5,12 +5,19 @@ import { app, isActive, type RunningEvent } from './app.svelte.ts';
 import { listOptions } from './curation.svelte.ts';
 import { Loaded } from './loaded.svelte.ts';
 
-type Start = NonNullable<Inputs['startTraining']['from']> | null;
+type Network = NonNullable<Inputs['startTraining']['from']> | null;
+/** What a person sets beside a preset; null: as the preset has it. */
+export type RunNumbers = Record<'steps' | 'batch' | 'accumulate', number | null>;
 
 export class Training {
   /** Weights that the next run starts from; null: random ones. */
-  from = $state.raw<Start>(null);
-  readonly presets = new Loaded(() => api.trainPresets.query(this.from ? { from: this.from } : undefined));
+  from = $state.raw<Network>(null);
+  /** A frozen network that the next run learns from; null: its own average. */
+  teacher = $state.raw<Network>(null);
+  readonly presets = new Loaded(() => {
+    if (this.teacher) return api.trainPresets.query({ from: null, distillFrom: this.teacher });
+    return api.trainPresets.query(this.from ? { from: this.from } : undefined);
+  });
   readonly runs = new Loaded(() => api.runs.query());
   shownId = $state<string | null>(null);
   metrics = $state.raw<readonly TrainMetrics[]>([]);
@@ -55,14 +62,22 @@ export class Training {
   }
 
   /** Chooses what the next run starts from; other presets are offered then. */
-  async startFrom(from: Start): Promise<void> {
+  async startFrom(from: Network): Promise<void> {
     this.from = from;
+    if (from) this.teacher = null; // what learns from another network starts from random weights
     await this.presets.load();
   }
 
-  async start(presetId: string, steps: number | null, batch: number | null): Promise<void> {
-    const from = this.from && { from: this.from };
-    const run = await api.startTraining.mutate({ ...from, presetId, steps, batch, seed: null, list: listOptions.value });
+  /** Chooses what the next run learns from; other presets are offered then. */
+  async learnFrom(teacher: Network): Promise<void> {
+    this.teacher = teacher;
+    if (teacher) this.from = null;
+    await this.presets.load();
+  }
+
+  async start(presetId: string, numbers: RunNumbers): Promise<void> {
+    const sources = { ...(this.from && { from: this.from }), ...(this.teacher && { distillFrom: this.teacher }) };
+    const run = await api.startTraining.mutate({ ...sources, presetId, ...numbers, seed: null, list: listOptions.value });
     await this.#readRuns();
     await this.show(run.id);
   }

@@ -3,20 +3,17 @@
 // Dao et al. 2022), so memory grows with T, not with T squared.
 import { madd, exp4, keepUpTo4, maxLanes, sumLanes, dot } from './simd';
 import { int, ptr, scratch } from './pool';
-import { product, packRows, packTransposed } from './gemm';
+import { COLUMNS, PANEL, TILE, panelsOf, product, packRows, packTransposed } from './gemm';
 
 /** Rows of scores held at once, a multiple of 6; the same number stands in ../attention.ts. */
 const ROWS: i32 = 48;
 
-/** Scratch starts after the tile that the products use. */
-const TILE: usize = 256;
-
 /**
  * Rows of s[rows][columns] (ld bytes apart) become softmax(scale * s); lse[r] = log sum exp of row r. Lanes from
- * `columns` up to the next multiple of 8 become 0.
+ * `columns` up to whole panels become 0.
  */
 function softmaxRows(rows: i32, columns: i32, s: usize, ld: usize, scale: f32, lse: usize): void {
-  const width = (columns + 7) & ~7;
+  const width = panelsOf(columns) * COLUMNS;
   const scales = f32x4.splat(scale);
   for (let r = 0; r < rows; ++r) {
     const row = s + <usize>r * ld;
@@ -65,19 +62,19 @@ export function kAttention(p: usize, chunk: i32): void {
   const out = ptr(p, 1) + <usize>sample * T * D + <usize>head * d * 4;
   const lse = ptr(p, 2);
   const scale: f32 = 1 / sqrt<f32>(<f32>d);
-  const width = <usize>((T + 7) & ~7);
-  const depth = <usize>((d + 7) & ~7);
-  const keys = scratch() + TILE; // packed k^T: panels of 8 tokens, [d][8]
-  const values = keys + width * d * 4; // packed v: panels of 8 channels, [T][8]
+  const width = <usize>(panelsOf(T) * COLUMNS);
+  const depth = <usize>(panelsOf(d) * COLUMNS);
+  const keys = scratch() + TILE; // packed k^T: panels of tokens, [d][COLUMNS]
+  const values = keys + width * d * 4; // packed v: panels of channels, [T][COLUMNS]
   const s = values + depth * T * 4; // [ROWS][width]
-  packTransposed(0, (T + 7) >> 3, T, d, q + D, token, keys);
-  packRows(0, T, T, d, q + D * 2, token, values, 8);
+  packTransposed(0, panelsOf(T), T, d, q + D, token, keys);
+  packRows(0, T, T, d, q + D * 2, token, values, COLUMNS);
   const last = min(T, (group + 1) * per);
   for (let i = group * per; i < last; i += ROWS) {
     const rows = min(ROWS, last - i);
-    product(rows, <i32>width, d, q + <usize>i * token, token, 4, keys, 32, <usize>d << 5, s, width << 2, false);
+    product(rows, <i32>width, d, q + <usize>i * token, token, 4, keys, PANEL, <usize>d * PANEL, s, width << 2, false);
     softmaxRows(rows, T, s, width << 2, scale, lse ? lse + (<usize>pair * T + i) * 4 : 0);
-    product(rows, d, T, s, width << 2, 4, values, 32, <usize>T << 5, out + <usize>i * D, D, false);
+    product(rows, d, T, s, width << 2, 4, values, PANEL, <usize>T * PANEL, out + <usize>i * D, D, false);
   }
 }
 
@@ -102,25 +99,25 @@ export function kAttentionBackward(p: usize, chunk: i32): void {
   const dQ = ptr(p, 4) + <usize>sample * T * token + place;
   const scale: f32 = 1 / sqrt<f32>(<f32>d);
   const scales = f32x4.splat(scale);
-  const width = <usize>((T + 7) & ~7);
-  const depth = <usize>((d + 7) & ~7);
+  const width = <usize>(panelsOf(T) * COLUMNS);
+  const depth = <usize>(panelsOf(d) * COLUMNS);
   const ld = width << 2;
-  const keys = scratch() + TILE; // k^T, panels of 8 tokens
-  const values = keys + width * d * 4; // v^T, panels of 8 tokens
-  const keyRows = values + width * d * 4; // k, panels of 8 channels
-  const queries = keyRows + depth * T * 4; // q of the block, panels of 8 channels: [ROWS][8]
+  const keys = scratch() + TILE; // k^T, panels of tokens
+  const values = keys + width * d * 4; // v^T, panels of tokens
+  const keyRows = values + width * d * 4; // k, panels of channels
+  const queries = keyRows + depth * T * 4; // q of the block, panels of channels: [ROWS][COLUMNS]
   const grads = queries + depth * ROWS * 4; // dO of the block, the same
   const s = grads + depth * ROWS * 4; // [ROWS][width]
   const ds = s + ROWS * ld; // [ROWS][width]
-  packTransposed(0, (T + 7) >> 3, T, d, q + D, token, keys);
-  packTransposed(0, (T + 7) >> 3, T, d, q + D * 2, token, values);
-  packRows(0, T, T, d, q + D, token, keyRows, 8);
+  packTransposed(0, panelsOf(T), T, d, q + D, token, keys);
+  packTransposed(0, panelsOf(T), T, d, q + D * 2, token, values);
+  packRows(0, T, T, d, q + D, token, keyRows, COLUMNS);
   for (let i = 0; i < T; i += ROWS) {
     const rows = min(ROWS, T - i);
     const qi = q + <usize>i * token;
     const oi = <usize>i * D;
-    product(rows, <i32>width, d, qi, token, 4, keys, 32, <usize>d << 5, s, ld, false);
-    product(rows, <i32>width, d, dOut + oi, D, 4, values, 32, <usize>d << 5, ds, ld, false);
+    product(rows, <i32>width, d, qi, token, 4, keys, PANEL, <usize>d * PANEL, s, ld, false);
+    product(rows, <i32>width, d, dOut + oi, D, 4, values, PANEL, <usize>d * PANEL, ds, ld, false);
     for (let r = 0; r < rows; ++r) {
       const ro = oi + <usize>r * D;
       const delta = f32x4.splat(dot(d, dOut + ro, out + ro));
@@ -135,11 +132,11 @@ export function kAttentionBackward(p: usize, chunk: i32): void {
       }
     }
     const add = accumulate || i > 0;
-    packRows(0, rows, rows, d, qi, token, queries, 8);
-    packRows(0, rows, rows, d, dOut + oi, D, grads, 8);
-    // Panels lie `rows` steps of 32 bytes apart.
-    product(T, d, rows, s, 4, ld, grads, 32, <usize>rows << 5, dQ + D * 2, token, add);
-    product(T, d, rows, ds, 4, ld, queries, 32, <usize>rows << 5, dQ + D, token, add);
-    product(rows, d, T, ds, ld, 4, keyRows, 32, <usize>T << 5, dQ + <usize>i * token, token, accumulate);
+    packRows(0, rows, rows, d, qi, token, queries, COLUMNS);
+    packRows(0, rows, rows, d, dOut + oi, D, grads, COLUMNS);
+    // Panels lie `rows` steps apart.
+    product(T, d, rows, s, 4, ld, grads, PANEL, <usize>rows * PANEL, dQ + D * 2, token, add);
+    product(T, d, rows, ds, 4, ld, queries, PANEL, <usize>rows * PANEL, dQ + D, token, add);
+    product(rows, d, T, ds, ld, 4, keyRows, PANEL, <usize>T * PANEL, dQ + <usize>i * token, token, accumulate);
   }
 }

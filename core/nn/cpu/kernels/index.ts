@@ -6,4 +6,5 @@ export * from './normalize';
 export * from './elementwise';
 export * from './tokens';
 export * from './loss';
+export * from './targets';
 export * from './update';

@@ -108,10 +108,12 @@ export function kMovingAverage(p: usize, chunk: i32): void {
   const n = load<i32>(entry, 4);
   const momentum = load<f64>(p + 24);
   const take = f32x4.splat(<f32>(1 - momentum));
+  const y = ptr(p, 0) + at;
+  const x = ptr(p, 1) + at;
   for (let i = 0; i < n; i += 4) {
-    const o = at + (<usize>i << 2);
-    const mean = loadUpTo4(ptr(p, 0) + o, n - i);
+    const o = <usize>i << 2;
+    const mean = loadUpTo4(y + o, n - i);
     // Written as a step towards the student: where both are equal the step is 0 and nothing is rounded.
-    storeUpTo4(ptr(p, 0) + o, madd(take, f32x4.sub(loadUpTo4(ptr(p, 1) + o, n - i), mean), mean), n - i);
+    storeUpTo4(y + o, madd(take, f32x4.sub(loadUpTo4(x + o, n - i), mean), mean), n - i);
   }
 }

@@ -33,7 +33,7 @@ export function prototypeScales(
 
 export interface CrossEntropyTile {
   readonly rows: number;
-  /** Prototypes of the tile, the first of them, and all. */
+  /** Prototypes of the tile, where they begin in a row of the targets, and the length of such a row. */
   readonly count: number;
   readonly k0: number;
   readonly K: number;
@@ -83,14 +83,15 @@ ${targetSum}
   }`,
 });
 
-/** One tile of logits [rows, count] (over the temperature) enters the state [rows, 4]; the first one starts it. */
+/** One tile of logits [rows, count] (over the temperature) enters the state [rows, 4]; the `first` starts it. */
 export function crossEntropy(
   caps: Capabilities,
   arrays: { logits: Operand; targets: Operand; targetRows: Region; state: Operand },
   { rows, count, k0, K, m }: CrossEntropyTile,
+  first: boolean,
 ): Dispatch[] {
   const { logits, targets, targetRows, state } = arrays;
-  const uniforms = { rows, count, k0, k_all: K, m, add_state: Number(k0 > 0) };
+  const uniforms = { rows, count, k0, k_all: K, m, add_state: Number(!first) };
   const bytes = rows * count * 4 * (1 + m);
   return [crossEntropyText({ logits, targets, state, target_rows: targetRows }, uniforms, spread(rows, caps), { bytes })];
 }
