@@ -283,7 +283,10 @@ export interface LogitMeans {
 
 /** What the centres are moved by; null under Sinkhorn, which has none. */
 export async function readMeans(x: Executor, { means }: Pick<Targets, 'means'>): Promise<LogitMeans | null> {
-  return means && { dino: await x.read(means.dino), ibot: means.ibot && (await x.read(means.ibot)) };
+  if (!means) return null;
+  // Asked for together: the scope may end meanwhile.
+  const [dino, ibot] = await Promise.all([x.read(means.dino), means.ibot && x.read(means.ibot)]);
+  return { dino, ibot };
 }
 
 /**

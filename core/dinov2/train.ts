@@ -60,7 +60,7 @@ type LoggedNumbers = Record<keyof LossTerms | keyof TeacherEntropy, number>;
 
 /** What was asked for of a batch; nulls are not wanted. */
 interface GivenBatch {
-  readonly means: LogitMeans | null;
+  readonly means: Promise<LogitMeans | null>;
   readonly total: Promise<Float32Array> | null;
   readonly losses: Promise<Record<keyof LossTerms, number>> | null;
   readonly entropy: Promise<TeacherEntropy> | null;
@@ -205,7 +205,14 @@ async function* train(
 
   const lossScale = new LossScale(x.precision, saved?.lossScale);
   const logged: LoggedNumbers[] = [];
+  // The centres are moved when they are needed: until then the device works on what follows the step's targets.
+  let arriving: readonly Promise<LogitMeans | null>[] = [];
+  const moveCenters = async (): Promise<void> => {
+    updateCenters(config, state, await Promise.all(arriving));
+    arriving = [];
+  };
   const checkpoint = async function* (step: number): AsyncGenerator<JobEvent> {
+    await moveCenters();
     await writeCheckpoint(x, runDir, config, state, step, lossScale.state);
     yield { type: 'checkpoint', step, totalSteps: steps };
     const means = meansOf(logged.splice(0));
@@ -290,28 +297,25 @@ async function* train(
         if (number + 1 < steps * batches) source.prefetch(batchIndices(seed, number + 1, B, images.length));
         for (const problem of problems.splice(0)) yield { type: 'problem', problem };
         const batch = drawBatch(config, number, pictures);
+        await moveCenters();
         parts.push(
           await x.scope(async () => {
             const { terms, targets } = computeGradients(x, config, state, batch, values, part, scale);
             const total = scale === 1 ? null : later(x.read(terms.total));
             const entropy = toLog || toSave ? later(teacherEntropy(x, config, targets, values.teacherTemperature)) : null;
             const losses = entropy && later(readLosses(x, terms));
-            return { total, losses, entropy, means: await readMeans(x, targets) };
+            return { total, losses, entropy, means: later(readMeans(x, targets)) };
           }),
         );
       }
 
-      // their mean: clip, AdamW, EMA, centres
+      // their mean: clip, AdamW, EMA
       const norms = await x.scope(() => {
         const norms = clipGradients(x, config, state, groups, scale);
         applyUpdate(x, config, state, groups, values, updates, norms);
         return { values: later(x.read(norms)) };
       });
-      updateCenters(
-        config,
-        state,
-        parts.map(({ means }) => means),
-      );
+      arriving = parts.map(({ means }) => means);
       given.push({ done, values, scale, toLog, numbers: later(numbersOf(norms.values, parts)) });
       // A device that runs ahead is not waited for: it has this step to do while the one before is looked at.
       yield* settleAllBut(x.stepsAhead);

@@ -137,10 +137,10 @@ export function gatherTargets(engine: Engine, targets: GpuTargets, rows: Int32Ar
   return y;
 }
 
-/** In x's element. */
+/** In f32 whatever x is: a statistic. */
 export function meanRows(engine: Engine, x: GpuTensor): GpuTensor {
   const { rows, n } = rowsOf(x);
-  const y = engine.make([1, n], x.element);
+  const y = engine.make([1, n]);
   engine.run(sumRows(engine.caps, x, stored(y), { rows, n, factor: 1 / rows }));
   return y;
 }
