@@ -6,6 +6,7 @@ import path from 'node:path';
 import { test } from 'node:test';
 import sharp from 'sharp';
 import type { JobEvent, ScannedImage } from '../../core/contract/index.ts';
+import { readRun } from '../../core/dinov2/index.ts';
 import { scanFolder } from '../../core/images/index.ts';
 import type { EngineWish } from '../../core/nn/index.ts';
 import { runJob } from '../../core/worker/jobs.ts';
@@ -52,4 +53,10 @@ test('a run goes on with the engine it was started with, or with another one and
   const third = await oneStep(false, 'cpu');
   assert.equal(third.engine, 'cpu');
   assert.match(third.warnings.join(), /^The run was started on tensorflow and goes on with cpu: its numbers will differ in rounding/);
+
+  const { config } = await readRun(runDir);
+  assert.deepEqual([config.engine, config.precision], ['tensorflow', 'f32']);
+  // What was asked for is passed on, also for a run that goes on.
+  const request = { kind: 'pretrain', runDir, imageRoot: place, start: null, engine: null, precision: 'f16' } as const;
+  await assert.rejects(runJob(request, new AbortController().signal).next(), /f16 is for the webgpu engine/);
 });
