@@ -1,0 +1,132 @@
+/**
+ * Opens a GPU through Dawn (npm `webgpu`) and reads once what kernels may use on it. Dawn's library is loaded here, when
+ * first asked for, and nowhere else.
+ */
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import path from 'node:path';
+import { dawnOptions, dawnWithout, softwareAdapters, type DawnOptions } from './quirks.ts';
+import type { Capabilities, MatrixShape } from './program.ts';
+
+export interface AdapterFacts {
+  /** "NVIDIA H100 80GB HBM3, Vulkan": for people. */
+  readonly description: string;
+  /** True of a program that acts as a GPU. */
+  readonly software: boolean;
+}
+
+export interface Device extends AdapterFacts {
+  readonly gpu: GPUDevice;
+  readonly capabilities: Capabilities;
+  /** The device can measure how long its passes take. */
+  readonly timestamps: boolean;
+}
+
+/** What Dawn's adapters tell beyond the standard. */
+interface DawnAdapterInfo {
+  readonly subgroupMatrixConfigs?: readonly {
+    readonly componentType: string;
+    readonly resultComponentType: string;
+    readonly M: number;
+    readonly N: number;
+    readonly K: number;
+  }[];
+}
+
+/** Dawn's features beyond the types of the standard have to pass for these. */
+const wantedFeatures = ['shader-f16', 'subgroups', 'chromium-experimental-subgroup-matrix', 'timestamp-query'] as readonly GPUFeatureName[];
+
+/** Limits whose default is lower than what kernels can use. */
+const wantedLimits = [
+  'maxBufferSize',
+  'maxStorageBufferBindingSize',
+  'maxStorageBuffersPerShaderStage',
+  'maxComputeWorkgroupStorageSize',
+  'maxComputeInvocationsPerWorkgroup',
+  'maxComputeWorkgroupSizeX',
+  'maxComputeWorkgroupSizeY',
+  'maxComputeWorkgroupsPerDimension',
+] as const satisfies readonly (keyof GPUSupportedLimits)[];
+
+/** Where Dawn's library for this machine lies, or null where the package has none. */
+export function dawnLibrary(): string | null {
+  const folder = path.dirname(createRequire(import.meta.url).resolve('webgpu/package.json'));
+  const machine = process.platform === 'darwin' ? 'darwin-universal' : `${process.platform}-${process.arch}`;
+  const file = path.join(folder, 'dist', machine, 'dawn.node');
+  return existsSync(file) ? file : null;
+}
+
+/** Dawn crashes at random once the object from `create` is collected: it stays reachable for the life of the process. */
+const kept = globalThis as { patchwiseGpu?: GPU };
+
+async function startDawn({ backend, features }: DawnOptions): Promise<GPU> {
+  if (!kept.patchwiseGpu) {
+    const { create } = await import('webgpu');
+    const flags = [`enable-dawn-features=${features.join(',')}`, `disable-dawn-features=${dawnWithout.join(',')}`];
+    kept.patchwiseGpu = create([`backend=${backend}`, ...flags]);
+  }
+  return kept.patchwiseGpu;
+}
+
+/** @throws Error when the platform has no library or the machine no adapter */
+async function findAdapter(): Promise<{ adapter: GPUAdapter; options: DawnOptions }> {
+  const options = dawnOptions[process.platform];
+  if (!options || !dawnLibrary()) throw new Error(`There is no WebGPU library for ${process.platform} on ${process.arch}.`);
+  const gpu = await startDawn(options);
+  const adapter = await gpu.requestAdapter({ powerPreference: 'high-performance' });
+  if (!adapter) throw new Error(`WebGPU found no GPU: no driver for ${options.title} answered.`);
+  return { adapter, options };
+}
+
+function factsOf({ info }: GPUAdapter, { title }: DawnOptions): AdapterFacts {
+  const software = info.isFallbackAdapter || softwareAdapters.test(`${info.architecture} ${info.device} ${info.description}`);
+  const device = software || /^0x/.test(info.device) ? '' : info.device;
+  const name = device || info.description || `${info.vendor} ${info.architecture}`.trim();
+  return { description: `${name || 'an unnamed GPU'}, ${title}`, software };
+}
+
+/**
+ * Which adapter `openDevice` would open. A broken driver can crash the process: ask in one that may die.
+ * @throws Error when the platform has no library or the machine no adapter
+ */
+export async function describeAdapter(): Promise<AdapterFacts> {
+  const { adapter, options } = await findAdapter();
+  return factsOf(adapter, options);
+}
+
+/**
+ * Opens the fastest adapter of the machine with all that kernels may use.
+ * @throws Error when the platform has no library, the machine no adapter, or the adapter refuses
+ */
+export async function openDevice(): Promise<Device> {
+  const { adapter, options } = await findAdapter();
+  const facts = factsOf(adapter, options);
+  const features = wantedFeatures.filter((feature) => adapter.features.has(feature));
+  let gpu: GPUDevice;
+  try {
+    gpu = await adapter.requestDevice({
+      requiredFeatures: features,
+      requiredLimits: Object.fromEntries(wantedLimits.map((limit) => [limit, adapter.limits[limit]])),
+    });
+  } catch (error) {
+    throw new Error(`The GPU (${facts.description}) cannot be opened: ${(error as Error).message}`, { cause: error });
+  }
+  return { ...facts, gpu, capabilities: capabilitiesOf(gpu, adapter.info), timestamps: gpu.features.has('timestamp-query') };
+}
+
+function capabilitiesOf({ features, limits }: GPUDevice, info: GPUAdapterInfo): Capabilities {
+  const has = (feature: string): boolean => (features as ReadonlySet<string>).has(feature);
+  const configs = (info as DawnAdapterInfo).subgroupMatrixConfigs ?? [];
+  const matrices = configs.flatMap(({ componentType, resultComponentType: result, M, N, K }): MatrixShape[] =>
+    componentType === 'f16' && (result === 'f32' || result === 'f16') ? [{ M, N, K, result }] : [],
+  );
+  return {
+    f16: has('shader-f16'),
+    subgroups: has('subgroups') ? { min: info.subgroupMinSize ?? 4, max: info.subgroupMaxSize ?? 128 } : null,
+    matrices: has('chromium-experimental-subgroup-matrix') && has('shader-f16') ? matrices : [],
+    workgroupStorage: limits.maxComputeWorkgroupStorageSize,
+    workgroupInvocations: limits.maxComputeInvocationsPerWorkgroup,
+    workgroupsPerDimension: limits.maxComputeWorkgroupsPerDimension,
+    bindingBytes: limits.maxStorageBufferBindingSize,
+  };
+}

@@ -1,0 +1,139 @@
+/**
+ * Buffers on the device, used again and again: a freed buffer waits in its size class for the next of its size. All work
+ * runs in the order it was given, so a buffer may be handed out while commands that read its old contents still wait.
+ */
+import type { Region } from './program.ts';
+
+/** Values of GPUBufferUsage and GPUMapMode, which Node has no globals for. */
+export const usage = { mapRead: 1, copySource: 4, copyTarget: 8, uniform: 64, storage: 128, queryResolve: 512 } as const;
+
+/** Bound offsets and sizes of all regions are multiples of this. */
+export const alignment = 256;
+
+export function alignedBytes(bytes: number): number {
+  return Math.max(alignment, Math.ceil(bytes / alignment) * alignment);
+}
+
+/** Four classes to a power of two: at most a quarter of a large buffer is unused. */
+export function classBytes(bytes: number): number {
+  const wanted = alignedBytes(bytes);
+  if (wanted <= 4 * alignment) return wanted;
+  const step = 2 ** (Math.floor(Math.log2(wanted - 1)) - 2);
+  return Math.ceil(wanted / step) * step;
+}
+
+export class BufferPool {
+  readonly #device: GPUDevice;
+  readonly #free = new Map<number, GPUBuffer[]>();
+  readonly #onRelease: () => void;
+  /** Bytes of all buffers, waiting ones included. */
+  reserved = 0;
+
+  /** @param onRelease called when waiting buffers are given back to the device: nothing may refer to them any more */
+  constructor(device: GPUDevice, onRelease: () => void) {
+    this.#device = device;
+    this.#onRelease = onRelease;
+  }
+
+  /** Contents are undefined. */
+  take(bytes: number): Region {
+    const size = classBytes(bytes);
+    return { buffer: this.#free.get(size)?.pop() ?? this.#make(size), offset: 0, bytes: alignedBytes(bytes) };
+  }
+
+  #make(size: number): GPUBuffer {
+    this.reserved += size;
+    return this.#device.createBuffer({ size, usage: usage.storage | usage.copySource | usage.copyTarget });
+  }
+
+  /** Takes a region of `take` back. */
+  give({ buffer }: Region): void {
+    const waiting = this.#free.get(buffer.size);
+    if (waiting) waiting.push(buffer);
+    else this.#free.set(buffer.size, [buffer]);
+  }
+
+  /** Gives the waiting buffers back to the device. Commands that use them must have been submitted. */
+  release(): void {
+    this.#onRelease();
+    for (const [size, buffers] of this.#free) {
+      for (const buffer of buffers) buffer.destroy();
+      this.reserved -= size * buffers.length;
+    }
+    this.#free.clear();
+  }
+}
+
+/** One buffer that small uploads share, and its contents before they are written. */
+interface Block {
+  readonly region: Region;
+  readonly shadow: Uint8Array;
+  /** Bytes given out, and how many of them are written. */
+  filled: number;
+  written: number;
+  /** Regions in use. */
+  live: number;
+}
+
+const blockBytes = 2 ** 20;
+
+/**
+ * Small arrays on their way to the device (index lists, masks, tables): they share buffers and are written together, one
+ * write a submit. A write reaches the device before the commands that wait for the submit, so no place is written twice
+ * between two submits.
+ */
+export class Uploads {
+  readonly #pool: BufferPool;
+  readonly #blocks = new Map<GPUBuffer, Block>();
+  #current: Block | null = null;
+
+  constructor(pool: BufferPool) {
+    this.#pool = pool;
+  }
+
+  /** @param data at most 1 MiB */
+  take(data: ArrayBufferView): Region {
+    const bytes = alignedBytes(data.byteLength);
+    if (!this.#current || this.#current.filled + bytes > blockBytes) this.#current = this.#open();
+    const block = this.#current;
+    block.shadow.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), block.filled);
+    const region = { buffer: block.region.buffer, offset: block.filled, bytes };
+    block.filled += bytes;
+    block.live++;
+    return region;
+  }
+
+  #open(): Block {
+    const region = this.#pool.take(blockBytes);
+    const block = { region, shadow: new Uint8Array(blockBytes), filled: 0, written: 0, live: 0 };
+    this.#blocks.set(region.buffer, block);
+    return block;
+  }
+
+  /** Takes a region back. @returns false when it is not one of `take` */
+  give({ buffer }: Region): boolean {
+    const block = this.#blocks.get(buffer);
+    if (block) block.live--;
+    return block !== undefined;
+  }
+
+  /** Writes what is not written yet: before a submit. */
+  write(queue: GPUQueue): void {
+    for (const block of this.#blocks.values()) {
+      if (block.filled === block.written) continue;
+      queue.writeBuffer(block.region.buffer, block.written, block.shadow, block.written, block.filled - block.written);
+      block.written = block.filled;
+    }
+  }
+
+  /** Makes room where nothing is in use any more: after a submit. */
+  settle(): void {
+    for (const [buffer, block] of this.#blocks) {
+      if (block.live > 0) continue;
+      block.filled = block.written = 0;
+      if (block === this.#current) continue;
+      this.#blocks.delete(buffer);
+      this.#pool.give(block.region);
+    }
+  }
+}
