@@ -39,7 +39,7 @@ import {
   computeGradients,
   readMeans,
   updateCenters,
-  type Batch,
+  type DrawnBatch,
   type LogitMeans,
   type LossTerms,
   type TrainState,
@@ -297,13 +297,13 @@ async function* train(
 }
 
 /** A batch of a run, drawn from its seed and the batch's number, which counts through all steps. */
-function drawBatch(config: RunConfig, number: number, pictures: readonly PixelImage[]): Batch {
+function drawBatch(config: RunConfig, number: number, pictures: readonly PixelImage[]): DrawnBatch {
   const { seed, model, crops } = config;
   const images = pictures.length;
   const dropPath = new Random(seed, STREAM.dropPath, number);
   return {
     images,
-    ...drawCrops(config, number, pictures),
+    drawn: drawCrops(config, number, pictures),
     masks: drawMasks(new Random(seed, STREAM.masks, number), config, 2 * images),
     globalDropPath: drawDropPath(dropPath, model, 2 * images),
     localDropPath: drawDropPath(dropPath, model, crops.localCount * images),

@@ -4,7 +4,10 @@ import { createCpuExecutor } from './cpu/index.ts';
 import type { Executor } from './ops.ts';
 import { createTensorflowExecutor, cudaNeeds, cudaState, type CudaState } from './tensorflow/index.ts';
 
+export type * from './crops.ts';
 export type * from './ops.ts';
+/** For whoever makes crops outside an executor. */
+export { BLUR_RADIUS, blurWeights, bicubicWeights, RESIZE_PRECISION } from './filters.ts';
 /** The matrix of a resized position table, for whoever resizes one outside an executor. */
 export { resizeWeights } from './positions.ts';
 export { cudaFolder, cudaState } from './tensorflow/index.ts';
