@@ -82,6 +82,14 @@ function runsOn(entry: LockEntry, { platform, arch, libc = 'glibc' }: Target): b
   return os.includes(platform) && cpu.includes(arch) && (platform !== 'linux' || libcs.includes(libc));
 }
 
+/** What of a package's folder is not shipped. */
+function leftOut(place: string, { platform, arch }: Target): string[] {
+  if (place.includes('@tensorflow/')) return notLoaded;
+  // One package holds Dawn for every platform, by the names of Node.
+  if (place === 'node_modules/webgpu') return ['!dist/**', `dist/${platform}-${platform === 'darwin' ? 'universal' : arch}/**`];
+  return [];
+}
+
 /**
  * electron-builder's configuration for one target. Only a target's own Node and libraries are shipped, so installers are
  * built on the platform they are for.
@@ -120,7 +128,7 @@ export function configuration(root: string, target: Target): Configuration {
       ...enginePackages(lock, target).map((place) => ({
         from: place,
         to: `engine/${place}`,
-        filter: place.includes('@tensorflow/') ? [...notSource, ...notLoaded] : notSource,
+        filter: [...notSource, ...leftOut(place, target)],
       })),
       { from: 'LICENSE', to: 'LICENSE' },
       { from: 'THIRD_PARTY_NOTICES.md', to: 'THIRD_PARTY_NOTICES.md' },

@@ -6,7 +6,7 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import { createExecutor, cudaFolder, cudaState, describeEngines } from '../core/nn/index.ts';
+import { createExecutor, cudaFolder, cudaState } from '../core/nn/index.ts';
 import { projectRoot } from './bootstrap.mjs';
 
 const name = '@tensorflow/tfjs-node-gpu';
@@ -58,10 +58,10 @@ async function setUp(): Promise<string> {
         'Try again with a connection that reaches it. Until then training runs on the CPU, as before.',
     );
   }
-  let found = describeEngines().details;
-  const executor = await createExecutor({ onFallback: (reason) => (found = reason) });
-  if (executor.name === 'tensorflow') return `${executor.description}. Training and proposals use it from now on; --engine cpu goes back.`;
-  throw new SetupFailure(`${name} is installed, but does not run on a GPU yet: ${found}`);
+  const executor = await createExecutor({ engine: 'tensorflow' });
+  if (executor.description.endsWith('on CUDA'))
+    return `${executor.description}. --engine tensorflow uses it; so does auto where WebGPU finds no GPU.`;
+  throw new SetupFailure(`${name} is installed, but does not run on a GPU yet: ${executor.description}`);
 }
 
 try {

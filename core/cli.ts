@@ -40,7 +40,7 @@ const HELP = `Patchwise: self-supervised training on your own images, and masks 
       --distill-from-weights ID | --distill-from-run ID   --step N   learn from a frozen, larger network that has heads
       --no-dedupe   train on copies and crops of one photo too    --balance   no look gives more than its share
       --keep N or N%   with --balance: images in all               --exclude FILE   a path, stem or glob a line to leave out
-      --engine E        auto | cpu | tensorflow    (auto: the GPU where TensorFlow.js can use one, else the CPU)
+      --engine E        auto | cpu | tensorflow | webgpu    (auto: the GPU where there is one that can be used, else the CPU)
   patchwise curate DIR                     copies and crops of one photo, clusters, and what a run would leave out
       --run ID   --step N   by a network's features, not plain appearance     --network   by the latest run's, or the untrained one
       --balance   --keep N or N%   --no-dedupe   as for pretrain
@@ -467,8 +467,8 @@ function choice<T extends string>(values: Call['values'], name: string, allowed:
 }
 
 /** --engine, where it is given. */
-function engineOf(values: Call['values']): { engine?: 'auto' | 'cpu' | 'tensorflow' } {
-  return values['engine'] === undefined ? {} : { engine: choice(values, 'engine', ['auto', 'cpu', 'tensorflow'], 'auto') };
+function engineOf(values: Call['values']): { engine?: 'auto' | 'cpu' | 'tensorflow' | 'webgpu' } {
+  return values['engine'] === undefined ? {} : { engine: choice(values, 'engine', ['auto', 'cpu', 'tensorflow', 'webgpu'], 'auto') };
 }
 
 /** @returns null when help was asked for */

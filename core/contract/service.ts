@@ -43,7 +43,7 @@ const id = z.int().min(1);
 const network = z.union([z.object({ runId: z.string(), step: z.int().min(0).nullable() }), z.object({ weightsId: z.string() })]);
 const trainingList = z.object({ dedupe: z.boolean(), balance: z.boolean(), keep: z.int().min(1).nullable() });
 /** What computes; absent: auto, or the one that a run was started with. */
-const engine = z.enum(['auto', 'cpu', 'tensorflow']).optional();
+const engine = z.enum(['auto', 'cpu', 'tensorflow', 'webgpu']).optional();
 
 /** Input schemas, named as the calls. Calls without input have none. */
 export const inputs = {

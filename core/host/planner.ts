@@ -28,7 +28,7 @@ export interface Sources {
 /** Asks the rooms, with this machine's facts; both are loaded when first asked. */
 export function machinePlanner(): Planner {
   const facts = async (images: number, wish?: EngineWish) => {
-    const { engine, gpu, details } = (await import('../nn/index.ts')).describeEngines(wish);
+    const { engine, gpu, details } = await (await import('../nn/index.ts')).describeEngines(wish);
     return { images, cores: availableParallelism(), memoryBytes: totalmem(), engine: `${engine}, ${details}`, gpu };
   };
   return {

@@ -3,6 +3,7 @@ import { availableParallelism } from 'node:os';
 import { createCpuExecutor } from './cpu/index.ts';
 import type { Executor } from './ops.ts';
 import { createTensorflowExecutor, cudaNeeds, cudaState, type CudaState } from './tensorflow/index.ts';
+import { createWebgpuExecutor, webgpuState, type WebgpuState } from './webgpu/index.ts';
 
 export type * from './crops.ts';
 export type * from './ops.ts';
@@ -12,7 +13,7 @@ export { BLUR_RADIUS, blurWeights, bicubicWeights, RESIZE_PRECISION } from './fi
 export { resizeWeights } from './positions.ts';
 export { cudaFolder, cudaState } from './tensorflow/index.ts';
 
-export const engineNames = ['cpu', 'tensorflow'] as const;
+export const engineNames = ['cpu', 'tensorflow', 'webgpu'] as const;
 export type EngineName = (typeof engineNames)[number];
 /** `auto` takes the fastest engine of this machine. */
 export type EngineWish = 'auto' | EngineName;
@@ -21,7 +22,7 @@ export interface ExecutorOptions {
   readonly engine?: EngineWish;
   /** Threads of the CPU engine; default: as many as the machine runs at once. */
   readonly threads?: number;
-  /** Told in words when the engine that `auto` would take could not be started and the CPU engine is used instead. */
+  /** Told in words when an engine that `auto` would take could not be started and the next one is tried. */
   readonly onFallback?: (reason: string) => void;
 }
 
@@ -34,18 +35,37 @@ export interface EngineChoice {
   readonly details: string;
 }
 
+/** What GPU engines could run on. */
+export interface GpuFacts {
+  readonly cuda: CudaState;
+  readonly webgpu: WebgpuState;
+}
+
+async function machineFacts(): Promise<GpuFacts> {
+  return { cuda: cudaState(), webgpu: await webgpuState() };
+}
+
 /**
- * Which engine a wish leads to on this machine, and why. Looks for files only, and loads none of the engines: whether a
- * GPU can really be used shows when the engine starts.
- * @param cuda for tests: what is there
+ * Which engine a wish leads to on this machine, and why. Loads none of the engines: WebGPU's adapter is looked for in a
+ * process of its own, CUDA by its files. Whether a GPU can really be used shows when the engine starts.
+ * @param facts for tests: what is there
  */
-export function describeEngines(wish: EngineWish = 'auto', cuda: CudaState = cudaState()): EngineChoice {
+export async function describeEngines(wish: EngineWish = 'auto', facts?: GpuFacts): Promise<EngineChoice> {
+  const { cuda, webgpu } = facts ?? (await machineFacts());
+  const { adapter, problem } = webgpu;
+  const gpu = adapter !== null && !adapter.software;
+  if (wish === 'webgpu' || (wish === 'auto' && gpu)) {
+    const details = adapter ? `${adapter.description}${gpu ? '' : ', a program that acts as a GPU: slow'}` : `without a GPU (${problem})`;
+    return { engine: 'webgpu', gpu, details };
+  }
   const ready = cuda.gpu && cuda.installed;
   if (wish === 'tensorflow' || (wish === 'auto' && ready)) {
     return { engine: 'tensorflow', gpu: ready, details: ready ? 'CUDA on an NVIDIA GPU' : `without a GPU (${missing(cuda)})` };
   }
   const cores = availableParallelism();
-  return { engine: 'cpu', gpu: false, details: `${cores} ${cores === 1 ? 'thread' : 'threads'} (${ready ? 'asked for' : missing(cuda)})` };
+  const lacks = [problem || 'no GPU was found', ...(cuda.gpu || cuda.installed ? [missing(cuda)] : [])].join('; ');
+  const reason = gpu || ready ? 'asked for' : lacks;
+  return { engine: 'cpu', gpu: false, details: `${cores} ${cores === 1 ? 'thread' : 'threads'} (${reason})` };
 }
 
 /** What CUDA lacks. */
@@ -55,18 +75,31 @@ function missing({ gpu, installed }: CudaState): string {
 }
 
 /**
- * Starts an engine; TensorFlow.js is loaded only for its own.
- * @throws Error when it is not built; AppError engine-out-of-memory from its operations when memory ends
+ * Starts an engine; TensorFlow.js and Dawn are loaded only for their own. `auto` goes down the list: WebGPU on a GPU,
+ * TensorFlow.js on CUDA, the CPU.
+ * @throws Error when it is not built or there is nothing it can run on; AppError engine-out-of-memory from its operations
+ * when memory ends
  */
 export async function createExecutor({ engine = 'auto', threads, onFallback }: ExecutorOptions = {}): Promise<Executor> {
   if (engine !== 'auto' && !engineNames.includes(engine))
     throw new Error(`There is no engine ${String(engine)}: ${engineNames.join(', ')} or auto.`);
+  if (engine === 'webgpu') return createWebgpuExecutor();
   if (engine === 'tensorflow') return createTensorflowExecutor();
-  if (describeEngines(engine).engine === 'tensorflow') {
-    try {
-      return await createTensorflowExecutor({ backend: 'cuda' });
-    } catch (error) {
-      onFallback?.(`TensorFlow.js could not use the GPU (${(error as Error).message}); training goes on the CPU.`);
+  if (engine === 'auto') {
+    const { cuda, webgpu } = await machineFacts();
+    if (webgpu.adapter && !webgpu.adapter.software) {
+      try {
+        return await createWebgpuExecutor();
+      } catch (error) {
+        onFallback?.(`WebGPU could not use the GPU (${(error as Error).message}); the next engine is tried.`);
+      }
+    }
+    if (cuda.gpu && cuda.installed) {
+      try {
+        return await createTensorflowExecutor({ backend: 'cuda' });
+      } catch (error) {
+        onFallback?.(`TensorFlow.js could not use the GPU (${(error as Error).message}); training goes on the CPU.`);
+      }
     }
   }
   return createCpuExecutor(threads === undefined ? {} : { threads });

@@ -150,7 +150,7 @@ test('help, and calls that cannot be understood', async () => {
     /--steps.*"many"/,
     /--steps.*from 1 on.*"0"/,
     /--scope.*accepted or.*"all"/,
-    /--engine.*auto or cpu or tensorflow.*"abacus"/,
+    /--engine.*auto or cpu or tensorflow or webgpu.*"abacus"/,
     /--masks/,
     /--masks/,
     /--project/,

@@ -5,6 +5,7 @@ import { createRequire } from 'node:module';
 import { after, before, describe, it } from 'node:test';
 import { AppError } from '../../core/contract/index.ts';
 import { createExecutor, describeEngines, type Tensor } from '../../core/nn/index.ts';
+import type { WebgpuState } from '../../core/nn/webgpu/index.ts';
 import type { TfTensor } from '../../core/nn/tensorflow/engine.ts';
 import { createTensorflowExecutor, type TensorflowExecutor } from '../../core/nn/tensorflow/index.ts';
 import { prototypeLoss } from '../../core/nn/tensorflow/losses.ts';
@@ -170,25 +171,42 @@ describe('the TensorFlow.js executor', () => {
 
 describe('the choice of an engine', () => {
   const none = { gpu: false, installed: false };
+  const noAdapter = { adapter: null, problem: 'no GPU was found' };
+  const card = { adapter: { description: 'a card, Vulkan', software: false }, problem: '' };
+  const program = { adapter: { description: 'SwiftShader, Vulkan', software: true }, problem: '' };
 
-  it('takes TensorFlow.js by itself only with a GPU and the package for it, and says what is missing', () => {
-    const choose = (wish: Parameters<typeof describeEngines>[0], cuda: typeof none): string => {
-      const { engine, gpu, details } = describeEngines(wish, cuda);
-      return `${engine}${gpu ? ' on a GPU' : ''}, ${details}`.replace(/\d+ threads?/, 'n threads');
-    };
+  async function choose(wish: Parameters<typeof describeEngines>[0], cuda: typeof none, webgpu: WebgpuState): Promise<string> {
+    const { engine, gpu, details } = await describeEngines(wish, { cuda, webgpu });
+    return `${engine}${gpu ? ' on a GPU' : ''}, ${details}`.replace(/\d+ threads?/, 'n threads');
+  }
+
+  it('takes TensorFlow.js by itself only with a GPU and the package for it, and says what is missing', async () => {
     const both = { gpu: true, installed: true };
-    assert.equal(choose('auto', none), 'cpu, n threads (no NVIDIA GPU was found)');
+    assert.equal(await choose('auto', none, noAdapter), 'cpu, n threads (no GPU was found)');
     assert.match(
-      choose('auto', { gpu: true, installed: false }),
-      /^cpu, n threads \(for the NVIDIA GPU: npm run setup:cuda; needs CUDA 11\.2 and cuDNN 8\.1/,
+      await choose('auto', { gpu: true, installed: false }, noAdapter),
+      /^cpu, n threads \(no GPU was found; for the NVIDIA GPU: npm run setup:cuda; needs CUDA 11\.2 and cuDNN 8\.1/,
     );
     assert.match(
-      choose('auto', { gpu: false, installed: true }),
-      /^cpu, n threads \(TensorFlow\.js for CUDA is installed, but there is no NVIDIA driver\)$/,
+      await choose('auto', { gpu: false, installed: true }, noAdapter),
+      /^cpu, n threads \(no GPU was found; TensorFlow\.js for CUDA is installed, but there is no NVIDIA driver\)$/,
     );
-    assert.equal(choose('auto', both), 'tensorflow on a GPU, CUDA on an NVIDIA GPU');
-    assert.equal(choose('cpu', both), 'cpu, n threads (asked for)');
-    assert.equal(choose('tensorflow', none), 'tensorflow, without a GPU (no NVIDIA GPU was found)');
+    assert.equal(await choose('auto', both, noAdapter), 'tensorflow on a GPU, CUDA on an NVIDIA GPU');
+    assert.equal(await choose('cpu', both, noAdapter), 'cpu, n threads (asked for)');
+    assert.equal(await choose('tensorflow', none, card), 'tensorflow, without a GPU (no NVIDIA GPU was found)');
+  });
+
+  it('takes WebGPU before all others on a GPU, and a program that acts as one only when asked', async () => {
+    const both = { gpu: true, installed: true };
+    assert.equal(await choose('auto', none, card), 'webgpu on a GPU, a card, Vulkan');
+    assert.equal(await choose('auto', both, card), 'webgpu on a GPU, a card, Vulkan');
+    assert.equal(await choose('cpu', none, card), 'cpu, n threads (asked for)');
+    assert.equal(await choose('auto', none, program), 'cpu, n threads (no GPU was found)');
+    assert.equal(await choose('auto', both, program), 'tensorflow on a GPU, CUDA on an NVIDIA GPU');
+    assert.equal(await choose('webgpu', none, program), 'webgpu, SwiftShader, Vulkan, a program that acts as a GPU: slow');
+    assert.equal(await choose('webgpu', none, noAdapter), 'webgpu, without a GPU (no GPU was found)');
+    const crashed = { adapter: null, problem: 'the graphics driver was tried in a process of its own and ended it (SIGSEGV)' };
+    assert.equal(await choose('auto', none, crashed), `cpu, n threads (${crashed.problem})`);
   });
 
   it('starts the engine that is asked for and refuses one that is not there', async () => {
@@ -196,7 +214,7 @@ describe('the choice of an engine', () => {
     assert.equal(executor.name, 'tensorflow');
     assert.match(executor.description, /^TensorFlow\.js 4\.22\.0 (on WebAssembly, 1 thread|with the native library)/);
     await executor.dispose();
-    await assert.rejects(createExecutor({ engine: 'abacus' as 'cpu' }), /abacus.*cpu, tensorflow or auto/);
+    await assert.rejects(createExecutor({ engine: 'abacus' as 'cpu' }), /abacus.*cpu, tensorflow, webgpu or auto/);
     const { resolve } = createRequire(import.meta.url);
     const missing = ['@tensorflow/tfjs-node-gpu/package.json'].filter((file) => {
       try {
@@ -208,13 +226,13 @@ describe('the choice of an engine', () => {
     if (missing.length > 0) await assert.rejects(createTensorflowExecutor({ backend: 'cuda' }), /tfjs-node-gpu is not installed/);
   });
 
-  it('loads nothing of TensorFlow.js for the cpu engine', () => {
+  it('loads nothing of TensorFlow.js and of Dawn for the cpu engine', () => {
     const door = new URL('../../core/nn/index.ts', import.meta.url).href;
     const script = `import { createRequire } from 'node:module';
       const { createExecutor, describeEngines } = await import(${JSON.stringify(door)});
-      describeEngines();
+      await describeEngines();
       await (await createExecutor({ engine: 'cpu', threads: 1 })).dispose();
-      const loaded = () => Object.keys(createRequire(import.meta.url).cache).filter((file) => file.includes('@tensorflow')).length;
+      const loaded = () => Object.keys(createRequire(import.meta.url).cache).filter((file) => /@tensorflow|dawn\\.node/.test(file)).length;
       const before = loaded();
       await createExecutor({ engine: 'tensorflow' });
       console.log(before, loaded() > 0);`;

@@ -72,11 +72,11 @@ function columnsKernel(text: Omit<KernelText, 'width' | 'body'>, before: string,
     ...text,
     uniforms: { ...text.uniforms, rows: 'u32', n: 'u32', per: 'u32' },
     width: columnWidth,
-    body: `  let column = place.x * ${columnWidth}u + lane;
+    body: `  let column = group_id.x * ${columnWidth}u + lane;
   if (column >= u.n) { return; }
-  let last = min(u.rows, (place.y + 1u) * u.per);
+  let last = min(u.rows, (group_id.y + 1u) * u.per);
 ${before}
-  for (var r = place.y * u.per; r < last; r++) {
+  for (var r = group_id.y * u.per; r < last; r++) {
     let i = r * u.n + column;
 ${each}
   }
@@ -94,13 +94,13 @@ const slopeText = columnsKernel(
   `    let d = dy_at(i) * slope_at(i);
     dy_put(i, d);
     sum += d;`,
-  '  partials_put(place.y * u.n + column, sum);',
+  '  partials_put(group_id.y * u.n + column, sum);',
 );
 const biasText = columnsKernel(
   { name: 'biasBackward', reads: ['dy'], writes: ['partials'], uniforms: {} },
   '  var sum = 0.0;',
   '    sum += dy_at(i);',
-  '  partials_put(place.y * u.n + column, sum);',
+  '  partials_put(group_id.y * u.n + column, sum);',
 );
 
 /**
@@ -137,7 +137,7 @@ const gammaText = columnsKernel(
   '  var sum = 0.0;',
   `${inBranch}
     sum += dy_at(at) * branch_at(i);`,
-  '  partials_put(place.y * u.n + column, u.factor * sum);',
+  '  partials_put(group_id.y * u.n + column, u.factor * sum);',
 );
 const bothText = columnsKernel(
   {
@@ -153,7 +153,7 @@ const bothText = columnsKernel(
     let d = dy_at(at);
     dx_add(i, weight * d);
     sum += d * branch_at(i);`,
-  '  partials_put(place.y * u.n + column, u.factor * sum);',
+  '  partials_put(group_id.y * u.n + column, u.factor * sum);',
 );
 
 export interface ResidualShape {
@@ -190,8 +190,8 @@ const normText = columnsKernel(
   `    let d = dy_at(i);
     weight += d * (x_at(i) - stats_at(2u * r)) * stats_at(2u * r + 1u);
     bias += d;`,
-  `  partials_put(place.y * 2u * u.n + column, weight);
-  partials_put((place.y * 2u + 1u) * u.n + column, bias);`,
+  `  partials_put(group_id.y * 2u * u.n + column, weight);
+  partials_put((group_id.y * 2u + 1u) * u.n + column, bias);`,
 );
 
 /** Group sums of dy * xhat and of dy, side by side: partials [groups, 2, n]. stats [rows, 2] as layerNorm leaves them. */
@@ -204,7 +204,7 @@ const maskText = columnsKernel(
   { name: 'maskPatchesBackward of token', reads: ['dy'], writes: ['partials'], lists: ['mask'], uniforms: {} },
   '  var sum = 0.0;',
   '    if (((mask[r / 4u] >> (8u * (r % 4u))) & 255u) != 0u) { sum += dy_at(i); }',
-  '  partials_put(place.y * u.n + column, sum);',
+  '  partials_put(group_id.y * u.n + column, sum);',
 );
 
 /** Group sums of the masked rows of dy: partials [groups, n]. mask: a byte a row. */

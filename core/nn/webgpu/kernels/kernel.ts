@@ -34,7 +34,7 @@ export interface KernelText {
   readonly width: number;
   /** Declarations beside `main`. */
   readonly outside?: string;
-  /** Body of `main`. It knows `group` (number of the workgroup), `lane` and the uniforms `u`. */
+  /** Body of `main`. It knows `group` (number of the workgroup), `group_id`, `lane` and the uniforms `u`. */
   readonly body: string;
 }
 
@@ -75,19 +75,19 @@ function assemble(text: KernelText, name: string, elements: readonly Element[], 
   ];
   const functions = floats.map((array, i) => {
     const element = elements[i]!;
-    const lines = [`fn ${array}_at(i: u32) -> f32 { return f32(${array}[i]); }`];
+    const lines = [`fn ${array}_at(index: u32) -> f32 { return f32(${array}[index]); }`];
     if (i >= reads.length) {
-      lines.push(`fn ${array}_put(i: u32, v: f32) { ${array}[i] = ${element}(v); }`);
+      lines.push(`fn ${array}_put(index: u32, value: f32) { ${array}[index] = ${element}(value); }`);
       if (uniforms.some(({ name: uniform }) => uniform === `add_${array}`))
         lines.push(
-          `fn ${array}_add(i: u32, v: f32) { if (u.add_${array} != 0u) { ${array}_put(i, ${array}_at(i) + v); } else { ${array}_put(i, v); } }`,
+          `fn ${array}_add(index: u32, value: f32) { if (u.add_${array} != 0u) { ${array}_put(index, ${array}_at(index) + value); } else { ${array}_put(index, value); } }`,
         );
     }
     return lines.join('\n');
   });
   const main = `@compute @workgroup_size(${width})
-fn main(@builtin(workgroup_id) place: vec3u, @builtin(num_workgroups) places: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let group = place.x + place.y * places.x;
+fn main(@builtin(workgroup_id) group_id: vec3u, @builtin(num_workgroups) group_counts: vec3u, @builtin(local_invocation_index) lane: u32) {
+  let group = group_id.x + group_id.y * group_counts.x;
 ${body}
 }`;
   return program({ name, bindings, uniforms, body: [...functions, outside, main].join('\n') });
@@ -129,6 +129,23 @@ fn ${name}(v: ${type}, lane: u32) -> ${type} {
   return ${name}_room[0];
 }`;
 }
+
+/**
+ * WGSL of `logarithm(x)`: log to one unit in the last place; the built-in may be off by 5e-7, which a loss of many rows shows.
+ * x = m 2^e with m near 1, log m = 2 artanh((m - 1) / (m + 1)) by its series. What is not a positive number goes to log.
+ */
+export const logarithm = `fn logarithm(x: f32) -> f32 {
+  if (!(x > 0.0 && x <= 3.4e38)) { return log(x); }
+  let split = frexp(x);
+  let small = split.fract < 0.70710678;
+  let m = select(split.fract, 2.0 * split.fract, small);
+  let e = f32(split.exp - select(0, 1, small));
+  let s = (m - 1.0) / (m + 1.0);
+  let z = s * s;
+  let series = z * (1.0 / 3.0 + z * (0.2 + z * (1.0 / 7.0 + z * (1.0 / 9.0 + z / 11.0))));
+  // log 2 in two parts, of which the first times e is exact.
+  return e * 0.693145751953125 + (e * 1.42860682030941723e-6 + 2.0 * s * series) + 2.0 * s;
+}`;
 
 /** Smaller than any finite value: where a maximum starts. */
 export const lowest = '-3.4028234e38';

@@ -1,6 +1,6 @@
 /** The spreading term on normalised rows, and sums of scalars. */
 import { spread, type Capabilities, type Dispatch } from '../program.ts';
-import { kernel, reduction, type Operand } from './kernel.ts';
+import { kernel, logarithm, reduction, type Operand } from './kernel.ts';
 
 const width = 128;
 
@@ -17,6 +17,7 @@ fn nearer(a: Near, b: Near) -> Near {
   if (b.cosine > a.cosine || (b.cosine == a.cosine && b.row < a.row)) { return b; }
   return a;
 }
+${logarithm}
 ${reduction('total', width)}`,
   body: `  if (group >= u.rows) { return; }
   let base = group * u.n;
@@ -47,7 +48,7 @@ ${reduction('total', width)}`,
   }
   if (lane == 0u) {
     nearest_put(group, f32(other));
-    terms_put(group, -log(d + 1e-8));
+    terms_put(group, -logarithm(d + 1e-8));
   }`,
 });
 

@@ -1,6 +1,6 @@
 /** Cross-entropy over prototypes, tile by tile of the prototypes, and the weight norm of their layer. One workgroup a row. */
 import { spread, type Capabilities, type Dispatch, type Region } from '../program.ts';
-import { byWidth, kernel, lowest, reduction, type Operand, type Target } from './kernel.ts';
+import { byWidth, kernel, logarithm, lowest, reduction, type Operand, type Target } from './kernel.ts';
 
 const scalesText = byWidth((width) =>
   kernel({
@@ -101,10 +101,10 @@ const sumText = kernel({
   writes: ['loss'],
   uniforms: { rows: 'u32' },
   width: lossWidth,
-  outside: reduction('total', lossWidth),
+  outside: `${logarithm}\n${reduction('total', lossWidth)}`,
   body: `  var sum = 0.0;
   for (var r = lane; r < u.rows; r += ${lossWidth}u) {
-    let lse = state_at(4u * r) + log(state_at(4u * r + 1u));
+    let lse = state_at(4u * r) + logarithm(state_at(4u * r + 1u));
     sum += weights_at(r) * (lse * state_at(4u * r + 3u) - state_at(4u * r + 2u));
   }
   sum = total(sum, lane);

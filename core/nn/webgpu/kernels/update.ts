@@ -51,13 +51,13 @@ const partsText = kernel({
   uniforms: { blocks: 'u32', per: 'u32' },
   width: 256,
   outside: reduction('total', 256),
-  body: `  let last = min(u.blocks, (place.x + 1u) * u.per);
+  body: `  let last = min(u.blocks, (group_id.x + 1u) * u.per);
   var sum = 0.0;
-  for (var b = place.x * u.per + lane; b < last; b += 256u) {
-    if (parts[segments[b]] == place.y) { sum += squares_at(b); }
+  for (var b = group_id.x * u.per + lane; b < last; b += 256u) {
+    if (parts[segments[b]] == group_id.y) { sum += squares_at(b); }
   }
   sum = total(sum, lane);
-  if (lane == 0u) { partials_put(place.y * ${slices}u + place.x, sum); }`,
+  if (lane == 0u) { partials_put(group_id.y * ${slices}u + group_id.x, sum); }`,
 });
 
 const normsText = kernel({

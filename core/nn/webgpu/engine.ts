@@ -1,0 +1,230 @@
+/**
+ * Memory, commands and tape in one: what every operation of the WebGPU executor works with. An operation makes its output,
+ * runs kernels, and inside `gradients` records how its gradient flows back. No operation is defined here.
+ */
+import { copyRows, fill } from './kernels/elementwise.ts';
+import type { Operand, Target } from './kernels/kernel.ts';
+import type { Capabilities, Dispatch, Element, Region } from './program.ts';
+import type { Runtime } from './runtime.ts';
+import { GpuTensor, sizeOf, type GpuParameterSet } from './tensor.ts';
+
+/** Given d loss / d output. Returns true when it has taken that memory over (made it another gradient). */
+export type Backward = (dy: Operand) => boolean | void;
+
+interface Tape {
+  readonly set: GpuParameterSet;
+  readonly steps: { readonly output: GpuTensor; readonly backward: Backward }[];
+}
+
+interface Scope {
+  readonly tensors: Set<GpuTensor>;
+  /** Memory that goes with the scope, apart from the tensors'. */
+  readonly rooms: Set<Region>;
+}
+
+const bytesOf = (element: Element): number => (element === 'f16' ? 2 : 4);
+
+export class Engine {
+  readonly runtime: Runtime;
+  readonly caps: Capabilities;
+  #tape: Tape | null = null;
+  #scopes: Scope[] = [{ tensors: new Set(), rooms: new Set() }];
+
+  constructor(runtime: Runtime) {
+    this.runtime = runtime;
+    this.caps = runtime.capabilities;
+  }
+
+  run(...lists: readonly (readonly Dispatch[])[]): void {
+    for (const dispatches of lists) this.runtime.run(dispatches);
+  }
+
+  // --- memory ---
+
+  /** A new tensor with undefined contents. */
+  make(shape: readonly number[], element: Element = 'f32'): GpuTensor {
+    return this.#own(new GpuTensor(shape, element, this.runtime.take(sizeOf(shape) * bytesOf(element))));
+  }
+
+  /** A new tensor with these values. */
+  tensor(values: Float32Array, shape: readonly number[]): GpuTensor {
+    return this.#own(new GpuTensor(shape, 'f32', this.runtime.upload(values)));
+  }
+
+  #own(tensor: GpuTensor): GpuTensor {
+    this.#scopes.at(-1)!.tensors.add(tensor);
+    return tensor;
+  }
+
+  /** Room for `count` elements until the enclosing scope ends. */
+  room(count: number, element: Element = 'f32'): Operand {
+    return { region: this.#keep(this.runtime.take(count * bytesOf(element))), element };
+  }
+
+  /** A list for kernels, until the enclosing scope ends: u32, or the bytes of a mask. */
+  list(values: Int32Array | Uint32Array | Uint8Array): Region {
+    return this.#keep(this.runtime.upload(values));
+  }
+
+  floats(values: Float32Array): Operand {
+    return { region: this.#keep(this.runtime.upload(values)), element: 'f32' };
+  }
+
+  #keep(region: Region): Region {
+    this.#scopes.at(-1)!.rooms.add(region);
+    return region;
+  }
+
+  /** Gives the memory of `room` back early. */
+  giveBack({ region }: Operand): void {
+    for (let i = this.#scopes.length - 1; i >= 0; --i) {
+      if (!this.#scopes[i]!.rooms.delete(region)) continue;
+      this.runtime.give(region);
+      return;
+    }
+  }
+
+  /** @see Executor.scope */
+  async scope<T>(body: () => T | Promise<T>): Promise<T> {
+    const scope: Scope = { tensors: new Set(), rooms: new Set() };
+    this.#scopes.push(scope);
+    let kept: GpuTensor[] = [];
+    try {
+      const result = await body();
+      kept = survivors(result).filter((tensor) => scope.tensors.has(tensor));
+      return result;
+    } finally {
+      this.#endScope(scope, kept);
+    }
+  }
+
+  #endScope({ tensors, rooms }: Scope, kept: readonly GpuTensor[]): void {
+    if (this.#scopes.at(-1)?.tensors !== tensors)
+      throw new Error('scope: scopes must end in the order they began in; await each before the next begins.');
+    this.#scopes.pop();
+    for (const tensor of kept) {
+      tensors.delete(tensor);
+      this.#own(tensor);
+    }
+    for (const { region } of tensors) this.runtime.give(region);
+    for (const tensor of tensors) tensor.end();
+    for (const region of rooms) this.runtime.give(region);
+  }
+
+  // --- tape ---
+
+  /** True when a gradient with respect to the tensor is wanted. */
+  wants(tensor: GpuTensor | null): boolean {
+    if (tensor === null || this.#tape === null) return false;
+    return tensor.tracked || (tensor.set === this.#tape.set && this.#tape.set.frozen[tensor.index] === 0);
+  }
+
+  /** Records `backward` when one of the inputs wants a gradient. */
+  record(output: GpuTensor, inputs: readonly (GpuTensor | null)[], backward: Backward): void {
+    if (!this.#tape || !inputs.some((input) => this.wants(input))) return;
+    output.tracked = true;
+    this.#tape.steps.push({ output, backward });
+  }
+
+  /** Where the gradient of `tensor` goes, or null when none is wanted. Each call is answered by exactly one contribution. */
+  gradient(tensor: GpuTensor | null): Target | null {
+    if (!tensor || !this.wants(tensor)) return null;
+    const { set, index } = tensor;
+    if (set) {
+      const accumulate = !set.fresh[index];
+      set.fresh[index] = 0;
+      set.zero[index] = 0;
+      return { ...set.gradientOf(index), accumulate };
+    }
+    if (tensor.gradient) return { ...tensor.gradient, accumulate: true };
+    tensor.gradient = this.room(tensor.size, tensor.element);
+    return { ...tensor.gradient, accumulate: false };
+  }
+
+  /** Makes dy the gradient of `tensor` if none has arrived, else adds it. Returns true when taken over. */
+  passOn(tensor: GpuTensor, dy: Operand): boolean {
+    if (!this.wants(tensor)) return false;
+    if (!tensor.set && !tensor.gradient && tensor.element === dy.element) {
+      tensor.gradient = dy;
+      return true;
+    }
+    this.run(copyRows(this.caps, dy, this.gradient(tensor)!, { rows: 1, n: tensor.size }));
+    return false;
+  }
+
+  /** Runs `forward` and then the tape backwards. @see Executor.gradients */
+  differentiate(set: GpuParameterSet, forward: () => GpuTensor, seed: number): GpuTensor {
+    if (this.#tape) throw new Error('gradients: calls do not nest.');
+    const tape: Tape = { set, steps: [] };
+    this.#tape = tape;
+    try {
+      const loss = forward();
+      if (loss.size !== 1 || loss.shape.length !== 0)
+        throw new Error(`gradients: the loss has shape [${loss.shape.join(',')}], [] is wanted.`);
+      if (loss.tracked) {
+        loss.gradient = this.room(1);
+        this.run(fill(this.caps, loss.gradient, seed, 1));
+      }
+      for (let i = tape.steps.length - 1; i >= 0; --i) {
+        const { output, backward } = tape.steps[i]!;
+        const dy = output.gradient;
+        // A value that the loss does not depend on.
+        if (!dy) continue;
+        output.gradient = null;
+        if (backward(dy) !== true) this.giveBack(dy);
+      }
+      this.settle(set);
+      return loss;
+    } finally {
+      for (const { output } of tape.steps) {
+        output.tracked = false;
+        output.gradient = null;
+      }
+      this.#tape = null;
+    }
+  }
+
+  /** Writes the zeros that `fresh` stands for. */
+  settle(set: GpuParameterSet): void {
+    set.specs.forEach(({ size }, i) => {
+      if (!set.fresh[i]) return;
+      if (!set.zero[i]) this.run(fill(this.caps, set.gradientOf(i), 0, size));
+      set.fresh[i] = 0;
+      set.zero[i] = 1;
+    });
+  }
+}
+
+function survivors(result: unknown): GpuTensor[] {
+  if (result instanceof GpuTensor) return [result];
+  if (Array.isArray(result)) return [...new Set(result.filter((item) => item instanceof GpuTensor))];
+  if (result !== null && typeof result === 'object' && Object.getPrototypeOf(result) === Object.prototype)
+    return survivors(Object.values(result));
+  return [];
+}
+
+/** The tensors as the executor's own, alive. @throws Error naming the operation */
+export function own(operation: string, tensor: unknown): GpuTensor {
+  if (!(tensor instanceof GpuTensor)) throw new Error(`${operation}: the tensor is not one of this executor.`);
+  if (!tensor.alive) throw new Error(`${operation}: the tensor [${tensor.shape.join(',')}] was freed when its scope ended.`);
+  return tensor;
+}
+
+/** @throws Error with the operation's name and the shapes when `right` is false */
+export function check(right: boolean, operation: string, ...tensors: readonly (GpuTensor | null)[]): void {
+  if (right) return;
+  const shapes = tensors.map((tensor) => (tensor ? `[${tensor.shape.join(',')}]` : 'null'));
+  throw new Error(`${operation}: the shapes ${shapes.join(', ')} do not fit.`);
+}
+
+/** @throws Error when a row number is not in [0, count), or named twice where `distinct` */
+export function checkRows(operation: string, rows: Int32Array, count: number, distinct = false): void {
+  for (const row of rows) if (row < 0 || row >= count) throw new Error(`${operation}: row ${row} is not in 0 to ${count - 1}.`);
+  if (distinct && new Set(rows).size !== rows.length) throw new Error(`${operation}: a row is named twice.`);
+}
+
+/** x seen as [rows, last axis]. */
+export function rowsOf(x: GpuTensor): { rows: number; n: number } {
+  const n = x.shape.at(-1) ?? 1;
+  return { rows: n === 0 ? 0 : x.size / n, n };
+}

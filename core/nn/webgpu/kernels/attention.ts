@@ -1,0 +1,148 @@
+/** Softmax attention and its gradient: which kernel runs, on which workgroups. */
+import { program, type Binding, type Capabilities, type Dispatch, type Program, type Region } from '../program.ts';
+import { shapeDispatch, shapeUniforms, type Group, type Shape } from './attentionShape.ts';
+import { blocksFor, delta as rowSums, forward, keys, queries } from './attentionTile.ts';
+
+export type { Group } from './attentionShape.ts';
+
+/** Sizes of one batch, or of several groups of samples packed one after the other (global and local crops). */
+type Batch = { readonly samples: number; readonly tokens: number; readonly groups?: undefined } | { readonly groups: readonly Group[] };
+
+export type AttentionInputs = Batch & {
+  /** [N,T,3,heads,headDim]; of groups: [all tokens,3,heads,headDim]. */
+  readonly qkv: Region;
+  /** [N,T,heads,headDim]. */
+  readonly out: Region;
+  /** f32 [N,heads,T], of groups each such block at tokenOffset * heads: the log of each row's sum, for the gradient. */
+  readonly lse: Region;
+  readonly heads: number;
+  /** A multiple of 4, at most 128. */
+  readonly headDim: number;
+  /** Of qkv and out. */
+  readonly element: 'f32' | 'f16';
+};
+
+export interface GradientRegions {
+  readonly dOut: Region;
+  /** Shaped as qkv; replaced. */
+  readonly dQkv: Region;
+  /** Scratch, shaped as lse. */
+  readonly delta: Region;
+}
+
+export type AttentionGradientInputs = AttentionInputs & GradientRegions;
+
+interface Checked {
+  readonly shape: Shape;
+  readonly groups: readonly Group[];
+  readonly heads: number;
+  /** Multiplications and additions of one product of [T,headDim] with [headDim,T], over all samples and heads. */
+  readonly flops: number;
+  readonly tokens: number;
+}
+
+function checkBytes(regions: Record<string, Region | undefined>, bytes: number): void {
+  for (const [name, region] of Object.entries(regions)) {
+    if (region && region.bytes < bytes) throw new Error(`attention: ${name} needs ${bytes} bytes, its region has ${region.bytes}.`);
+  }
+}
+
+function checked(caps: Capabilities, inputs: AttentionInputs & Partial<GradientRegions>): Checked {
+  const { heads, headDim, element, qkv, out, lse, dOut, dQkv, delta } = inputs;
+  if (!Number.isInteger(headDim / 4) || headDim < 4 || headDim > 128) {
+    throw new Error(`attention: heads of ${headDim} are not a multiple of 4 up to 128.`);
+  }
+  if (!Number.isInteger(heads) || heads < 1) throw new Error(`attention: ${heads} heads.`);
+  if (element === 'f16' && !caps.f16) throw new Error('attention: this device has no f16.');
+  const all = inputs.groups ?? [{ samples: inputs.samples, tokens: inputs.tokens, tokenOffset: 0 }];
+  for (const { samples, tokens, tokenOffset } of all) {
+    if (![samples, tokens, tokenOffset].every((count) => Number.isInteger(count) && count >= 0)) {
+      throw new Error(`attention: ${samples} samples of ${tokens} tokens from token ${tokenOffset} on.`);
+    }
+  }
+  const groups = all.filter(({ samples, tokens }) => samples * tokens > 0);
+  const end = groups.reduce((most, { samples, tokens, tokenOffset }) => Math.max(most, tokenOffset + samples * tokens), 0);
+  const width = end * heads * headDim * (element === 'f16' ? 2 : 4);
+  checkBytes({ qkv, dQkv }, 3 * width);
+  checkBytes({ out, dOut }, width);
+  checkBytes({ lse, delta }, end * heads * 4);
+  const scores = groups.reduce((sum, { samples, tokens }) => sum + samples * tokens * tokens, 0);
+  return { shape: { headDim, element, groups: groups.length }, groups, heads, flops: 2 * scores * heads * headDim, tokens: end };
+}
+
+function programOf(name: string, shape: Shape, bindings: readonly Binding[], body: string): Program {
+  const { headDim, element, groups } = shape;
+  return program({
+    name: `attention ${name} ${element} heads of ${headDim}, ${groups} groups`,
+    bindings,
+    uniforms: shapeUniforms(groups),
+    body,
+  });
+}
+
+/** out = softmax(q k^T / sqrt(headDim)) v for every sample and head, and lse. */
+export function attention(caps: Capabilities, inputs: AttentionInputs): Dispatch[] {
+  const { shape, groups, heads, flops, tokens } = checked(caps, inputs);
+  if (groups.length === 0) return [];
+  const { element, headDim } = shape;
+  const type = `array<vec4<${element}>>`;
+  const blocks = blocksFor('forward', headDim, caps);
+  return [
+    {
+      program: programOf(
+        `forward ${blocks.held}x${blocks.step}`,
+        shape,
+        [
+          { name: 'qkv', element, access: 'read', type },
+          { name: 'out', element, access: 'read_write', type },
+          { name: 'lse', element: 'f32', access: 'read_write' },
+        ],
+        forward(shape, blocks),
+      ),
+      regions: [inputs.qkv, inputs.out, inputs.lse],
+      ...shapeDispatch(caps, groups, heads, blocks.held),
+      flops: 2 * flops,
+      bytes: 4 * tokens * heads * headDim * (element === 'f16' ? 2 : 4),
+    },
+  ];
+}
+
+/**
+ * dQkv from dOut. Probabilities are made again from qkv and lse, in one kernel that holds queries (dQ) and one that holds
+ * keys (dK, dV): two more products than a single kernel would need, but no sums shared between workgroups.
+ */
+export function attentionBackward(caps: Capabilities, inputs: AttentionGradientInputs): Dispatch[] {
+  const { shape, groups, heads, flops, tokens } = checked(caps, inputs);
+  const { qkv, out, lse, dOut, dQkv } = inputs;
+  if (groups.length === 0) return [];
+  const { element, headDim } = shape;
+  const type = `array<vec4<${element}>>`;
+  const read = (name: string): Binding => ({ name, element, access: 'read', type });
+  const rows = (name: string, access: Binding['access'] = 'read'): Binding => ({ name, element: 'f32', access });
+  const bindings: Binding[] = [read('qkv'), read('dOut'), rows('lse'), rows('delta'), { ...read('dQkv'), access: 'read_write' }];
+  const regions = [qkv, dOut, lse, inputs.delta, dQkv];
+  const [heldQueries, heldKeys] = [blocksFor('queries', headDim, caps), blocksFor('keys', headDim, caps)];
+  const width = tokens * heads * headDim * (element === 'f16' ? 2 : 4);
+  return [
+    {
+      program: programOf('delta', shape, [read('out'), read('dOut'), rows('delta', 'read_write')], rowSums(shape)),
+      regions: [out, dOut, inputs.delta],
+      ...shapeDispatch(caps, groups, heads, 64),
+      bytes: 2 * width,
+    },
+    {
+      program: programOf(`dQ ${heldQueries.held}x${heldQueries.step}`, shape, bindings, queries(shape, heldQueries)),
+      regions,
+      ...shapeDispatch(caps, groups, heads, heldQueries.held),
+      flops: 3 * flops,
+      bytes: 5 * width,
+    },
+    {
+      program: programOf(`dK dV ${heldKeys.held}x${heldKeys.step}`, shape, bindings, keys(shape, heldKeys)),
+      regions,
+      ...shapeDispatch(caps, groups, heads, heldKeys.held),
+      flops: 4 * flops,
+      bytes: 6 * width,
+    },
+  ];
+}
