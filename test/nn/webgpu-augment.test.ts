@@ -3,10 +3,12 @@ import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { after, before, describe, it } from 'node:test';
 import { noAdapter } from './webgpu-device.ts';
-import { applyCrop } from '../../core/dinov2/augment.ts';
+import { applyCrop, applyCrops, drawCrops, makeCrops as makeTensors } from '../../core/dinov2/augment.ts';
+import { OFFICIAL_CROPS } from '../../core/dinov2/config.ts';
 import type { CropDraw, CropGroup, PixelImage } from '../../core/nn/index.ts';
 import { makeCrops, packCrops, pictureOffsets } from '../../core/nn/webgpu/augment.ts';
 import { augment } from '../../core/nn/webgpu/kernels/augment.ts';
+import { createWebgpuExecutor } from '../../core/nn/webgpu/index.ts';
 import { Runtime } from '../../core/nn/webgpu/runtime.ts';
 import { golden, goldenNames, goldenPath, noGolden } from '../dinov2/golden.ts';
 import { compareCrops, recordedCases, recordedCrops } from '../golden/augment.ts';
@@ -206,6 +208,33 @@ describe('crops on the GPU', { skip: noAdapter }, () => {
     assert.throws(() => pack({}, 4), /crops of 4 px/);
     const jitter = { order: Int32Array.of(0), brightness: -1, contrast: 1, saturation: 1, hue: 0 };
     assert.throws(() => pack({ jitter }), /brightness by -1/);
+  });
+
+  it('makes the crops of a batch as the processor does, normalised, and holds nothing but them', async () => {
+    const random = new Random(6);
+    const pictures = [picture(random, 90, 70), picture(random, 64, 91)];
+    const crops = { ...OFFICIAL_CROPS, globalSize: 28, localSize: 14, localCount: 3, blurProbability: [0, 0, 0] as const };
+    const drawn = drawCrops({ crops, seed: 5 }, 7, pictures);
+    const x = await createWebgpuExecutor();
+    const values = await x.scope(async () => {
+      const before = x.memoryBytes();
+      const { global, local } = makeTensors(x, drawn);
+      assert.deepEqual(
+        [global.shape, local!.shape],
+        [
+          [4, 3, 28, 28],
+          [6, 3, 14, 14],
+        ],
+      );
+      const held = [global, local!].map(({ shape }) => Math.ceil((shape.reduce((a, b) => a * b) * 4) / 256) * 256);
+      assert.equal(x.memoryBytes() - before, held[0]! + held[1]!);
+      return [await x.read(global), await x.read(local!)];
+    });
+    assert.deepEqual(
+      values,
+      [drawn.global, drawn.local].map((group) => applyCrops(pictures, group)),
+    );
+    await x.dispose();
   });
 
   for (const name of goldenNames('augment')) {

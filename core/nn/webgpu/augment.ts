@@ -33,7 +33,7 @@ export function makeCrops(
   const { capabilities: caps } = runtime;
   const offsets = pictureOffsets(pictures);
   const packed = groups.map((group) => packCrops(pictures, group, offsets, caps.workgroupsPerDimension));
-  // Given back at the end: work runs in the order it is given, so whoever takes the memory next comes after.
+  // Memory is given back at once: work runs in the order it is given, so whoever takes it next comes after.
   const taken: Region[] = [];
   const keep = (region: Region): Region => (taken.push(region), region);
   const values = keep(runtime.upload(normalised));
@@ -46,12 +46,13 @@ export function makeCrops(
       crops: keep(runtime.upload(records)),
       weights: keep(runtime.upload(weights)),
       normalised: values,
-      rows: keep(runtime.take(Math.max(...parts.map(({ rows }) => rows)) * 4)),
+      rows: keep(runtime.take(Math.max(0, ...parts.map(({ rows }) => rows)) * 4)),
       pixels: keep(runtime.take(crops.length * size * size * 4)),
       sums: keep(runtime.take(crops.length * 4)),
       y: outputs[i]!,
     };
     for (const part of parts) runtime.run(augment(caps, arrays, size, part));
+    for (const region of taken.splice(2)) runtime.give(region);
   }
   for (const region of taken) runtime.give(region);
 }
