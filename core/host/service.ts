@@ -360,7 +360,14 @@ export class Service implements HostService {
       cacheDir: cacheDirOf(project),
     };
     this.#start(
-      { kind: 'pretrain', runDir: dir, imageRoot: project.facts.image_folder, start, engine: engine ?? null },
+      {
+        kind: 'pretrain',
+        runDir: dir,
+        imageRoot: project.facts.image_folder,
+        pixelDir: pixelDirOf(project),
+        start,
+        engine: engine ?? null,
+      },
       runId,
       null,
       images.map(({ id }) => id),
@@ -373,7 +380,18 @@ export class Service implements HostService {
     const project = this.#writable();
     this.#jobs.refuseIfBusy('training');
     const dir = runDir(project, runId);
-    this.#start({ kind: 'pretrain', runDir: dir, imageRoot: project.facts.image_folder, start: null, engine: engine ?? null }, runId, null);
+    this.#start(
+      {
+        kind: 'pretrain',
+        runDir: dir,
+        imageRoot: project.facts.image_folder,
+        pixelDir: pixelDirOf(project),
+        start: null,
+        engine: engine ?? null,
+      },
+      runId,
+      null,
+    );
     project.write((w) => setRunState(w, runId, 'running', null));
     this.#hub.changed('runs');
     return runRow(project, runId);
@@ -744,6 +762,7 @@ export class Service implements HostService {
 const previewSeed = 1;
 
 const cacheDirOf = (project: Project) => join(project.dir, 'cache', 'features');
+const pixelDirOf = (project: Project) => join(project.dir, 'cache', 'pixels');
 
 /** The true place of a path whose last parts may not be there yet. */
 async function withoutLinks(path: string): Promise<string> {

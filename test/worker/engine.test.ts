@@ -33,7 +33,11 @@ test('a run goes on with the engine it was started with, or with another one and
     const list = { dedupe: false, balance: false, keep: null };
     const chosen = images.map((image, i) => ({ ...image, id: i + 1 }));
     const begin = { images: chosen, config, list, exclude: [], curation: null, cacheDir: path.join(place, 'cache') };
-    for await (const event of runJob({ kind: 'pretrain', runDir, imageRoot: place, start: start ? begin : null, engine }, stop.signal)) {
+    const pixelDir = path.join(place, 'pixels');
+    for await (const event of runJob(
+      { kind: 'pretrain', runDir, imageRoot: place, pixelDir, start: start ? begin : null, engine },
+      stop.signal,
+    )) {
       events.push(event);
       if (event.type === 'metrics') stop.abort();
     }
