@@ -240,7 +240,10 @@ describe('crops on the GPU', { skip: noAdapter }, () => {
   for (const name of goldenNames('augment')) {
     it(`${name}: crops and single operations are those of Pillow and torchvision`, { skip: noGolden }, async (t) => {
       const recorded = await golden(name);
-      const cases = recordedCases(recorded, recordedCrops.parse(JSON.parse(await readFile(goldenPath(`${name}.json`), 'utf8'))));
+      const all = recordedCases(recorded, recordedCrops.parse(JSON.parse(await readFile(goldenPath(`${name}.json`), 'utf8'))));
+      // The operations of one picture: a program that acts as a GPU takes half a minute for those of all.
+      const cases = all.filter((one) => !/\.base\./.test(one.name) || one.name.startsWith('0.'));
+      assert.ok(cases.length >= 24 && cases.length < all.length);
       const pictures = [...new Set(cases.map(({ image }) => image))];
       const sizes = [...new Set(cases.map(({ size }) => size))];
       const groups = sizes.map((size) => ({ size, of: cases.filter((one) => one.size === size) }));
