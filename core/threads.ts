@@ -72,7 +72,8 @@ export class ThreadPool<Item, Reply> {
     this.#does = does;
     this.#threads = Array.from({ length: threads }, () => {
       const thread: PoolThread = { worker: new Worker(entry, { name, workerData: settings }), open: 0 };
-      thread.worker.unref();
+      // Starting refers to it again.
+      thread.worker.once('online', () => thread.open === 0 && thread.worker.unref());
       thread.worker.on('message', ({ id, reply }: { id: number; reply: Reply }) => {
         if (--thread.open === 0) thread.worker.unref();
         this.#asked.get(id)?.resolve(reply);

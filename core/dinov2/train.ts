@@ -134,21 +134,7 @@ async function* train(
   const batches = batchesOfStep(config);
   const imagesOfStep = batches * config.batch;
 
-  // 1. Images. One that cannot be read is named once; the next in the list takes its place.
-  const problems: ImageProblem[] = [];
-  const source = options.openImages
-    ? options.openImages(images, config, (problem) => problems.push(problem))
-    : new ImageCache({
-        root: options.imageRoot,
-        images,
-        maxSide: config.maxImageSide,
-        maxBytes: config.imageCacheBytes,
-        onProblem: (problem) => problems.push(problem),
-        ...(options.pixelDir !== undefined && { storeDir: options.pixelDir }),
-      });
-  const feed = new Feed({ config, source, count: images.length, drawn: x.augment !== undefined });
-
-  // 2. Networks: the student as drawn from the seed or as the run's weights say, the teacher its copy; or both as they were
+  // 1. Networks: the student as drawn from the seed or as the run's weights say, the teacher its copy; or both as they were
   // saved. In a distillation another network teaches, and the copy only follows.
   const drawn = networkParameters(config);
   const specs = config.start === 'weights' && !saved ? await startValues(runDir, drawn) : drawn;
@@ -179,6 +165,20 @@ async function* train(
     const backbone = backboneOf(x, teacher, config.model, 'backbone.', false, loraScale(config));
     if (onCheckpoint) yield* onCheckpoint(backbone, step, means);
   };
+
+  // 2. Images. One that cannot be read is named once; the next in the list takes its place.
+  const problems: ImageProblem[] = [];
+  const source = options.openImages
+    ? options.openImages(images, config, (problem) => problems.push(problem))
+    : new ImageCache({
+        root: options.imageRoot,
+        images,
+        maxSide: config.maxImageSide,
+        maxBytes: config.imageCacheBytes,
+        onProblem: (problem) => problems.push(problem),
+        ...(options.pixelDir !== undefined && { storeDir: options.pixelDir }),
+      });
+  const feed = new Feed({ config, source, count: images.length, drawn: x.augment !== undefined });
 
   try {
     yield { type: 'log', level: 'info', text: `${config.presetTitle}: ${images.length} images, ${x.name} (${x.description})` };

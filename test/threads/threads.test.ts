@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { test } from 'node:test';
@@ -74,4 +75,18 @@ test('a pool works while the asking thread does, urgent items first, and tells w
   const waiting = [many.ask(13), many.ask(5)];
   for (const answer of waiting) await assert.rejects(answer, /that squares has died.*code 3/);
   await many.end();
+});
+
+test('a pool that nobody asks and nobody ends does not keep its process alive', async (t) => {
+  const folder = temporaryFolder(t);
+  const threads = new URL('../../core/threads.ts', import.meta.url).href;
+  await writeFiles(folder, {
+    'served.mjs': served(threads),
+    'main.mjs': `
+      import { ThreadPool } from ${JSON.stringify(threads)};
+      const entry = new URL('./served.mjs', import.meta.url);
+      new ThreadPool({ entry, name: 'square', settings: null, threads: 2, does: 'squares' });`,
+  });
+  const { status, signal } = spawnSync(process.execPath, [path.join(folder, 'main.mjs')], { timeout: 60_000 });
+  assert.deepEqual([status, signal], [0, null]);
 });
