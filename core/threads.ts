@@ -1,9 +1,9 @@
-/** Work on many items by several threads, answered in the order of the items. What the work is, is the thread's entry's. */
-import { Worker } from 'node:worker_threads';
+/** Work on many items by several threads, in the order of the items or as they come. What the work is, is the thread's entry's. */
+import { parentPort, Worker } from 'node:worker_threads';
 import { AppError } from './contract/index.ts';
 
 export interface ThreadWork {
-  /** The thread's file: takes one item a message, posts one reply for each, and never throws. */
+  /** The thread's file: takes one item a message, posts one reply for each, and never throws; for a pool it calls `serve`. */
   readonly entry: URL;
   readonly name: string;
   /** What the entry finds in `workerData`. */
@@ -51,6 +51,88 @@ export async function* onThreads<Item, Reply>(
   }
 }
 
+interface PoolThread {
+  readonly worker: Worker;
+  /** Items not answered yet. */
+  open: number;
+}
+
+/**
+ * Threads that take items whenever they come, so that work goes on while the asking thread computes. Each item goes to
+ * the thread with the fewest. The process stays alive only while items are open.
+ */
+export class ThreadPool<Item, Reply> {
+  readonly #does: string;
+  readonly #threads: PoolThread[];
+  readonly #asked = new Map<number, PromiseWithResolvers<Reply>>();
+  #count = 0;
+  #died: AppError | null = null;
+
+  constructor({ entry, name, settings, threads, does }: ThreadWork) {
+    this.#does = does;
+    this.#threads = Array.from({ length: threads }, () => {
+      const thread: PoolThread = { worker: new Worker(entry, { name, workerData: settings }), open: 0 };
+      // Starting refers to it again.
+      thread.worker.once('online', () => thread.open === 0 && thread.worker.unref());
+      thread.worker.on('message', ({ id, reply }: { id: number; reply: Reply }) => {
+        if (--thread.open === 0) thread.worker.unref();
+        this.#asked.get(id)?.resolve(reply);
+        this.#asked.delete(id);
+      });
+      thread.worker.on('error', (error) => this.#fail(error));
+      thread.worker.on('exit', (code) => this.#fail(new Error(`it ended with code ${code}`)));
+      return thread;
+    });
+  }
+
+  /**
+   * @param urgent before all items that are not begun
+   * @throws AppError engine-died when a thread ends by itself, or the pool has ended
+   */
+  ask(item: Item, urgent = false): Promise<Reply> {
+    if (this.#died) return Promise.reject(this.#died);
+    const thread = this.#threads.reduce((a, b) => (b.open < a.open ? b : a));
+    if (thread.open++ === 0) thread.worker.ref();
+    const id = this.#count++;
+    const answer = Promise.withResolvers<Reply>();
+    this.#asked.set(id, answer);
+    thread.worker.postMessage({ id, item, urgent });
+    return answer.promise;
+  }
+
+  /** Ends the threads; open items are never answered but with an error. */
+  async end(): Promise<void> {
+    await Promise.all(this.#threads.map(({ worker }) => worker.terminate()));
+  }
+
+  #fail(cause: unknown): void {
+    this.#died ??= died(this.#does, cause);
+    for (const answer of this.#asked.values()) answer.reject(this.#died);
+    this.#asked.clear();
+  }
+}
+
+/**
+ * What a pool's thread does with the items that come.
+ * @param work never throws
+ * @param atOnce items that are worked on at the same time
+ */
+export function serve<Item, Reply>(work: (item: Item) => Reply | Promise<Reply>, atOnce = 1): void {
+  const waiting: { readonly id: number; readonly item: Item }[] = [];
+  let running = 0;
+  const next = async (): Promise<void> => {
+    running++;
+    for (let one = waiting.shift(); one !== undefined; one = waiting.shift())
+      parentPort!.postMessage({ id: one.id, reply: await work(one.item) });
+    running--;
+  };
+  parentPort!.on('message', ({ urgent, ...one }: { id: number; item: Item; urgent: boolean }) => {
+    if (urgent) waiting.unshift(one);
+    else waiting.push(one);
+    if (running < atOnce) void next();
+  });
+}
+
 /** A thread that works on one item at a time, and keeps the process alive only while it does. */
 class Thread<Item, Reply> {
   readonly #worker: Worker;
@@ -84,12 +166,16 @@ class Thread<Item, Reply> {
   }
 
   #fail(cause: unknown): void {
-    this.#died ??= new AppError(
-      'engine-died',
-      `A thread that ${this.#does} has died: ${cause instanceof Error ? cause.message : String(cause)}.`,
-      'Start the job again; what is stored already is not computed again.',
-      { cause },
-    );
+    this.#died ??= died(this.#does, cause);
     this.#asked?.reject(this.#died);
   }
+}
+
+function died(does: string, cause: unknown): AppError {
+  return new AppError(
+    'engine-died',
+    `A thread that ${does} has died: ${cause instanceof Error ? cause.message : String(cause)}.`,
+    'Start the job again; what is stored already is not computed again.',
+    { cause },
+  );
 }

@@ -2,6 +2,7 @@
  * Multi-crop augmentation (spec 2): every crop is first drawn as plain numbers from (seed, step, sample, crop), then
  * cut and coloured. The same numbers give the same pixels on any machine. The operations themselves are in `pixels.ts`.
  */
+import type { CropDraw, CropGroup, Executor, Tensor } from '../nn/index.ts';
 import { Random } from '../random.ts';
 import { IMAGE_MEAN, IMAGE_STD, STREAM, type CropConfig, type RunConfig } from './config.ts';
 import { roundHalfEven } from './masking.ts';
@@ -18,25 +19,9 @@ import {
   type PixelImage,
 } from './pixels.ts';
 
-export type CropKind = 'global1' | 'global2' | 'local';
+export type { CropDraw };
 
-/** One crop as numbers. */
-export interface CropDraw {
-  readonly box: CropBox;
-  readonly flip: boolean;
-  /** `order` holds 0 brightness, 1 contrast, 2 saturation, 3 hue; null leaves the colours alone. */
-  readonly jitter: {
-    readonly order: Int32Array;
-    readonly brightness: number;
-    readonly contrast: number;
-    readonly saturation: number;
-    readonly hue: number;
-  } | null;
-  readonly grayscale: boolean;
-  /** Pixels; 0 is no blur. */
-  readonly blurSigma: number;
-  readonly solarize: boolean;
-}
+export type CropKind = 'global1' | 'global2' | 'local';
 
 /** Draws a crop of an image of that size. */
 export function drawCrop(random: Random, config: CropConfig, kind: CropKind, width: number, height: number): CropDraw {
@@ -119,31 +104,49 @@ export function normalizeImage(image: PixelImage): Float32Array {
   return out;
 }
 
-/** All crops of a step's images, crop-major: globals [2B,3,G,G], locals [L*B,3,l,l]. */
-export function drawCrops(
-  config: Pick<RunConfig, 'crops' | 'seed'>,
-  step: number,
-  images: readonly PixelImage[],
-): { globalCrops: Float32Array; localCrops: Float32Array } {
+/** The crops of a step's images as numbers, crop-major: 2B globals, L*B locals. */
+export interface DrawnCrops {
+  readonly pictures: readonly PixelImage[];
+  readonly global: CropGroup;
+  readonly local: CropGroup;
+}
+
+/** Draws all crops of a step's images. */
+export function drawCrops(config: Pick<RunConfig, 'crops' | 'seed'>, step: number, pictures: readonly PixelImage[]): DrawnCrops {
   const { globalSize, localSize, localCount } = config.crops;
-  const B = images.length;
-  const globalCrops = new Float32Array(2 * B * 3 * globalSize * globalSize);
-  const localCrops = new Float32Array(localCount * B * 3 * localSize * localSize);
-  const globalPixels = new Uint8Array(globalSize * globalSize * 3);
-  const localPixels = new Uint8Array(localSize * localSize * 3);
-  for (const [sample, image] of images.entries()) {
-    for (let crop = 0; crop < 2 + localCount; crop++) {
-      const random = new Random(config.seed, STREAM.crops, step, sample, crop);
+  const draw = (crop: number): CropGroup['crops'] =>
+    pictures.map(({ width, height }, picture) => {
+      const random = new Random(config.seed, STREAM.crops, step, picture, crop);
       const kind = crop === 0 ? 'global1' : crop === 1 ? 'global2' : 'local';
-      const draw = drawCrop(random, config.crops, kind, image.width, image.height);
-      if (kind === 'local') {
-        applyCrop(image, draw, localSize, localPixels);
-        normalisePixels(localPixels, localCrops, ((crop - 2) * B + sample) * localPixels.length);
-      } else {
-        applyCrop(image, draw, globalSize, globalPixels);
-        normalisePixels(globalPixels, globalCrops, (crop * B + sample) * globalPixels.length);
-      }
-    }
+      return { picture, draw: drawCrop(random, config.crops, kind, width, height) };
+    });
+  const locals = Array.from({ length: localCount }, (_, i) => draw(2 + i));
+  return {
+    pictures,
+    global: { size: globalSize, crops: [0, 1].flatMap(draw) },
+    local: { size: localSize, crops: locals.flat() },
+  };
+}
+
+/** Normalised pixels of drawn crops, [n,3,size,size]. */
+export function applyCrops(pictures: readonly PixelImage[], { size, crops }: CropGroup): Float32Array {
+  const pixels = new Uint8Array(size * size * 3);
+  const out = new Float32Array(crops.length * pixels.length);
+  for (const [i, { picture, draw }] of crops.entries()) {
+    applyCrop(pictures[picture]!, draw, size, pixels);
+    normalisePixels(pixels, out, i * pixels.length);
   }
-  return { globalCrops, localCrops };
+  return out;
+}
+
+/** [3,256]: the normalised value of each byte of each channel. */
+const normalisedTable = Float32Array.from(NORMALISED.flatMap((values) => [...values]));
+
+/** The crops as tensors, made where the executor computes if it can, else here; local is null without local crops. */
+export function makeCrops(x: Executor, { pictures, global, local }: DrawnCrops): { global: Tensor; local: Tensor | null } {
+  const groups = local.crops.length > 0 ? [global, local] : [global];
+  const [first, second] = x.augment
+    ? x.augment(pictures, groups, normalisedTable)
+    : groups.map((group) => x.tensor(applyCrops(pictures, group), [group.crops.length, 3, group.size, group.size]));
+  return { global: first!, local: second ?? null };
 }

@@ -2,72 +2,14 @@
  * Operations on 8-bit RGB pixels with Pillow's meaning, the one DINOv2 was trained with: antialiased bicubic crops,
  * blends that truncate, hue in 8-bit HSV. Buffers are interleaved [H,W,3]; all but the resize work in place.
  */
+import { BLUR_RADIUS, blurWeights, bicubicWeights, RESIZE_PRECISION, type CropBox, type PixelImage } from '../nn/index.ts';
 
-export interface PixelImage {
-  readonly width: number;
-  readonly height: number;
-  /** [H,W,3] */
-  readonly data: Uint8Array;
-}
-
-export interface CropBox {
-  readonly top: number;
-  readonly left: number;
-  readonly width: number;
-  readonly height: number;
-}
+export type { CropBox, PixelImage };
 
 // --- resize -----------------------------------------------------------------------------------------------------------
 
-/** For each output position: first input position, number of inputs, fixed-point weights. */
-interface ResizeWeights {
-  readonly first: Int32Array;
-  readonly count: Int32Array;
-  /** [out * taps], 22 fractional bits. */
-  readonly weights: Int32Array;
-  readonly taps: number;
-}
-
-/** Pillow's 8-bit precision: 32 bits less 8 of the pixel less 2 of headroom. */
-const PRECISION = 22;
-const HALF = 1 << (PRECISION - 1);
-
-/** Weights by (input size, output size): a run meets a few hundred pairs again and again. */
-const weightCache = new Map<number, ResizeWeights>();
-const WEIGHT_CACHE_LIMIT = 4096;
-
-/** Cubic convolution, a = -0.5 (Keys 1981), stretched when shrinking: Pillow's BICUBIC. */
-function bicubicWeights(input: number, output: number): ResizeWeights {
-  const key = input * 65536 + output;
-  const cached = weightCache.get(key);
-  if (cached) return cached;
-  const scale = input / output;
-  const stretch = Math.max(scale, 1);
-  const support = 2 * stretch;
-  const taps = Math.ceil(support) * 2 + 1;
-  const first = new Int32Array(output);
-  const count = new Int32Array(output);
-  const weights = new Int32Array(output * taps);
-  const row = new Float64Array(taps);
-  for (let i = 0; i < output; i++) {
-    const center = (i + 0.5) * scale;
-    const from = Math.max(Math.trunc(center - support + 0.5), 0);
-    const to = Math.min(Math.trunc(center + support + 0.5), input);
-    let sum = 0;
-    for (let j = from; j < to; j++) {
-      const t = Math.abs((j - center + 0.5) / stretch);
-      row[j - from] = t < 1 ? (1.5 * t - 2.5) * t * t + 1 : t < 2 ? ((-0.5 * t + 2.5) * t - 4) * t + 2 : 0;
-      sum += row[j - from]!;
-    }
-    first[i] = from;
-    count[i] = to - from;
-    for (let j = 0; j < to - from; j++) weights[i * taps + j] = Math.round((row[j]! / sum) * (1 << PRECISION));
-  }
-  const made = { first, count, weights, taps };
-  if (weightCache.size >= WEIGHT_CACHE_LIMIT) weightCache.clear();
-  weightCache.set(key, made);
-  return made;
-}
+/** Half of the last place that is cut off. */
+const HALF = 1 << (RESIZE_PRECISION - 1);
 
 let rowScratch = new Uint8Array(0);
 
@@ -98,9 +40,9 @@ export function resizeCrop(image: PixelImage, box: CropBox, size: number, flip: 
         b = (b + Math.imul(weight, data[at + 2]!)) | 0;
       }
       const target = y * rowLength + (flip ? size - 1 - x : x) * 3;
-      rows[target] = clip(r >> PRECISION);
-      rows[target + 1] = clip(g >> PRECISION);
-      rows[target + 2] = clip(b >> PRECISION);
+      rows[target] = clip(r >> RESIZE_PRECISION);
+      rows[target + 1] = clip(g >> RESIZE_PRECISION);
+      rows[target + 2] = clip(b >> RESIZE_PRECISION);
     }
   }
   const sums = new Int32Array(rowLength);
@@ -111,7 +53,7 @@ export function resizeCrop(image: PixelImage, box: CropBox, size: number, flip: 
       const source = (down.first[y]! + j) * rowLength;
       for (let i = 0; i < rowLength; i++) sums[i] = (sums[i]! + Math.imul(weight, rows[source + i]!)) | 0;
     }
-    for (let i = 0; i < rowLength; i++) out[y * rowLength + i] = clip(sums[i]! >> PRECISION);
+    for (let i = 0; i < rowLength; i++) out[y * rowLength + i] = clip(sums[i]! >> RESIZE_PRECISION);
   }
 }
 
@@ -126,9 +68,12 @@ function luma(r: number, g: number, b: number): number {
   return (r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16;
 }
 
-/** Pillow's blend of a value towards a base: truncated, clipped. */
+/** So that 0.7 times 170 is 119, as in Pillow's float32 and in whole numbers on a GPU. */
+const BLEND_SHARE = 2 ** -24;
+
+/** Pillow's blend of a value towards a base: cut off, clipped. */
 function blend(base: number, value: number, factor: number): number {
-  return clip(Math.trunc(base + factor * (value - base)));
+  return clip(Math.floor(base + factor * (value - base) + BLEND_SHARE));
 }
 
 const table = new Uint8Array(256);
@@ -179,8 +124,9 @@ export function adjustHue(pixels: Uint8Array, shift: number): void {
     const low = r < g ? (r < b ? r : b) : g < b ? g : b;
     if (v === low) continue; // gray has no hue
     const range = v - low;
-    const sector = r === v ? (g - b) / range : g === v ? 2 + (b - r) / range : 4 + (r - g) / range; // -1 .. 5
-    const hue = (Math.trunc((sector < 0 ? sector / 6 + 1 : sector / 6) * 255) + turn) & 255;
+    // Whole numbers over 6 range: halves of bytes must not depend on how a sixth is rounded.
+    const sector = r === v ? g - b : g === v ? 2 * range + b - r : 4 * range + r - g; // -range .. 5 range
+    const hue = (Math.trunc(((sector < 0 ? sector + 6 * range : sector) * 255) / (6 * range)) + turn) & 255;
     const s = Math.trunc((range / v) * 255) / 255;
     const h = (hue * 6) / 255;
     const side = Math.trunc(h);
@@ -233,17 +179,12 @@ export function solarize(pixels: Uint8Array): void {
 
 // --- blur -------------------------------------------------------------------------------------------------------------
 
-/** Side of the kernel at any crop size, as in the official code. */
-const RADIUS = 4;
-
 let paddedRow = new Float32Array(0);
 let blurScratch = new Float32Array(0);
 
 /** 9 x 9 Gaussian with mirrored borders (the edge pixel is not repeated). Sides must exceed 4 pixels. */
 export function gaussianBlur(pixels: Uint8Array, width: number, height: number, sigma: number): void {
-  const kernel = Array.from({ length: RADIUS + 1 }, (_, k) => Math.exp(-0.5 * (k / sigma) ** 2));
-  const sum = kernel.reduce((total, weight, k) => total + (k === 0 ? weight : 2 * weight), 0);
-  const [w0, w1, w2, w3, w4] = kernel.map((weight) => weight / sum) as [number, number, number, number, number];
+  const [w0, w1, w2, w3, w4] = blurWeights(sigma) as [number, number, number, number, number];
   const length = width * 3;
   if (paddedRow.length < length + 24) paddedRow = new Float32Array(length + 24);
   if (blurScratch.length < height * length) blurScratch = new Float32Array(height * length);
@@ -251,7 +192,7 @@ export function gaussianBlur(pixels: Uint8Array, width: number, height: number, 
   const across = blurScratch; // [height, width, 3]
   for (let y = 0; y < height; y++) {
     for (let i = 0; i < length; i++) row[12 + i] = pixels[y * length + i]!;
-    for (let k = 1; k <= RADIUS; k++) {
+    for (let k = 1; k <= BLUR_RADIUS; k++) {
       for (let c = 0; c < 3; c++) {
         row[12 - 3 * k + c] = row[12 + 3 * k + c]!;
         row[12 + length - 3 + 3 * k + c] = row[12 + length - 3 - 3 * k + c]!;

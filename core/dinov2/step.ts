@@ -1,6 +1,6 @@
 /**
- * One training step: teacher targets, student losses, update (spec 5). Crops and masks come in as arrays, so a step
- * can be driven by the run or by recorded numbers alike. Draws nothing and reads nothing back but the softmax centres.
+ * One training step: teacher targets, student losses, update (spec 5). Crops come in as numbers that the
+ * run has drawn, or as recorded arrays; masks as arrays. Draws nothing and reads nothing back but the softmax centres.
  *
  * A step may be made of several batches (gradient accumulation): their gradients are averaged. What compares images with
  * each other (Sinkhorn-Knopp, KoLeo) sees one batch, as it sees one GPU's in the official code (KoLeo).
@@ -9,6 +9,7 @@
  * crop-major: all images' crop 0, then all images' crop 1.
  */
 import type { AdamState, Executor, ParameterSet, PrototypeTargets, TargetKind, Tensor } from '../nn/index.ts';
+import { makeCrops, type DrawnCrops } from './augment.ts';
 import { headForward, ibotHeadName, prototypesOf, type HeadName } from './heads.ts';
 import { loraScale } from './lora.ts';
 import { rates, type ParameterGroups } from './optimizer.ts';
@@ -16,16 +17,26 @@ import type { StepValues } from './schedules.ts';
 import { classTokens, patchTokens, vitForward, type DropPath } from './vit.ts';
 import { batchesOfStep, type ModelConfig, type RunConfig } from './config.ts';
 
-export interface Batch {
+/** What a batch is besides its crops. */
+interface BatchNumbers {
   readonly images: number;
-  /** [2B,3,H,W], normalised. */
-  readonly globalCrops: Float32Array;
-  /** [L*B,3,h,w], normalised; empty when L is 0. */
-  readonly localCrops: Float32Array;
   /** [2B,N]: 1 where the student's patch is masked. */
   readonly masks: Uint8Array;
   readonly globalDropPath: DropPath | null;
   readonly localDropPath: DropPath | null;
+}
+
+/** A batch whose crops are made already. */
+export interface Batch extends BatchNumbers {
+  /** [2B,3,H,W], normalised. */
+  readonly globalCrops: Float32Array;
+  /** [L*B,3,h,w], normalised; empty when L is 0. */
+  readonly localCrops: Float32Array;
+}
+
+/** A batch whose crops are numbers, made into pixels by the step. */
+export interface DrawnBatch extends BatchNumbers {
+  readonly drawn: DrawnCrops;
 }
 
 /** All that a step reads and changes. */
@@ -84,7 +95,8 @@ interface Crops {
   readonly local: Tensor | null;
 }
 
-export function uploadCrops(x: Executor, config: RunConfig, batch: Batch): Crops {
+export function uploadCrops(x: Executor, config: RunConfig, batch: Batch | DrawnBatch): Crops {
+  if ('drawn' in batch) return makeCrops(x, batch.drawn);
   const { globalSize: G, localSize: l, localCount } = config.crops;
   return {
     global: x.tensor(batch.globalCrops, [2 * batch.images, 3, G, G]),
@@ -146,7 +158,7 @@ export function studentLoss(
   config: RunConfig,
   student: ParameterSet,
   crops: Crops,
-  batch: Batch,
+  batch: BatchNumbers,
   targets: StudentTargets,
 ): LossTerms {
   const B = batch.images;
@@ -221,7 +233,7 @@ export function computeGradients(
   x: Executor,
   config: RunConfig,
   state: TrainState,
-  batch: Batch,
+  batch: Batch | DrawnBatch,
   values: StepValues,
   part = 0,
   lossScale = 1,

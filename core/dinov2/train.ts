@@ -5,10 +5,9 @@
  */
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { AppError, type ImageProblem, type JobEvent, type ScannedImage, type TrainMetrics } from '../contract/index.ts';
-import { batchIndices, ImageCache } from '../images/index.ts';
+import { ImageCache } from '../images/index.ts';
 import type { Executor, ParameterSpec, Tensor } from '../nn/index.ts';
 import { Random } from '../random.ts';
-import { drawCrops } from './augment.ts';
 import { backboneOf, type Backbone } from './backbone.ts';
 import {
   appendMetrics,
@@ -24,14 +23,13 @@ import {
 import { batchesOfStep, STREAM, type RunConfig } from './config.ts';
 import { readFrozenTeacher, writeTeacher } from './distill.ts';
 import { teacherEntropy, type TeacherEntropy } from './entropy.ts';
+import { Feed, type ImageSource } from './feed.ts';
 import { refuseNonFiniteGradients, refuseNonFiniteLosses } from './finite.ts';
 import { headParameters } from './heads.ts';
 import { LossScale } from './lossScale.ts';
 import { loraParameters, loraScale } from './lora.ts';
-import { drawMasks } from './masking.ts';
 import { parameterGroups, standsStill } from './optimizer.ts';
 import { outOfPatience } from './patience.ts';
-import type { PixelImage } from './pixels.ts';
 import { stepValues, type StepValues } from './schedules.ts';
 import { startValues, writeStart } from './start.ts';
 import {
@@ -40,20 +38,13 @@ import {
   computeGradients,
   readMeans,
   updateCenters,
-  type Batch,
   type LogitMeans,
   type LossTerms,
   type TrainState,
 } from './step.ts';
-import { drawDropPath, vitParameters } from './vit.ts';
+import { vitParameters } from './vit.ts';
 
-/** Where a run gets its pixels; index into the run's list of images. ImageCache, or a test's own. */
-export interface ImageSource {
-  /** @throws AppError when the image cannot be read */
-  get(index: number): Promise<PixelImage>;
-  /** Starts reading what is needed next. */
-  prefetch(indices: Iterable<number>): void;
-}
+export type { ImageSource };
 
 /** What is read of a batch when its step is logged. */
 type LoggedNumbers = Record<keyof LossTerms | keyof TeacherEntropy, number>;
@@ -90,6 +81,8 @@ interface CommonOptions {
   readonly imageRoot: string;
   readonly executor: Executor;
   readonly signal: AbortSignal;
+  /** Where pixels of big images may be kept between runs; absent: nowhere. They never change a number of the run. */
+  readonly pixelDir?: string;
   /** Called at each checkpoint; its events become the run's. The teacher is valid until it returns; no means at the first. */
   readonly onCheckpoint?: (teacher: Backbone, step: number, logged: LoggedMeans | null) => AsyncIterable<JobEvent>;
   /** Instead of decoding files below imageRoot. */
@@ -164,23 +157,11 @@ async function* train(
   saved: SavedState | null,
 ): AsyncGenerator<JobEvent> {
   const { runDir, executor: x, signal, onCheckpoint } = options;
-  const { seed, steps, batch: B } = config;
+  const { steps } = config;
   const batches = batchesOfStep(config);
-  const imagesOfStep = batches * B;
+  const imagesOfStep = batches * config.batch;
 
-  // 1. Images. One that cannot be read is named once; the next in the list takes its place.
-  const problems: ImageProblem[] = [];
-  const source = options.openImages
-    ? options.openImages(images, config, (problem) => problems.push(problem))
-    : new ImageCache({
-        root: options.imageRoot,
-        images,
-        maxSide: config.maxImageSide,
-        maxBytes: config.imageCacheBytes,
-        onProblem: (problem) => problems.push(problem),
-      });
-
-  // 2. Networks: the student as drawn from the seed or as the run's weights say, the teacher its copy; or both as they were
+  // 1. Networks: the student as drawn from the seed or as the run's weights say, the teacher its copy; or both as they were
   // saved. In a distillation another network teaches, and the copy only follows.
   const drawn = networkParameters(config);
   const specs = config.start === 'weights' && !saved ? await startValues(runDir, drawn) : drawn;
@@ -219,6 +200,20 @@ async function* train(
     const backbone = backboneOf(x, teacher, config.model, 'backbone.', false, loraScale(config));
     if (onCheckpoint) yield* onCheckpoint(backbone, step, means);
   };
+
+  // 2. Images. One that cannot be read is named once; the next in the list takes its place.
+  const problems: ImageProblem[] = [];
+  const source = options.openImages
+    ? options.openImages(images, config, (problem) => problems.push(problem))
+    : new ImageCache({
+        root: options.imageRoot,
+        images,
+        maxSide: config.maxImageSide,
+        maxBytes: config.imageCacheBytes,
+        onProblem: (problem) => problems.push(problem),
+        ...(options.pixelDir !== undefined && { storeDir: options.pixelDir }),
+      });
+  const feed = new Feed({ config, source, count: images.length, drawn: x.augment !== undefined });
 
   try {
     yield { type: 'log', level: 'info', text: `${config.presetTitle}: ${images.length} images, ${x.name} (${x.description})` };
@@ -291,12 +286,9 @@ async function* train(
       const { scale, updates } = lossScale.begin(step);
       const parts: GivenBatch[] = [];
       for (let part = 0; part < batches; part++) {
-        // crops and masks, drawn as numbers from (seed, step, part); the next images are decoded while this batch computes
-        const number = step * batches + part;
-        const pictures = await readBatch(source, batchIndices(seed, number, B, images.length), images.length);
-        if (number + 1 < steps * batches) source.prefetch(batchIndices(seed, number + 1, B, images.length));
+        // crops and masks, drawn as numbers from (seed, step, part); the next ones are made while this batch computes
+        const batch = await feed.take(step * batches + part);
         for (const problem of problems.splice(0)) yield { type: 'problem', problem };
-        const batch = drawBatch(config, number, pictures);
         await moveCenters();
         parts.push(
           await x.scope(async () => {
@@ -343,25 +335,12 @@ async function* train(
     if (written < steps && ending !== null) yield { type: 'log', level: 'info', text: `${short}.` };
     yield { type: 'done', summary: written < steps ? `${short}${loss}.` : `${steps} steps of ${imagesOfStep} images${loss}.` };
   } finally {
+    await feed.close();
     adam.dispose();
     frozenTeacher?.dispose();
     teacher.dispose();
     student.dispose();
   }
-}
-
-/** A batch of a run, drawn from its seed and the batch's number, which counts through all steps. */
-function drawBatch(config: RunConfig, number: number, pictures: readonly PixelImage[]): Batch {
-  const { seed, model, crops } = config;
-  const images = pictures.length;
-  const dropPath = new Random(seed, STREAM.dropPath, number);
-  return {
-    images,
-    ...drawCrops(config, number, pictures),
-    masks: drawMasks(new Random(seed, STREAM.masks, number), config, 2 * images),
-    globalDropPath: drawDropPath(dropPath, model, 2 * images),
-    localDropPath: drawDropPath(dropPath, model, crops.localCount * images),
-  };
 }
 
 /** Backbone and heads as a run starts them; each has its own stream, so the backbone is that of `untrainedBackbone`. */
@@ -379,21 +358,6 @@ function networkParameters(config: RunConfig): ParameterSpec[] {
 /** Decides all periodic work: every n steps and after the last. */
 function isTime(done: number, every: number, total: number): boolean {
   return done % every === 0 || done === total;
-}
-
-/** The images of a batch; an unreadable one is replaced by the next readable in the list. */
-async function readBatch(source: ImageSource, indices: Int32Array, count: number): Promise<PixelImage[]> {
-  return Promise.all(
-    Array.from(indices, async (index) => {
-      for (let offset = 0; ; offset++) {
-        try {
-          return await source.get((index + offset) % count);
-        } catch (error) {
-          if (!(error instanceof AppError) || offset + 1 >= count) throw error;
-        }
-      }
-    }),
-  );
 }
 
 /** The weighted terms of the loss as numbers; the only readback of a logged step but gradient norms and entropies. */

@@ -4,6 +4,7 @@
  * computes.
  */
 import { fork, type ChildProcess } from 'node:child_process';
+import { availableParallelism } from 'node:os';
 import { AppError, errorFacts, type ErrorFacts, type JobEvent, type JobKind, type JobProgress, type JobState } from '../contract/index.ts';
 import { workerFile, type FromWorker, type JobRequest, type ToWorker } from '../worker/index.ts';
 import type { Hub } from './hub.ts';
@@ -128,6 +129,8 @@ class Job {
       serialization: 'advanced',
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
       execArgv: [...(options.execArgv ?? [])],
+      // libuv's threads, on which images are decoded, are four unless told before the process starts.
+      env: { UV_THREADPOOL_SIZE: String(Math.max(4, availableParallelism())), ...process.env },
     });
     this.#child.stderr!.setEncoding('utf8').on('data', (text: string) => (this.#stderr = (this.#stderr + text).slice(-stderrKept)));
     this.#child.on('message', (message: FromWorker) => this.#receive(message));

@@ -232,3 +232,4 @@ const wholeQueue = { order: 'review', classId: null, clusterId: null } as const;
 
 /** Where the features and looks of a project's images are stored. */
 export const cacheDirOf = (project: Project) => join(project.dir, 'cache', 'features');
+export const pixelDirOf = (project: Project) => join(project.dir, 'cache', 'pixels');

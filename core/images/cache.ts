@@ -1,9 +1,12 @@
-// Decoded images for training, kept in memory as far as a budget allows and decoded ahead of need.
+// Decoded images for training, kept in memory as far as a budget allows and decoded ahead of need by threads of their own:
+// decoding goes on while the thread that trains computes.
 import { availableParallelism } from 'node:os';
 import path from 'node:path';
-import type { AppError, ImageProblem, ScannedImage } from '../contract/index.ts';
-import { readRgb, type RgbImage } from './decode.ts';
-import { readError } from './formats.ts';
+import { AppError, type ImageProblem, type ScannedImage } from '../contract/index.ts';
+import { ThreadPool } from '../threads.ts';
+import type { RgbImage } from './decode.ts';
+import type { DecodeItem, DecodeReply, DecodeSettings } from './decodeThread.ts';
+import { PixelStore } from './pixelStore.ts';
 
 export interface ImageCacheOptions {
   /** The image folder that the paths of `images` are inside. */
@@ -13,33 +16,44 @@ export interface ImageCacheOptions {
   readonly maxSide: number;
   /** Memory for decoded images, in bytes. */
   readonly maxBytes: number;
-  /** Images decoded at the same time; default: as many as cores, at most 8. */
+  /** Where the pixels of big images are kept for later; absent: nowhere. */
+  readonly storeDir?: string;
+  /** Bytes in storeDir; default: what the disk allows. */
+  readonly storeBytes?: number;
+  /** Images decoded at the same time; default: as many as cores, at most 32. */
   readonly concurrency?: number;
   /** Told once for each image that cannot be read. */
   readonly onProblem?: (problem: ImageProblem, index: number) => void;
 }
 
+/** Decodes that one thread can see to: the decoding itself runs on libuv's threads, UV_THREADPOOL_SIZE of them. */
+const decodesOfThread = 8;
+
 /**
  * Images by their place in the list. What is decoded first stays until the budget is full, then later ones are decoded at
- * each use: in shuffled passes every image is as likely to be next as any other, so nothing is gained by replacing.
+ * each use: in shuffled passes every image is as likely to be next as any other, so nothing is gained by replacing. The
+ * pixels are the same whether they come from memory, from storeDir or from the file.
  */
 export class ImageCache {
   readonly #options: ImageCacheOptions;
-  readonly #concurrency: number;
+  readonly #threads: ThreadPool<DecodeItem, DecodeReply>;
+  readonly #store: Promise<PixelStore | null>;
   readonly #kept = new Map<number, RgbImage>();
   #keptBytes = 0;
-  /** Being decoded, or decoded ahead and not yet taken. */
+  /** Being decoded ahead, or decoded ahead and not yet taken. */
   readonly #ahead = new Map<number, Promise<RgbImage>>();
-  /** Indices to decode ahead, next first. */
-  #queue: number[] = [];
-  #decoding = 0;
-  /** Calls of `get` waiting for a free place; served before the queue. */
-  readonly #waiting: (() => void)[] = [];
   readonly #failed = new Map<number, AppError>();
 
   constructor(options: ImageCacheOptions) {
     this.#options = options;
-    this.#concurrency = options.concurrency ?? Math.min(8, availableParallelism());
+    const concurrency = options.concurrency ?? Math.min(32, availableParallelism());
+    const threads = Math.ceil(concurrency / decodesOfThread);
+    const settings: DecodeSettings = { atOnce: Math.ceil(concurrency / threads) };
+    const entry = new URL(import.meta.url.endsWith('.ts') ? './decodeThread.ts' : './decodeThread.js', import.meta.url);
+    this.#threads = new ThreadPool({ entry, name: 'patchwise-decode', settings, threads, does: 'decodes images' });
+    const { storeDir, images, maxSide, storeBytes } = options;
+    // A folder that cannot be written costs time only.
+    this.#store = storeDir === undefined ? Promise.resolve(null) : PixelStore.open(storeDir, images, maxSide, storeBytes).catch(() => null);
   }
 
   get keptBytes(): number {
@@ -47,9 +61,9 @@ export class ImageCache {
   }
 
   /**
-   * The image as readRgb gives it; shared, not to be changed.
+   * The image as readRgb gives it, in shared memory; not to be changed.
    * An image that failed once fails for good in this cache, so that a run does not depend on when a file comes back.
-   * @throws AppError image-vanished and the others of readRgb
+   * @throws AppError image-vanished and the others of readRgb; engine-died
    */
   async get(index: number): Promise<RgbImage> {
     const kept = this.#kept.get(index);
@@ -61,66 +75,59 @@ export class ImageCache {
       this.#ahead.delete(index);
       return ahead;
     }
-    return this.#decode(index);
+    return this.#decode(index, true);
   }
 
   /**
-   * Starts decoding what is needed next, in that order. Replaces the last call's list: what it left undone is dropped, so
+   * Starts decoding what is needed next, in that order. Replaces the last call's list: what it left untaken is dropped, so
    * at most one list of images is held beyond the budget.
    */
   prefetch(indices: Iterable<number>): void {
     const wanted = new Set(indices);
     for (const index of this.#ahead.keys()) if (!wanted.has(index)) this.#ahead.delete(index);
-    this.#queue = [...wanted].filter((index) => !this.#kept.has(index) && !this.#failed.has(index) && !this.#ahead.has(index));
-    this.#pump();
-  }
-
-  #pump(): void {
-    while (this.#decoding < this.#concurrency && this.#queue.length > 0) {
-      const index = this.#queue.shift()!;
+    for (const index of wanted) {
       if (this.#kept.has(index) || this.#failed.has(index) || this.#ahead.has(index)) continue;
-      const image = this.#decode(index);
+      const image = this.#decode(index, false);
       image.catch(() => undefined); // told by get, or by onProblem
       this.#ahead.set(index, image);
     }
   }
 
-  async #decode(index: number): Promise<RgbImage> {
+  /** Ends the threads; nothing can be asked for afterwards. */
+  async close(): Promise<void> {
+    await this.#threads.end();
+  }
+
+  async #decode(index: number, urgent: boolean): Promise<RgbImage> {
     const { root, images, maxSide, maxBytes, onProblem } = this.#options;
     const source = images[index];
     if (source === undefined) throw new RangeError(`image ${index} of ${images.length}`);
-    await this.#enter();
-    try {
-      const image = await readRgb(path.join(root, source.path), { page: source.page, maxSide });
-      if (!this.#kept.has(index) && this.#keptBytes + image.data.length <= maxBytes) {
-        this.#kept.set(index, image);
-        this.#keptBytes += image.data.length;
-        this.#ahead.delete(index);
-      }
-      return image;
-    } catch (error) {
-      const failure = readError(source.path, error);
+    const place = (await this.#store)?.place(source) ?? null;
+    const reply = await this.#threads.ask(
+      {
+        file: path.join(root, source.path),
+        name: source.path,
+        page: source.page,
+        maxSide,
+        stored: place === null ? null : { file: place, bytes: source.bytes, modifiedMs: source.modifiedMs },
+      },
+      urgent,
+    );
+    if ('error' in reply) {
+      const { code, message, action } = reply.error;
       this.#ahead.delete(index);
       if (!this.#failed.has(index)) {
-        this.#failed.set(index, failure);
-        onProblem?.({ ...failure.facts, path: source.path }, index);
+        this.#failed.set(index, new AppError(code, message, action));
+        onProblem?.({ ...reply.error, path: source.path }, index);
       }
-      throw failure;
-    } finally {
-      this.#leave();
+      throw this.#failed.get(index)!;
     }
-  }
-
-  async #enter(): Promise<void> {
-    if (this.#decoding >= this.#concurrency) return new Promise((resolve) => this.#waiting.push(resolve));
-    this.#decoding++;
-  }
-
-  /** Hands the place on, or frees it. */
-  #leave(): void {
-    const next = this.#waiting.shift();
-    if (next !== undefined) return next();
-    this.#decoding--;
-    this.#pump();
+    const { image } = reply;
+    if (!this.#kept.has(index) && this.#keptBytes + image.data.length <= maxBytes) {
+      this.#kept.set(index, image);
+      this.#keptBytes += image.data.length;
+      this.#ahead.delete(index);
+    }
+    return image;
   }
 }

@@ -5,7 +5,10 @@ import type { Executor, Precision } from './ops.ts';
 import { createTensorflowExecutor, cudaNeeds, cudaState, type CudaState } from './tensorflow/index.ts';
 import { createWebgpuExecutor, webgpuState, type WebgpuState } from './webgpu/index.ts';
 
+export type * from './crops.ts';
 export type * from './ops.ts';
+/** For whoever makes crops outside an executor. */
+export { BLUR_RADIUS, blurWeights, bicubicWeights, RESIZE_PRECISION } from './filters.ts';
 /** The matrix of a resized position table, for whoever resizes one outside an executor. */
 export { resizeWeights } from './positions.ts';
 export { cudaFolder, cudaState } from './tensorflow/index.ts';

@@ -7,6 +7,7 @@
  *
  * This file is the door only: no executor code, no model code.
  */
+import type { CropGroup, PixelImage } from './crops.ts';
 
 /** A value inside an executor. Immutable; lives until the enclosing `scope` ends, unless it belongs to a ParameterSet. */
 export interface Tensor {
@@ -147,6 +148,15 @@ export interface Executor {
   /** Bytes now held by tensors, parameters and state. */
   memoryBytes(): number;
   dispose(): Promise<void>;
+
+  // --- images -------------------------------------------------------------------------------------------------------
+  /**
+   * Crops made where the executor computes: only the pictures' bytes go there, once for all groups. Bytes are those of
+   * `applyCrop` in core/dinov2/augment.ts but for the blur, whose sums are rounded in float32. Absent: the caller makes them.
+   * @param normalised [3,256]: the value that each byte of each channel becomes
+   * @returns [crops,3,size,size] of each group
+   */
+  augment?(pictures: readonly PixelImage[], groups: readonly CropGroup[], normalised: Float32Array): Tensor[];
 
   // --- parameters ---------------------------------------------------------------------------------------------------
   createParameters(specs: readonly ParameterSpec[]): ParameterSet;

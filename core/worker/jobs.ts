@@ -18,6 +18,8 @@ export interface PretrainRequest {
   readonly kind: 'pretrain';
   readonly runDir: string;
   readonly imageRoot: string;
+  /** Where the pixels of big images are kept for the next pass and the next run. */
+  readonly pixelDir: string;
   /** null: go on with what is in runDir. */
   readonly start: PretrainStart | null;
   /** null: the fastest; for a run that goes on, the one it was started with. */
@@ -121,7 +123,11 @@ async function engineOf(request: PretrainRequest | CurateRequest | PrelabelReque
   return { ...(engine && { engine }), ...(engine && engine === before && { precision }), ...asked };
 }
 
-async function* train({ runDir, imageRoot, start }: PretrainRequest, executor: Executor, signal: AbortSignal): AsyncGenerator<JobEvent> {
+async function* train(
+  { runDir, imageRoot, pixelDir, start }: PretrainRequest,
+  executor: Executor,
+  signal: AbortSignal,
+): AsyncGenerator<JobEvent> {
   const { pretrain, resume } = await import('../dinov2/index.ts');
   const images = start && (yield* chooseImages(runDir, imageRoot, start, signal));
   if (start && !images) return; // stopped
@@ -132,7 +138,7 @@ async function* train({ runDir, imageRoot, start }: PretrainRequest, executor: E
     yield* watch.observe(teacher, step, logged);
     yield* pictures.draw(teacher, step);
   };
-  const common = { runDir, imageRoot, executor, signal, onCheckpoint };
+  const common = { runDir, imageRoot, pixelDir, executor, signal, onCheckpoint };
   const files = { ...(start?.startFile && { startFile: start.startFile }), ...(start?.teacherFile && { teacherFile: start.teacherFile }) };
   const run = start && images ? pretrain({ ...common, images, config: start.config, ...files }) : resume(common);
   for await (const event of run) yield event.type === 'done' ? { ...event, summary: await withChoice(runDir, event.summary) } : event;

@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { test } from 'node:test';
-import { onThreads } from '../../core/threads.ts';
+import { onThreads, ThreadPool } from '../../core/threads.ts';
 import { collect, temporaryFolder, writeFiles } from '../fixtures/files.ts';
 
 /** Squares a number; slow for even ones; dies of 13. */
@@ -34,4 +35,58 @@ test('threads answer in the order of the items, whatever takes longer', async (t
       error.code === 'engine-died' && /that squares has died.*code 3/.test(error.message ?? ''),
   );
   assert.deepEqual(told, [1, 2]);
+});
+
+/** Tells the order in which it was given work; squares; dies of 13. */
+const served = (threads: string): string => `
+  import { serve } from ${JSON.stringify(threads)};
+  const order = [];
+  serve(async (n) => {
+    if (n === 13) process.exit(3);
+    order.push(n);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    return [n * n, order.join()];
+  });`;
+
+test('a pool works while the asking thread does, urgent items first, and tells when it has died', async (t) => {
+  const folder = temporaryFolder(t);
+  await writeFiles(folder, { 'served.mjs': served(new URL('../../core/threads.ts', import.meta.url).href) });
+  const work = { entry: pathToFileURL(path.join(folder, 'served.mjs')), name: 'square', settings: null, does: 'squares' };
+  const one = new ThreadPool<number, [number, string]>({ ...work, threads: 1 });
+  await one.ask(0);
+  const [a, b, c] = [one.ask(1), one.ask(2), one.ask(3, true)];
+  assert.deepEqual(await Promise.all([a, b, c]), [
+    [1, '0,1'],
+    [4, '0,1,3,2'],
+    [9, '0,1,3'],
+  ]);
+  await one.end();
+  await assert.rejects(one.ask(4), { code: 'engine-died' });
+
+  const many = new ThreadPool<number, [number, string]>({ ...work, threads: 3 });
+  const items = Array.from({ length: 9 }, (_, i) => i);
+  const replies = await Promise.all(items.map((item) => many.ask(item)));
+  assert.deepEqual(
+    replies.map(([square]) => square),
+    items.map((item) => item * item),
+  );
+  // All three had some of it.
+  assert.deepEqual(replies.map(([, order]) => order.split(',').length).toSorted(), [1, 1, 1, 2, 2, 2, 3, 3, 3]);
+  const waiting = [many.ask(13), many.ask(5)];
+  for (const answer of waiting) await assert.rejects(answer, /that squares has died.*code 3/);
+  await many.end();
+});
+
+test('a pool that nobody asks and nobody ends does not keep its process alive', async (t) => {
+  const folder = temporaryFolder(t);
+  const threads = new URL('../../core/threads.ts', import.meta.url).href;
+  await writeFiles(folder, {
+    'served.mjs': served(threads),
+    'main.mjs': `
+      import { ThreadPool } from ${JSON.stringify(threads)};
+      const entry = new URL('./served.mjs', import.meta.url);
+      new ThreadPool({ entry, name: 'square', settings: null, threads: 2, does: 'squares' });`,
+  });
+  const { status, signal } = spawnSync(process.execPath, [path.join(folder, 'main.mjs')], { timeout: 60_000 });
+  assert.deepEqual([status, signal], [0, null]);
 });

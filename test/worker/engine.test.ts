@@ -34,7 +34,11 @@ test('a run goes on with the engine it was started with, or with another one and
     const list = { dedupe: false, balance: false, keep: null };
     const chosen = images.map((image, i) => ({ ...image, id: i + 1 }));
     const begin = { images: chosen, config, list, exclude: [], curation: null, cacheDir: path.join(place, 'cache') };
-    for await (const event of runJob({ kind: 'pretrain', runDir, imageRoot: place, start: start ? begin : null, engine }, stop.signal)) {
+    const pixelDir = path.join(place, 'pixels');
+    for await (const event of runJob(
+      { kind: 'pretrain', runDir, imageRoot: place, pixelDir, start: start ? begin : null, engine },
+      stop.signal,
+    )) {
       events.push(event);
       if (event.type === 'metrics') stop.abort();
     }
@@ -57,6 +61,7 @@ test('a run goes on with the engine it was started with, or with another one and
   const { config } = await readRun(runDir);
   assert.deepEqual([config.engine, config.precision], ['tensorflow', 'f32']);
   // What was asked for is passed on, also for a run that goes on.
-  const request = { kind: 'pretrain', runDir, imageRoot: place, start: null, engine: null, precision: 'f16' } as const;
+  const own = { kind: 'pretrain', runDir, imageRoot: place, pixelDir: path.join(place, 'pixels') } as const;
+  const request = { ...own, start: null, engine: null, precision: 'f16' } as const;
   await assert.rejects(runJob(request, new AbortController().signal).next(), /f16 is for the webgpu engine/);
 });

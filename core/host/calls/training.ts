@@ -23,7 +23,7 @@ import { imageFiles } from '../store/images.ts';
 import { presentModel } from '../store/overview.ts';
 import { addRun, pcaSteps, runDir, runRow, runRows, setRunState, trainMetrics, trainMonitors, trainProbe } from '../store/runs.ts';
 import { deleteWeights, networkExportRows, weightsRow, weightsRows } from '../store/weights.ts';
-import { type Session, cacheDirOf } from '../session.ts';
+import { type Session, cacheDirOf, pixelDirOf } from '../session.ts';
 
 export function trainingCalls(session: Session) {
   return {
@@ -69,6 +69,7 @@ export function trainingCalls(session: Session) {
           kind: 'pretrain',
           runDir: dir,
           imageRoot: project.facts.image_folder,
+          pixelDir: pixelDirOf(project),
           start,
           engine: engine ?? null,
           precision: precision ?? null,
@@ -90,6 +91,7 @@ export function trainingCalls(session: Session) {
           kind: 'pretrain',
           runDir: dir,
           imageRoot: project.facts.image_folder,
+          pixelDir: pixelDirOf(project),
           start: null,
           engine: engine ?? null,
           precision: precision ?? null,

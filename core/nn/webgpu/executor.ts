@@ -18,6 +18,8 @@ import type {
   TargetKind,
   Tensor,
 } from '../ops.ts';
+import type { CropGroup, PixelImage } from '../crops.ts';
+import { makeCrops } from './augment.ts';
 import { Engine, own, type PrototypeLimits } from './engine.ts';
 import * as layers from './layers.ts';
 import * as losses from './losses.ts';
@@ -93,6 +95,15 @@ export class WebgpuExecutor implements Executor {
     if (this.#ended) return;
     this.#ended = true;
     this.engine.runtime.dispose();
+  }
+
+  // --- images ---
+
+  augment(pictures: readonly PixelImage[], groups: readonly CropGroup[], normalised: Float32Array): Tensor[] {
+    if (normalised.length !== 768) throw new Error(`augment: ${normalised.length} normalised values, [3,256] are wanted.`);
+    const made = groups.map(({ size, crops }) => this.engine.make([crops.length, 3, size, size]));
+    makeCrops(this.engine.runtime, pictures, groups, normalised, made);
+    return made;
   }
 
   // --- parameters ---
