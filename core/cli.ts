@@ -302,7 +302,9 @@ async function probe({ local, terminal, stop, folder, values }: Call): Promise<v
   }
   const split = values['split'] === undefined ? drawSplit(images, count(values, 'seed', 0) ?? 0) : readSplit(values['split'], images);
   const runDir = path.join(path.resolve(folder), 'runs', run.id);
-  const report = await probeRun({ run, runDir, steps: probeSteps(run, values['steps']), imageFolder, truth, split, side, terminal, stop });
+  const { gpuChecks } = local;
+  const steps = probeSteps(run, values['steps']);
+  const report = await probeRun({ run, runDir, steps, imageFolder, truth, split, side, terminal, stop, gpuChecks });
   terminal.result(probeTable(report), report);
 }
 

@@ -1,9 +1,10 @@
 /** Front door of nn: the operations of a training step, and the engines that run them. */
 import { availableParallelism } from 'node:os';
+import { AppError } from '../contract/index.ts';
 import { createCpuExecutor } from './cpu/index.ts';
 import type { Executor } from './ops.ts';
 import { createTensorflowExecutor, cudaNeeds, cudaState, type CudaState } from './tensorflow/index.ts';
-import { createWebgpuExecutor, webgpuState, type WebgpuState } from './webgpu/index.ts';
+import { checkDriver, createWebgpuExecutor, webgpuState, type WebgpuExecutor, type WebgpuState } from './webgpu/index.ts';
 
 export type * from './ops.ts';
 /** The matrix of a resized position table, for whoever resizes one outside an executor. */
@@ -21,6 +22,8 @@ export interface ExecutorOptions {
   readonly threads?: number;
   /** Told in words when an engine that `auto` would take could not be started and the next one is tried. */
   readonly onFallback?: (reason: string) => void;
+  /** File that remembers which GPU drivers have passed the check of their results; absent: checked at every start. */
+  readonly gpuChecks?: string;
 }
 
 export interface EngineChoice {
@@ -38,9 +41,16 @@ export interface GpuFacts {
   readonly webgpu: WebgpuState;
 }
 
-async function machineFacts(): Promise<GpuFacts> {
-  return { cuda: cudaState(), webgpu: await webgpuState() };
+/** What an engine is chosen from, and how the GPU's is started. */
+export interface Machine {
+  facts(): Promise<GpuFacts>;
+  webgpu(): Promise<WebgpuExecutor>;
 }
+
+const thisMachine: Machine = {
+  facts: async () => ({ cuda: cudaState(), webgpu: await webgpuState() }),
+  webgpu: createWebgpuExecutor,
+};
 
 /**
  * Which engine a wish leads to on this machine, and why. Loads none of the engines: WebGPU's adapter is looked for in a
@@ -48,7 +58,7 @@ async function machineFacts(): Promise<GpuFacts> {
  * @param facts for tests: what is there
  */
 export async function describeEngines(wish: EngineWish = 'auto', facts?: GpuFacts): Promise<EngineChoice> {
-  const { cuda, webgpu } = facts ?? (await machineFacts());
+  const { cuda, webgpu } = facts ?? (await thisMachine.facts());
   const { adapter, problem } = webgpu;
   const gpu = adapter !== null && !adapter.software;
   if (wish === 'webgpu' || (wish === 'auto' && gpu)) {
@@ -74,21 +84,24 @@ function missing({ gpu, installed }: CudaState): string {
 /**
  * Starts an engine; TensorFlow.js and Dawn are loaded only for their own. `auto` goes down the list: WebGPU on a GPU,
  * TensorFlow.js on CUDA, the CPU.
- * @throws Error when it is not built or there is nothing it can run on; AppError engine-out-of-memory from its operations
- * when memory ends
+ * @param machine for tests: what is there
+ * @throws Error when it is not built or there is nothing it can run on; AppError engine-unavailable when the GPU's driver
+ * computes wrongly, engine-out-of-memory from its operations when memory ends
  */
-export async function createExecutor({ engine = 'auto', threads, onFallback }: ExecutorOptions = {}): Promise<Executor> {
+export async function createExecutor(options: ExecutorOptions = {}, machine: Machine = thisMachine): Promise<Executor> {
+  const { engine = 'auto', threads, onFallback } = options;
   if (engine !== 'auto' && !engineNames.includes(engine))
     throw new Error(`There is no engine ${String(engine)}: ${engineNames.join(', ')} or auto.`);
-  if (engine === 'webgpu') return createWebgpuExecutor();
+  if (engine === 'webgpu') return startWebgpu(options, machine);
   if (engine === 'tensorflow') return createTensorflowExecutor();
   if (engine === 'auto') {
-    const { cuda, webgpu } = await machineFacts();
+    const { cuda, webgpu } = await machine.facts();
     if (webgpu.adapter && !webgpu.adapter.software) {
       try {
-        return await createWebgpuExecutor();
+        return await startWebgpu(options, machine);
       } catch (error) {
-        onFallback?.(`WebGPU could not use the GPU (${(error as Error).message}); the next engine is tried.`);
+        const advice = error instanceof AppError ? ` ${error.action}` : '';
+        onFallback?.(`WebGPU could not use the GPU (${(error as Error).message}); the next engine is tried.${advice}`);
       }
     }
     if (cuda.gpu && cuda.installed) {
@@ -100,4 +113,20 @@ export async function createExecutor({ engine = 'auto', threads, onFallback }: E
     }
   }
   return createCpuExecutor(threads === undefined ? {} : { threads });
+}
+
+/**
+ * A program that acts as a GPU is not checked: it takes a minute or more for that, and is never taken by itself.
+ * @throws AppError engine-unavailable when the driver computes wrongly
+ */
+async function startWebgpu({ gpuChecks = null }: { readonly gpuChecks?: string | null }, machine: Machine): Promise<Executor> {
+  const executor = await machine.webgpu();
+  if (executor.engine.runtime.device.software) return executor;
+  try {
+    await checkDriver(executor, { file: gpuChecks, reference: () => createCpuExecutor({ threads: 1 }) });
+  } catch (error) {
+    await executor.dispose();
+    throw error;
+  }
+  return executor;
 }

@@ -11,6 +11,8 @@ import type { Capabilities, MatrixShape } from './program.ts';
 export interface AdapterFacts {
   /** "NVIDIA H100 80GB HBM3, Vulkan": for people. */
   readonly description: string;
+  /** What the driver says of itself, its version with most; may be empty. */
+  readonly driver: string;
   /** True of a program that acts as a GPU. */
   readonly software: boolean;
 }
@@ -82,7 +84,7 @@ function factsOf({ info }: GPUAdapter, { title }: DawnOptions): AdapterFacts {
   const software = info.isFallbackAdapter || softwareAdapters.test(`${info.architecture} ${info.device} ${info.description}`);
   const device = software || /^0x/.test(info.device) ? '' : info.device;
   const name = device || info.description || `${info.vendor} ${info.architecture}`.trim();
-  return { description: `${name || 'an unnamed GPU'}, ${title}`, software };
+  return { description: `${name || 'an unnamed GPU'}, ${title}`, driver: info.description, software };
 }
 
 /**
