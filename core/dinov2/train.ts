@@ -23,6 +23,7 @@ import {
 } from './checkpoint.ts';
 import { batchesOfStep, STREAM, type RunConfig } from './config.ts';
 import { readFrozenTeacher, writeTeacher } from './distill.ts';
+import { withWayOn } from './engineLost.ts';
 import { teacherEntropy, type TeacherEntropy } from './entropy.ts';
 import { refuseNonFiniteGradients, refuseNonFiniteLosses } from './finite.ts';
 import { headParameters } from './heads.ts';
@@ -176,9 +177,12 @@ async function* train(
     }
   }
 
+  /** Step of the newest whole checkpoint. */
+  let written = saved?.step ?? 0;
   const logged: LoggedNumbers[] = [];
   const checkpoint = async function* (step: number): AsyncGenerator<JobEvent> {
     await writeCheckpoint(x, runDir, config, state, step);
+    written = step;
     yield { type: 'checkpoint', step, totalSteps: steps };
     const means = meansOf(logged.splice(0));
     const backbone = backboneOf(x, teacher, config.model, 'backbone.', false, loraScale(config));
@@ -188,7 +192,6 @@ async function* train(
   try {
     yield { type: 'log', level: 'info', text: `${config.presetTitle}: ${images.length} images, ${x.name} (${x.description})` };
     const start = saved?.step ?? 0;
-    let written = start;
     if (!saved) yield* checkpoint(0); // what it looks like untrained; and a run killed early can go on
     let windowStart = performance.now();
     let windowSteps = 0;
@@ -272,15 +275,11 @@ async function* train(
       if (toSave) {
         const before = performance.now();
         yield* checkpoint(done);
-        written = done;
         ending = await enough();
         windowStart += performance.now() - before; // the rate is that of training
       }
       await nextTurn(); // lets a stop arrive: the executor may have held this thread
-      if (signal.aborted && written < done) {
-        yield* checkpoint(done);
-        written = done;
-      }
+      if (signal.aborted && written < done) yield* checkpoint(done);
     }
 
     const loss = lastTotal === null ? '' : `, loss ${lastTotal.toFixed(3)}`;
@@ -288,6 +287,8 @@ async function* train(
       ending === null ? `Stopped after ${written} of ${steps} steps` : `Ended early after ${written} of ${steps} steps: ${ending}`;
     if (written < steps && ending !== null) yield { type: 'log', level: 'info', text: `${short}.` };
     yield { type: 'done', summary: written < steps ? `${short}${loss}.` : `${steps} steps of ${imagesOfStep} images${loss}.` };
+  } catch (error) {
+    throw withWayOn(error, x, written);
   } finally {
     adam.dispose();
     frozenTeacher?.dispose();
