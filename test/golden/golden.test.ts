@@ -10,11 +10,12 @@ import path from 'node:path';
 import { after, before, describe, test, type TestContext } from 'node:test';
 import { nodeFlags, projectRoot } from '../../build/bootstrap.mjs';
 import { readSafetensors } from '../../core/dinov2/safetensors.ts';
-import type { Executor } from '../../core/nn/index.ts';
+import { createExecutor, type Executor } from '../../core/nn/index.ts';
 import { executors } from '../dinov2/executors.ts';
 import { goldenPath, noGolden } from '../dinov2/golden.ts';
 import { temporaryFolder } from '../fixtures/files.ts';
 import { writeTypedTensors, type TypedTensor } from '../fixtures/safetensors.ts';
+import { noAdapter } from '../nn/webgpu-device.ts';
 import { checkFolder, passes, type FolderReport } from './folder.ts';
 import { makeGolden } from './make.ts';
 import { assertWithin, isOut } from './rows.ts';
@@ -42,6 +43,19 @@ describe('a drawn golden set', () => {
       await x.dispose();
     });
   }
+
+  // A program that acts as a GPU compiles and runs slowly: the backbone and the training with the most kinds of work.
+  test('is repeated in part on webgpu', { skip: noAdapter }, async (t) => {
+    const part = temporaryFolder(t);
+    for (const name of ['vit-registers-swiglu.safetensors', `${TRAIN}.safetensors`, `${TRAIN}.json`])
+      await cp(path.join(drawn, name), path.join(part, name));
+    const x = await createExecutor({ engine: 'webgpu' });
+    const { rows, problems } = await checkFolder(part, x);
+    t.diagnostic(assertWithin(rows));
+    assert.deepEqual(problems, []);
+    assert.equal(new Set(rows.map(({ file }) => file)).size, 2);
+    await x.dispose();
+  });
 });
 
 describe('golden checks find', () => {

@@ -5,6 +5,7 @@ import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { createExecutor, type EngineName, type Executor } from '../../core/nn/index.ts';
 import { ReferenceExecutor } from '../nn/reference-executor.ts';
+import '../nn/webgpu-environment.ts';
 import { checkFolder, passes } from './folder.ts';
 import { makeGolden } from './make.ts';
 import { TOLERANCE, type Precision } from './rows.ts';

@@ -1,7 +1,281 @@
 /** The WebGPU executor: the suite on the adapter of this machine, and what only it promises. */
-import { createWebgpuExecutor } from '../../core/nn/webgpu/index.ts';
-import { operationSuite } from './suite.ts';
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { before, describe, it } from 'node:test';
+import { AppError } from '../../core/contract/index.ts';
+import type { Executor, Tensor } from '../../core/nn/index.ts';
+import { createWebgpuExecutor, webgpuState, type WebgpuExecutor } from '../../core/nn/webgpu/index.ts';
+import { prototypeLoss } from '../../core/nn/webgpu/losses.ts';
+import type { GpuTensor } from '../../core/nn/webgpu/tensor.ts';
+import { tinyRun } from '../dinov2/tiny-run.ts';
+import { collect, folder, goOn, metricsLines, run } from '../dinov2/runs.ts';
+import { Random } from './draw.ts';
+import { assertClose, operationSuite } from './suite.ts';
+import { TinyStep } from './tiny-step.ts';
 import { noAdapter } from './webgpu-device.ts';
 
-console.log(noAdapter);
-operationSuite('WebGPU', () => createWebgpuExecutor());
+// A software adapter compiles for seconds: one executor serves all tests, and the suite, which comes last, ends it.
+let shared: WebgpuExecutor;
+
+if (noAdapter) it('the WebGPU executor', { skip: noAdapter });
+else {
+  before(async () => {
+    shared = await createWebgpuExecutor();
+  });
+  describe('the WebGPU executor', executorTests);
+  operationSuite('WebGPU', async () => shared);
+}
+
+/** A small step with every kind of work in it: loss, gradients, norms, and parameters after the update. */
+async function step(executor: Executor): Promise<Float32Array[]> {
+  const random = new Random(11);
+  const [N, T, D, K] = [3, 21, 24, 70];
+  const shapes = { qkv: [3 * D, D], bias: [3 * D], norm: [D], gamma: [D], up: [4 * D, D], down: [D, 4 * D], v: [K, D], g: [K, 1] };
+  const specs = Object.entries(shapes).map(([name, shape]) => ({
+    name,
+    shape,
+    values: random.normals(shape.reduce((a, b) => a * b, 1)).map((w) => (name === 'g' ? 1 : w * 0.2)),
+  }));
+  const set = executor.createParameters(specs);
+  const state = executor.createAdamState(set);
+  const x = random.normals(N * T * D);
+  const logits = random.normals(N * K);
+  const result = await executor.scope(async () => {
+    executor.zeroGradients(set);
+    const targets = executor.sinkhornKnopp(executor.tensor(logits, [N, K]), 0.3, 3);
+    const { loss } = executor.gradients(set, () => {
+      const input = executor.tensor(x, [N, T, D]);
+      const p = (name: string): Tensor => set.get(name);
+      const normal = executor.layerNorm(input, p('norm'), p('gamma'), 1e-6);
+      let y = executor.addResidual(input, executor.attention(executor.linear(normal, p('qkv'), p('bias')), 3), p('gamma'));
+      y = executor.addResidual(y, executor.linear(executor.linear(y, p('up'), null, 'gelu'), p('down'), null), p('norm'));
+      const rows = executor.l2Normalize(executor.gatherRows(y, Int32Array.of(0, 20, 40, 60, 5, 0)), 1e-12);
+      const prototypes = executor.prototypeLoss({
+        rows,
+        weightV: p('v'),
+        weightG: p('g'),
+        targets,
+        targetRows: Int32Array.of(0, 1, 2, 0, 1, 2),
+        rowWeights: new Float32Array(6).fill(1 / 6),
+        temperature: 0.1,
+      });
+      return executor.weightedSum([prototypes, executor.koleo(executor.gatherRows(y, Int32Array.of(3, 30, 50)))], [1, 0.1]);
+    });
+    const gradients = await executor.readGradients(set);
+    const parts = Int32Array.from(specs, (_, i) => i % 2);
+    const norms = await executor.read(executor.clipGradients(set, parts, 0.5));
+    const learningRates = new Float32Array(specs.length).fill(1e-3);
+    const weightDecays = new Float32Array(specs.length).fill(0.04);
+    executor.adamW(set, state, { learningRates, weightDecays, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, updateNumber: 1 });
+    return [await executor.read(loss), gradients, norms, await executor.readParameters(set)];
+  });
+  state.dispose();
+  set.dispose();
+  return result;
+}
+
+function executorTests(): void {
+  let e: WebgpuExecutor;
+  before(() => {
+    e = shared;
+  });
+
+  it('repeats a step bit for bit, also on a device opened anew', async () => {
+    const first = await step(e);
+    assert.ok(first.every((values) => values.every(Number.isFinite)));
+    assert.deepEqual(await step(e), first);
+    const other = await createWebgpuExecutor();
+    assert.deepEqual(await step(other), first);
+    await other.dispose();
+  });
+
+  it('holds and reserves the same memory after 60 steps as after 5', async () => {
+    const tiny = new TinyStep(e);
+    const held = (): number[] => [e.memoryBytes(), e.engine.runtime.pool.reserved];
+    for (let i = 0; i < 5; ++i) await tiny.run();
+    const start = held();
+    for (let i = 5; i < 60; ++i) assert.ok(Number.isFinite(await tiny.run()), `step ${i}`);
+    assert.deepEqual(held(), start);
+  });
+
+  it('gives the same loss and gradients when the logits are made tile by tile', async () => {
+    const random = new Random(4);
+    const [R, K, n] = [19, 150, 14];
+    const set = e.createParameters([
+      { name: 'x', shape: [R, n], values: random.normals(R * n) },
+      { name: 'v', shape: [K, n], values: random.normals(K * n) },
+      { name: 'g', shape: [K, 1], values: random.normals(K) },
+    ]);
+    const logits = random.normals(3 * K);
+    const targetRows = Int32Array.from({ length: R * 2 }, (_, i) => i % 3);
+    const rowWeights = random.normals(R);
+    const losses = async (kept: number): Promise<[Float32Array, Float32Array]> =>
+      e.scope(async () => {
+        e.zeroGradients(set);
+        const targets = e.centeredSoftmax(e.tensor(logits, [3, K]), e.tensor(new Float32Array(K), [K]), 1) as GpuTensor;
+        const own = (name: string): GpuTensor => set.get(name) as GpuTensor;
+        const { loss } = e.gradients(set, () =>
+          prototypeLoss(
+            e.engine,
+            { rows: own('x'), weightV: own('v'), weightG: own('g'), targets },
+            { targetRows, rowWeights, temperature: 0.5 },
+            { kept, tile: R * 64 },
+          ),
+        );
+        return [await e.read(loss), await e.readGradients(set)];
+      });
+    const [loss, gradients] = await losses(R * K);
+    const [tiledLoss, tiledGradients] = await losses(0);
+    assertClose(tiledLoss, loss, 1e-6, 'loss');
+    assertClose(tiledGradients, gradients, 1e-6, 'gradients');
+    set.dispose();
+  });
+
+  it('goes on bit for bit where a run was stopped', async (t) => {
+    const config = tinyRun({ steps: 4, checkpointEvery: 4 });
+    const whole = await folder(t);
+    await collect(run(e, whole, config));
+    const stopped = await folder(t);
+    const controller = new AbortController();
+    await collect(run(e, stopped, config, controller.signal), { after: 2 }, controller);
+    assert.equal((await metricsLines(stopped)).length, 2);
+    await collect(goOn(e, stopped));
+    assert.deepEqual(await metricsLines(stopped), await metricsLines(whole));
+  });
+
+  it('copies what it is given, large and small', async () => {
+    await e.scope(async () => {
+      for (const count of [2, 100_000]) {
+        const values = new Float32Array(count).fill(7);
+        const x = e.tensor(values, [count]);
+        const set = e.createParameters([{ name: 'w', shape: [count], values }]);
+        values.fill(9);
+        (await e.read(x)).fill(9);
+        for (const seen of [await e.read(x), await e.readParameters(set)]) assert.ok(seen.length === count && seen.every((v) => v === 7));
+        set.dispose();
+      }
+    });
+  });
+
+  it('keeps uploads apart that share a buffer, over scopes and submits', async () => {
+    const kept: Tensor[] = [];
+    const random = new Random(6);
+    const all: Float32Array[] = [];
+    await e.scope(async () => {
+      for (let i = 0; i < 40; ++i) {
+        // Lists that are freed at once, between values that live on.
+        await e.scope(async () => {
+          const rows = Int32Array.from({ length: 3000 }, (_, r) => (r * 7 + i) % 50);
+          const x = e.tensor(random.normals(50), [50, 1]);
+          const picked = await e.read(e.gatherRows(x, rows));
+          const values = await e.read(x);
+          assert.ok(picked.every((value, r) => value === values[rows[r]!]));
+        });
+        all.push(random.normals(20_000));
+        kept.push(e.tensor(all[i]!, [20_000]));
+      }
+      for (const [i, tensor] of kept.entries()) assert.deepEqual(await e.read(tensor), all[i]);
+    });
+  });
+
+  it('refuses tensors of an ended scope and of another executor', async () => {
+    const x = await e.scope(() => ({ inside: e.tensor(Float32Array.of(1, 2), [1, 2]), nothing: null }));
+    assert.deepEqual([...(await e.read(x.inside))], [1, 2]);
+    let lost: Tensor | null = null;
+    await e.scope(() => {
+      lost = e.tensor(Float32Array.of(1), [1]);
+    });
+    await assert.rejects(e.read(lost!), /freed when its scope ended/);
+    assert.throws(() => e.l2Normalize({ shape: [1] }, 1), /l2Normalize.*not one of this executor/);
+  });
+
+  it('frees a scope that throws, also in the middle of a tape, and works on', async () => {
+    const held = e.memoryBytes();
+    const set = e.createParameters([{ name: 'w', shape: [2, 2], values: Float32Array.of(1, 2, 3, 4) }]);
+    const broken = e.scope(() =>
+      e.gradients(set, () => {
+        e.linear(set.get('w'), set.get('w'), null, 'gelu');
+        throw new Error('the model failed');
+      }),
+    );
+    await assert.rejects(broken, /the model failed/);
+    await assert.rejects(
+      e.scope(() => e.gradients(set, () => e.tensor(Float32Array.of(1, 2), [2]))),
+      /shape \[2\]/,
+    );
+    await e.scope(() => {
+      e.gradients(set, () => e.koleo(set.get('w')));
+    });
+    set.dispose();
+    assert.equal(e.memoryBytes(), held);
+  });
+
+  it('lets a value that is not a number show in what comes of it', async () => {
+    await e.scope(async () => {
+      const ones = (shape: readonly number[]): Tensor => e.tensor(new Float32Array(shape.reduce((a, b) => a * b, 1)).fill(1), shape);
+      const values = new Float32Array(48).fill(0.5);
+      values[5] = NaN;
+      const x = e.tensor(values, [1, 4, 12]);
+      const rows = e.tensor(values, [4, 12]);
+      const hit = async (tensor: Tensor): Promise<boolean> => (await e.read(tensor)).some(Number.isNaN);
+      assert.ok(await hit(e.linear(x, ones([5, 12]), ones([5]), 'gelu')), 'GELU');
+      assert.ok(await hit(e.attention(x, 2)), 'attention');
+      assert.ok(await hit(e.layerNorm(x, ones([12]), ones([12]), 1e-6)), 'layerNorm');
+      assert.ok(await hit(e.l2Normalize(rows, 1e-12)), 'l2Normalize');
+      assert.ok(await hit(e.koleo(rows)), 'koleo');
+      assert.ok(await hit(e.sinkhornKnopp(rows, 0.1, 3)), 'sinkhornKnopp');
+      assert.ok(await hit(e.centeredSoftmax(rows, ones([12]), 0.1)), 'centeredSoftmax');
+      const options = { targetRows: Int32Array.of(0, 1, 2, 3), rowWeights: new Float32Array(4).fill(0.25), temperature: 0.1 };
+      assert.ok(
+        await hit(e.prototypeLoss({ rows, weightV: ones([7, 12]), weightG: ones([7, 1]), targets: ones([4, 7]), ...options })),
+        'prototypeLoss',
+      );
+    });
+  });
+
+  it('says in words that an array is too large, and that the device is gone', async () => {
+    const other = await createWebgpuExecutor();
+    const { capabilities, device } = other.engine.runtime;
+    const code =
+      (wanted: string, words: RegExp) =>
+      (error: unknown): boolean =>
+        error instanceof AppError && error.code === wanted && words.test(error.message);
+    const tooMany = capabilities.bindingBytes / 4 + 64;
+    assert.throws(
+      () => other.engine.make([tooMany]),
+      code('engine-out-of-memory', /An array of \d+ MiB is needed; the GPU \(.+\) takes \d+ MiB/),
+    );
+    device.gpu.destroy();
+    const gone = code('engine-died', /The GPU \(.+\) stopped working/);
+    await assert.rejects(async () => {
+      for (let i = 0; i < 3; ++i) await other.read(other.tensor(Float32Array.of(1), [1]));
+    }, gone);
+    assert.throws(() => other.tensor(Float32Array.of(1), [1]), gone);
+    await other.dispose();
+  });
+
+  it('names what it runs on, and finds the same adapter from a process of its own', async () => {
+    const { adapter, problem } = await webgpuState();
+    assert.equal(problem, '');
+    assert.ok(e.description.startsWith(adapter!.description), e.description);
+    assert.equal(adapter!.software, e.engine.runtime.device.software);
+  });
+
+  it('keeps no process alive: neither idle, nor after an uncaught error, nor after dispose', () => {
+    const door = new URL('../../core/nn/index.ts', import.meta.url).href;
+    const ends: [string, number][] = [
+      ['', 0],
+      ['await e.dispose();', 0],
+      ["throw new Error('on purpose');", 1],
+    ];
+    for (const [end, code] of ends) {
+      const script = `import { createExecutor } from ${JSON.stringify(door)};
+        const e = await createExecutor({ engine: 'webgpu' });
+        await e.scope(() => e.read(e.l2Normalize(e.tensor(new Float32Array(900).fill(1), [9, 100]), 1)));
+        ${end}`;
+      const child = spawnSync(process.execPath, ['--input-type=module', '-e', script], { timeout: 60_000, encoding: 'utf8' });
+      assert.equal(child.signal, null, `still running after: ${end || 'the last line'}`);
+      assert.equal(child.status, code, child.stderr);
+    }
+  });
+}

@@ -25,14 +25,11 @@ export function classBytes(bytes: number): number {
 export class BufferPool {
   readonly #device: GPUDevice;
   readonly #free = new Map<number, GPUBuffer[]>();
-  readonly #onRelease: () => void;
   /** Bytes of all buffers, waiting ones included. */
   reserved = 0;
 
-  /** @param onRelease called when waiting buffers are given back to the device: nothing may refer to them any more */
-  constructor(device: GPUDevice, onRelease: () => void) {
+  constructor(device: GPUDevice) {
     this.#device = device;
-    this.#onRelease = onRelease;
   }
 
   /** Contents are undefined. */
@@ -51,16 +48,6 @@ export class BufferPool {
     const waiting = this.#free.get(buffer.size);
     if (waiting) waiting.push(buffer);
     else this.#free.set(buffer.size, [buffer]);
-  }
-
-  /** Gives the waiting buffers back to the device. Commands that use them must have been submitted. */
-  release(): void {
-    this.#onRelease();
-    for (const [size, buffers] of this.#free) {
-      for (const buffer of buffers) buffer.destroy();
-      this.reserved -= size * buffers.length;
-    }
-    this.#free.clear();
   }
 }
 

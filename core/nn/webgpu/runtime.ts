@@ -57,7 +57,7 @@ export class Runtime {
     this.device = device;
     this.capabilities = device.capabilities;
     this.#gpu = device.gpu;
-    this.pool = new BufferPool(device.gpu, () => this.#groups.clear());
+    this.pool = new BufferPool(device.gpu);
     this.#uploads = new Uploads(this.pool);
     this.#uniforms = device.gpu.createBuffer({ size: batchSize * uniformStride, usage: usage.uniform | usage.copyTarget });
     if (profile && !device.timestamps) throw new Error(`The GPU (${device.description}) cannot measure how long its work takes.`);
@@ -160,6 +160,14 @@ export class Runtime {
     const rest = new Uint8Array(4);
     rest.set(bytes.subarray(whole));
     this.#gpu.queue.writeBuffer(buffer, offset + whole, rest);
+  }
+
+  /** Fills a region with zeros, after all work given before. */
+  clear({ buffer, offset, bytes }: Region): void {
+    this.#check();
+    this.#endPass();
+    this.#encoder ??= this.#gpu.createCommandEncoder();
+    this.#encoder.clearBuffer(buffer, offset, bytes);
   }
 
   /** @param bytes how many to read from the beginning; rounded up to multiples of four */

@@ -98,7 +98,7 @@ export class FlatArray implements Operand {
     this.#size = size;
     this.region = runtime.take(padding.count * 4);
     if (values) this.write(values);
-    else runtime.write(this.region, new Float32Array(padding.count));
+    else runtime.clear(this.region);
   }
 
   write(values: Float32Array): void {

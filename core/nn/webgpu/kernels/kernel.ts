@@ -131,11 +131,11 @@ fn ${name}(v: ${type}, lane: u32) -> ${type} {
 }
 
 /**
- * WGSL of `logarithm(x)`: log to one unit in the last place; the built-in may be off by 5e-7, which a loss of many rows shows.
- * x = m 2^e with m near 1, log m = 2 artanh((m - 1) / (m + 1)) by its series. What is not a positive number goes to log.
+ * WGSL of `logarithm(x)`: the built-in may be off by 5e-7 near 1, which a loss of many rows shows. x = m 2^e with m near 1,
+ * log m = 2 artanh((m - 1) / (m + 1)) by its series. What is not a positive number comes back as it is: it must show.
  */
 export const logarithm = `fn logarithm(x: f32) -> f32 {
-  if (!(x > 0.0 && x <= 3.4e38)) { return log(x); }
+  if (!(x > 0.0 && x <= 3.4e38)) { return x; }
   let split = frexp(x);
   let small = split.fract < 0.70710678;
   let m = select(split.fract, 2.0 * split.fract, small);
