@@ -4,12 +4,23 @@ import { AppError } from '../contract/index.ts';
 import { createCpuExecutor } from './cpu/index.ts';
 import type { Executor } from './ops.ts';
 import { createTensorflowExecutor, cudaNeeds, cudaState, type CudaState } from './tensorflow/index.ts';
-import { checkDriver, createWebgpuExecutor, webgpuState, type WebgpuExecutor, type WebgpuState } from './webgpu/index.ts';
+import {
+  assumedMemory,
+  checkDriver,
+  createWebgpuExecutor,
+  webgpuState,
+  type GpuMemory,
+  type WebgpuExecutor,
+  type WebgpuState,
+} from './webgpu/index.ts';
 
 export type * from './ops.ts';
 /** The matrix of a resized position table, for whoever resizes one outside an executor. */
 export { resizeWeights } from './positions.ts';
-export { cudaFolder, cudaState } from './tensorflow/index.ts';
+export { cudaFolder, cudaNeeds, cudaState } from './tensorflow/index.ts';
+export type { GpuMemory } from './webgpu/index.ts';
+export { surveyGpus, type Survey } from './webgpu/index.ts';
+export { rehearse, type ParameterShape, type Rehearsal } from './webgpu/index.ts';
 
 export const engineNames = ['cpu', 'tensorflow', 'webgpu'] as const;
 export type EngineName = (typeof engineNames)[number];
@@ -33,6 +44,8 @@ export interface EngineChoice {
   readonly gpu: boolean;
   /** To read after its name and a comma: what it runs on, why this one, and what is missing for a faster one. */
   readonly details: string;
+  /** Of the GPU, for the webgpu engine, whose use of it can be told beforehand. */
+  readonly memory?: GpuMemory;
 }
 
 /** What GPU engines could run on. */
@@ -63,7 +76,7 @@ export async function describeEngines(wish: EngineWish = 'auto', facts?: GpuFact
   const gpu = adapter !== null && !adapter.software;
   if (wish === 'webgpu' || (wish === 'auto' && gpu)) {
     const details = adapter ? `${adapter.description}${gpu ? '' : ', a program that acts as a GPU: slow'}` : `without a GPU (${problem})`;
-    return { engine: 'webgpu', gpu, details };
+    return { engine: 'webgpu', gpu, details, ...(gpu && { memory: webgpu.memory ?? assumedMemory }) };
   }
   const ready = cuda.gpu && cuda.installed;
   if (wish === 'tensorflow' || (wish === 'auto' && ready)) {

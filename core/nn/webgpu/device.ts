@@ -96,6 +96,35 @@ export async function describeAdapter(): Promise<AdapterFacts> {
   return factsOf(adapter, options);
 }
 
+export interface AdapterDetails extends AdapterFacts {
+  readonly vendor: string;
+  readonly architecture: string;
+  readonly backend: string;
+  readonly capabilities: Capabilities;
+  readonly timestamps: boolean;
+  /** Bytes of the largest buffer that may be asked for; says nothing of the memory there is. */
+  readonly bufferBytes: number;
+}
+
+/**
+ * All adapters that WebGPU tells apart: the fastest, which `openDevice` would open, and the thriftiest where it is another.
+ * @throws Error as `describeAdapter`
+ */
+export async function describeAdapters(): Promise<AdapterDetails[]> {
+  const { adapter: fastest, options } = await findAdapter();
+  const thriftiest = await kept.patchwiseGpu!.requestAdapter({ powerPreference: 'low-power' });
+  const all = [fastest, ...(thriftiest ? [thriftiest] : [])].map((adapter) => ({
+    ...factsOf(adapter, options),
+    vendor: adapter.info.vendor,
+    architecture: adapter.info.architecture,
+    backend: options.title,
+    capabilities: capabilitiesOf(adapter, adapter.info),
+    timestamps: adapter.features.has('timestamp-query'),
+    bufferBytes: adapter.limits.maxBufferSize,
+  }));
+  return all.filter(({ description }, i) => all.findIndex((other) => other.description === description) === i);
+}
+
 /**
  * Opens the fastest adapter of the machine with all that kernels may use.
  * @throws Error when the platform has no library, the machine no adapter, or the adapter refuses
@@ -116,7 +145,7 @@ export async function openDevice(): Promise<Device> {
   return { ...facts, gpu, capabilities: capabilitiesOf(gpu, adapter.info), timestamps: gpu.features.has('timestamp-query') };
 }
 
-function capabilitiesOf({ features, limits }: GPUDevice, info: GPUAdapterInfo): Capabilities {
+function capabilitiesOf({ features, limits }: Pick<GPUAdapter, 'features' | 'limits'>, info: GPUAdapterInfo): Capabilities {
   const has = (feature: string): boolean => (features as ReadonlySet<string>).has(feature);
   const configs = (info as DawnAdapterInfo).subgroupMatrixConfigs ?? [];
   const matrices = configs.flatMap(({ componentType, resultComponentType: result, M, N, K }): MatrixShape[] =>

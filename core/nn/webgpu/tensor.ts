@@ -115,6 +115,9 @@ export class FlatArray implements Operand {
   }
 }
 
+/** A parameter, or its place alone: values null, then all must be. */
+export type SpecOrPlace = Omit<ParameterSpec, 'values'> & { readonly values: Float32Array | null };
+
 export class GpuParameterSet implements ParameterSet {
   readonly specs: ParameterSet['specs'];
   readonly size: number;
@@ -134,12 +137,12 @@ export class GpuParameterSet implements ParameterSet {
   #gradients: FlatArray | null = null;
   #disposed = false;
 
-  constructor(runtime: Runtime, specs: readonly ParameterSpec[]) {
+  constructor(runtime: Runtime, specs: readonly SpecOrPlace[]) {
     this.#runtime = runtime;
     let offset = 0;
     this.specs = specs.map(({ name, shape, values }) => {
       const size = sizeOf(shape);
-      if (values.length !== size)
+      if (values && values.length !== size)
         throw new Error(`createParameters: ${name} has ${values.length} values, its shape [${shape.join(',')}] wants ${size}.`);
       const spec = { name, shape: [...shape], offset, size };
       offset += size;
@@ -151,10 +154,8 @@ export class GpuParameterSet implements ParameterSet {
       seen.add(name);
     }
     this.size = offset;
-    const all = new Float32Array(offset);
-    this.specs.forEach((spec, i) => all.set(specs[i]!.values, spec.offset));
     this.#padding = new Padding(this.specs);
-    this.values = new FlatArray(runtime, this.#padding, offset, all);
+    this.values = new FlatArray(runtime, this.#padding, offset, allValues(specs, offset));
     this.fresh = new Uint8Array(specs.length).fill(1);
     this.zero = new Uint8Array(specs.length).fill(1);
     this.frozen = Uint8Array.from(specs, ({ frozen = false }) => Number(frozen));
@@ -207,6 +208,18 @@ export class GpuParameterSet implements ParameterSet {
     this.#gradients?.give();
     this.#runtime.give(this.layout.segments);
   }
+}
+
+/** One after the other; null for places alone. */
+function allValues(specs: readonly SpecOrPlace[], size: number): Float32Array | null {
+  if (specs.some(({ values }) => values === null)) return null;
+  const all = new Float32Array(size);
+  let offset = 0;
+  for (const { values } of specs) {
+    all.set(values!, offset);
+    offset += values!.length;
+  }
+  return all;
 }
 
 export class GpuAdamState implements AdamState {
