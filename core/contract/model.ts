@@ -112,7 +112,7 @@ export interface TrainPresets {
   readonly reason: string;
   /** What speaks against training at all, from these weights with these images; null: nothing. */
   readonly warning: string | null;
-  /** What training will run on, and why: "cpu, 2 threads (no NVIDIA GPU was found)". */
+  /** What training will run on, and why: "cpu, 2 threads (no GPU was found)". */
   readonly engine: string;
 }
 
