@@ -73,7 +73,7 @@ export function diagnosisInWords({ adapters = [], speed, check, problem, cuda, c
     if (i > 0) continue;
     if (speed) {
       const half = speed.f16 === null ? '' : `, f16 ${flops(speed.f16)}`;
-      lines.push(`  measured: products f32 ${flops(speed.f32)}${half}; copies ${speed.copied.toFixed(1)} GB/s`);
+      lines.push(`  measured: products f32 ${flops(speed.f32)}${half}; memory ${speed.streamed.toFixed(1)} GB/s`);
     }
     if (check === undefined) lines.push(`  results not checked${software ? ' (--check does, in minutes)' : ''}`);
     else lines.push(`  results checked against the cpu engine: ${check === '' ? 'right' : check}`);

@@ -155,6 +155,7 @@ for (const setting of settingsOf(options, standard)) {
   process.stderr.write(`${flagsOf(setting).join(' ')}\n`);
   try {
     const measured = await measure(setting);
+    process.stderr.write(`${measured.imagesPerSecond} images/s on ${measured.adapter}; now by kernel\n`);
     const { kernels, ms, tflop } = await split(setting, measured.peak);
     const tflops = (tflop * 1000) / measured.msPerStep.median;
     const most = measured.precision === 'f16' ? (measured.peak.f16 ?? measured.peak.f32) : measured.peak.f32;

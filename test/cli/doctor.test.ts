@@ -48,8 +48,8 @@ test('with an adapter it tells what kernels may use and how fast it is', { skip:
     stdout,
     /^GPU: .+\n {2}vendor .+, driver .+\n {2}f16 (yes|no), subgroups .+, matrix units .+\n {2}memory .+, one array [\d.]+ GiB/,
   );
-  const [, product, copies] = /measured: products f32 ([\d.]+) [GT]FLOP\/s.*; copies ([\d.]+) GB\/s/.exec(stdout)!;
-  assert.ok(Number(product) > 0 && Number(copies) > 0);
+  const [, product, memory] = /measured: products f32 ([\d.]+) [GT]FLOP\/s.*; memory ([\d.]+) GB\/s/.exec(stdout)!;
+  assert.ok(Number(product) > 0 && Number(memory) > 0);
   assert.match(stdout, /\n {2}results (not checked|checked against the cpu engine: right)/);
   // A program that acts as a GPU is told as one, and never taken by itself.
   if (/a program that acts as one/.test(stdout)) assert.match(stdout, /\nEngine: (cpu|tensorflow), /);
@@ -69,11 +69,11 @@ test('what a wrong driver leads to is said, and a driver that ended the process'
     cpu: { description: '2 threads', gigaflops: 50 },
     engine: { engine: 'webgpu' as const, gpu: true, details: 'a card, Vulkan' },
   };
-  const speed = { f32: 28.5, f16: 269, copied: 2100 };
+  const speed = { f32: 28.5, f16: 269, streamed: 2100 };
   const wrong = diagnosisInWords({ adapters: [adapter], speed, check: 'The driver computes attention wrongly.', ...rest });
   assert.match(wrong, /f16 yes, subgroups of 32 to 32, matrix units 16x16x16 to f32, timestamps yes/);
   assert.match(wrong, /memory 12\.0 GiB \(its driver\), one array 2\.0 GiB/);
-  assert.match(wrong, /products f32 28\.5 TFLOP\/s, f16 269\.0 TFLOP\/s; copies 2100\.0 GB\/s/);
+  assert.match(wrong, /products f32 28\.5 TFLOP\/s, f16 269\.0 TFLOP\/s; memory 2100\.0 GB\/s/);
   assert.match(wrong, /cpu engine: The driver computes attention wrongly\.[^]*the next engine is taken when a job starts\.$/);
   assert.match(wrong, /an NVIDIA driver, the library is not installed \(npm run setup:cuda/);
   const problem = 'the graphics driver was tried in a process of its own and ended it (SIGSEGV)';

@@ -1,7 +1,6 @@
-/** What a device reaches: products of matrices and copies of arrays, by this room's own kernels. For people, and for shares of it. */
+/** What a device reaches: products of matrices, and streaming through arrays, by this room's own kernels. For people, and for shares of it. */
 import type { Engine } from './engine.ts';
-import { copyRows } from './kernels/elementwise.ts';
-import { stored } from './kernels/kernel.ts';
+import { movingAverage } from './kernels/update.ts';
 import { multiply } from './products.ts';
 
 export interface GpuSpeed {
@@ -9,11 +8,11 @@ export interface GpuSpeed {
   readonly f32: number;
   /** Of products of f16 with sums in f32, where the device has f16. */
   readonly f16: number | null;
-  /** Bytes a second read and written by a copy, in 1e9. */
-  readonly copied: number;
+  /** Bytes a second that a moving average of two arrays reads and writes, in 1e9. */
+  readonly streamed: number;
 }
 
-/** Square products grow to this side, copies to this many floats, unless the device is slow. */
+/** Square products grow to this side, arrays to this many floats, unless the device is slow. */
 const mostSide = 4096;
 const mostFloats = 2 ** 26;
 /** A measurement shorter than this says more about the clock and the queue than about the kernel. */
@@ -25,7 +24,7 @@ const repeats = 4;
 export async function measureSpeed(engine: Engine): Promise<GpuSpeed> {
   const f32 = await productSpeed(engine, 'f32');
   const f16 = engine.caps.f16 ? await productSpeed(engine, 'f16') : null;
-  return { f32: f32 / 1e12, f16: f16 === null ? null : f16 / 1e12, copied: (await copySpeed(engine)) / 1e9 };
+  return { f32: f32 / 1e12, f16: f16 === null ? null : f16 / 1e12, streamed: (await streamSpeed(engine)) / 1e9 };
 }
 
 /** Operations a second of n x n x n products. */
@@ -39,14 +38,12 @@ async function productSpeed(engine: Engine, element: 'f32' | 'f16'): Promise<num
   }
 }
 
-/** Bytes a second of copies: each value is read and written. */
-async function copySpeed(engine: Engine): Promise<number> {
+/** Bytes a second of y = 0.9 y + 0.1 x: of each pair of values 12 bytes are moved. */
+async function streamSpeed(engine: Engine): Promise<number> {
   for (let count = 2 ** 18; ; count *= 4) {
     const rate = await engine.scope(async () => {
       const [x, y] = [engine.make([count]), engine.make([count])];
-      return fastest(engine, 8 * count, count * 4 > mostFloats, () =>
-        engine.run(copyRows(engine.caps, x, stored(y), { rows: 1, n: count })),
-      );
+      return fastest(engine, 12 * count, count * 4 > mostFloats, () => engine.run(movingAverage(engine.caps, x, y, count, 0.9)));
     });
     if (rate !== null) return rate;
   }
