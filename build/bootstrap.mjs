@@ -40,6 +40,7 @@ export const commands = {
   },
   demo: { script: 'core/demo/main.ts', outputs: ['wasm'], summary: 'the main job on made or given images' },
   test: { script: 'build/test.ts', outputs: ['wasm', 'page', 'electron'], summary: 'all tests: npm test -- [PART_OF_A_PATH ...]' },
+  'test:gpu': { script: 'build/test-gpu.ts', outputs: ['wasm'], summary: 'the tests of the WebGPU engine, on the adapter of this machine' },
   check: { script: 'build/check.ts', outputs: [], summary: 'types, Svelte, lint and format in one go' },
   format: {
     script: 'node_modules/prettier/bin/prettier.cjs',
@@ -54,6 +55,7 @@ export const commands = {
     summary: 'an engine against recorded numbers: npm run golden -- [DIR] [--engine NAME]',
   },
   'bench:cpu': { script: 'test/bench/cpu.ts', outputs: ['wasm'], summary: 'speed of the WebAssembly kernels' },
+  'bench:gpu': { script: 'test/bench/gpu.ts', outputs: [], summary: 'speed of the WebGPU engine: npm run bench:gpu -- [--arch NAME ...]' },
   'setup:cuda': { script: 'build/setup-cuda.ts', outputs: ['wasm'], summary: 'TensorFlow.js for an NVIDIA GPU (CUDA 11.2, cuDNN 8.1)' },
   package: { script: 'build/package.ts', outputs: ['wasm', 'page', 'electron'], summary: 'installers for this platform' },
 };

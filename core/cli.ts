@@ -1,4 +1,4 @@
-/** The command line: scan, curate, pretrain, resume, prelabel, probe, eval, export, weights in and out, on the same projects as the app. Exit codes: 0 done, 1 failed, 2 wrong call, 130 stopped. */
+/** The command line: scan, curate, pretrain, resume, prelabel, probe, eval, export, weights in and out, on the same projects as the app, and doctor. Exit codes: 0 done, 1 failed, 2 wrong call, 130 stopped. */
 import { readdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { parseArgs, type ParseArgsOptionsConfig } from 'node:util';
@@ -15,6 +15,8 @@ import {
   checkpoint,
   choice,
   count,
+  diagnose,
+  diagnosisInWords,
   drawSplit,
   engineOf,
   GroundTruth,
@@ -79,6 +81,8 @@ const HELP = `Patchwise: self-supervised training on your own images, and masks 
   patchwise presets DIR                    the presets for this project and this machine, with their reasons
       --from-weights ID   --from-run ID   --step N   those of a run that goes on from weights
       --distill-from-weights ID   --distill-from-run ID   --step N   those of one that learns from a network
+  patchwise doctor                         what this machine can train with: GPUs, drivers, measured speeds, the engine taken
+      --check   check the results of a program that acts as a GPU too, which takes minutes
 
   --json   events and results as JSON lines on stdout
   --help   this text
@@ -88,7 +92,8 @@ A project is a folder of its own; the image folder is never written to. Open it 
 interface Command {
   /** Word for a file that comes before the folder. */
   readonly file?: string;
-  readonly folder: string;
+  /** null: no folder. */
+  readonly folder: string | null;
   /** Options that take a value. */
   readonly options: readonly string[];
   /** Options that take none. */
@@ -116,6 +121,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
   'import-weights': { file: 'FILE', folder: 'DIR', options: ['sha256'], run: importWeights },
   'export-weights': { folder: 'DIR', options: ['run', 'step', 'weights', 'format', 'out'], run: exportWeights },
   presets: { folder: 'DIR', options: ['from-weights', 'from-run', 'distill-from-weights', 'distill-from-run', 'step'], run: presets },
+  doctor: { folder: null, options: [], flags: ['check'], run: doctor },
 };
 
 async function scan({ local, terminal, stop, folder, values }: Call): Promise<void> {
@@ -295,7 +301,9 @@ async function probe({ local, terminal, stop, folder, values }: Call): Promise<v
   }
   const split = values['split'] === undefined ? drawSplit(images, count(values, 'seed', 0) ?? 0) : readSplit(values['split'], images);
   const runDir = path.join(path.resolve(folder), 'runs', run.id);
-  const report = await probeRun({ run, runDir, steps: probeSteps(run, values['steps']), imageFolder, truth, split, side, terminal, stop });
+  const { gpuChecks } = local;
+  const steps = probeSteps(run, values['steps']);
+  const report = await probeRun({ run, runDir, steps, imageFolder, truth, split, side, terminal, stop, gpuChecks });
   terminal.result(probeTable(report), report);
 }
 
@@ -419,6 +427,12 @@ async function presets({ local, terminal, stop, folder, values }: Call): Promise
   terminal.result([offered.engine, offered.reason, ...warning, ...lines].join('\n'), offered);
 }
 
+async function doctor({ terminal, flags }: Call): Promise<void> {
+  terminal.say('Measuring; a few seconds.');
+  const diagnosis = await diagnose(flags.has('check'));
+  terminal.result(diagnosisInWords(diagnosis), diagnosis);
+}
+
 /** @returns null when help was asked for */
 function readCall(
   args: readonly string[],
@@ -435,10 +449,10 @@ function readCall(
   } catch (error) {
     throw new UsageError((error as Error).message);
   }
-  const words = [...(command.file === undefined ? [] : [command.file]), command.folder];
+  const words = [command.file ?? null, command.folder].filter((word) => word !== null);
   if (parsed.positionals.length !== words.length) {
-    const what = command.file === undefined ? 'one folder' : 'a file and a folder';
-    throw new UsageError(`${args[0]} takes ${what}: patchwise ${args[0]} ${words.join(' ')}`);
+    const what = ['no file and no folder', 'one folder', 'a file and a folder'][words.length];
+    throw new UsageError(`${args[0]} takes ${what}: ${['patchwise', args[0], ...words].join(' ')}`);
   }
   const given = Object.entries(parsed.values);
   const values = Object.fromEntries(given.filter((entry): entry is [string, string] => typeof entry[1] === 'string'));

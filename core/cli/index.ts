@@ -3,6 +3,7 @@ export { checkpoint, choice, count, engineOf, sourcesOf, UsageError, type Call }
 export { Terminal } from './terminal.ts';
 export { imagesOf, openOrCreate, withService, runJob, proposalsOf, Stopped, type Stop } from './drive.ts';
 export { GroundTruth } from './groundTruth.ts';
+export { diagnose, diagnosisInWords, type Diagnosis } from './doctor.ts';
 export { probeRun, probeTable } from './probe.ts';
 export { drawSplit, readSplit } from './split.ts';
 export type { LocalService } from '../host/index.ts';

@@ -24,6 +24,8 @@ export interface ProbeOptions {
   readonly side: number;
   readonly terminal: Terminal;
   readonly stop: Stop;
+  /** As for `createExecutor`. */
+  readonly gpuChecks: string;
 }
 
 /** Colours of a patch: mean and standard deviation of three channels. */
@@ -41,10 +43,10 @@ interface Features {
  * @throws AppError masks-mismatch, no-checkpoint, checkpoint-damaged; what decoding throws; Stopped
  */
 export async function probeRun(options: ProbeOptions): Promise<ProbeReport> {
-  const { runDir, steps, truth, split, side } = options;
+  const { runDir, steps, truth, split, side, gpuChecks } = options;
   const { config } = await readRun(runDir);
   const values = await classNumbers(options);
-  const executor = await createExecutor();
+  const executor = await createExecutor({ gpuChecks });
   try {
     const products = productsOf(executor);
     const score = (features: Features): Promise<ProbeScore> => probe(options, features, values, products);

@@ -4,7 +4,7 @@
  */
 import { AppError, type TrainPreset, type TrainPresets } from '../contract/index.ts';
 import { batchesOfStep, modelConfig, wholePatches, type CropConfig, type ModelConfig, type ModelName, type RunConfig } from './config.ts';
-import { estimatedSeconds, explain, headConfig, resolveConfig, type ConfigOverrides, type TrainFacts } from './presets.ts';
+import { estimatedSeconds, explain, headConfig, resolveConfig, withRoom, type ConfigOverrides, type TrainFacts } from './presets.ts';
 import type { StartFacts } from './start.ts';
 
 export const HIGH_RESOLUTION = 'high-resolution';
@@ -42,6 +42,10 @@ const SMALLEST_BATCH = 8;
  * @throws AppError bad-input when there is no run behind the weights, or for numbers that cannot work
  */
 export function highResolutionConfig(source: StartFacts, facts: TrainFacts, overrides: PhaseOverrides = {}): RunConfig {
+  return withRoom((wanted) => phaseConfig(source, facts, wanted), overrides, facts);
+}
+
+function phaseConfig(source: StartFacts, facts: TrainFacts, overrides: PhaseOverrides): RunConfig {
   if (!source.run) {
     throw new AppError(
       'bad-input',
@@ -180,6 +184,10 @@ const BY_SIZE = ['nano', 'tiny', 'small', 'base', 'large'] as const satisfies re
  * @throws AppError bad-input when the teacher has no heads or is no larger than the smallest network, or as `resolveConfig`
  */
 export function distillConfig(teacher: StartFacts, facts: TrainFacts, overrides: ConfigOverrides = {}): RunConfig {
+  return withRoom((wanted) => studentConfig(teacher, facts, wanted), overrides, facts);
+}
+
+function studentConfig(teacher: StartFacts, facts: TrainFacts, overrides: ConfigOverrides): RunConfig {
   if (!teacher.heads) {
     throw new AppError(
       'bad-input',

@@ -3,6 +3,7 @@
  * on what.
  */
 import { AppError, type TrainPreset, type TrainPresets } from '../contract/index.ts';
+import type { GpuMemory, Precision } from '../nn/index.ts';
 import {
   batchesOfStep,
   ffnHidden,
@@ -16,6 +17,7 @@ import {
 } from './config.ts';
 
 import { continuationOf, continuedModel, continuePlan, continueWarning, explainContinued } from './continuation.ts';
+import { roomInWords, splitFor } from './memory.ts';
 import type { StartFacts } from './start.ts';
 
 export interface TrainFacts {
@@ -27,6 +29,10 @@ export interface TrainFacts {
   readonly engine: string;
   /** The engine runs on a GPU. */
   readonly gpu: boolean;
+  /** Its memory, where a run's use of it can be told beforehand. */
+  readonly gpuMemory?: GpuMemory;
+  /** What the engine computes in, where it has a choice. */
+  readonly precision?: Precision;
 }
 
 export interface ConfigOverrides {
@@ -188,6 +194,21 @@ function gpuRecipe(id: PresetId, { images }: TrainFacts): Recipe {
 // --- resolved numbers -------------------------------------------------------------------------------------------------
 
 /**
+ * A configuration whose step has room in the GPU's memory: made again with a smaller batch, and more of them a step, where
+ * it has not. A batch that the person chose stays.
+ */
+export function withRoom<T extends ConfigOverrides>(
+  make: (overrides: T) => RunConfig,
+  overrides: T,
+  { gpuMemory, precision }: TrainFacts,
+): RunConfig {
+  const config = make(overrides);
+  if (!gpuMemory || overrides.batch || overrides.accumulate) return config;
+  const split = splitFor(config, gpuMemory, precision);
+  return split ? make({ ...overrides, ...split }) : config;
+}
+
+/**
  * Every number of a run.
  * @param overrides what the person chose instead; rate and warm-ups follow batch and steps
  * @param start the weights to start from, with the preset "continue"; null: random ones, with every other
@@ -199,6 +220,10 @@ export function resolveConfig(
   overrides: ConfigOverrides = {},
   start: StartFacts | null = null,
 ): RunConfig {
+  return withRoom((wanted) => configOf(presetId, facts, wanted, start), overrides, facts);
+}
+
+function configOf(presetId: string, facts: TrainFacts, overrides: ConfigOverrides, start: StartFacts | null): RunConfig {
   const known = start ? [CONTINUE] : PRESET_IDS;
   if (!(known as readonly string[]).includes(presetId)) {
     const where = start ? `There is no preset ${presetId} for a run that starts from weights.` : `There is no preset ${presetId}.`;
@@ -313,7 +338,7 @@ function preset(id: string, facts: TrainFacts, start: StartFacts | null): TrainP
   const config = resolveConfig(id, facts, {}, start);
   const { steps, batch } = config;
   const model = config.model.name;
-  const passes = (steps * batch) / Math.max(1, facts.images);
+  const passes = (steps * batch * batchesOfStep(config)) / Math.max(1, facts.images);
   const numbers = [
     {
       name: 'Steps',
@@ -362,10 +387,13 @@ export function explain(config: RunConfig, facts: TrainFacts): { name: string; v
     },
     {
       name: 'Batch',
-      value: `${config.batch} images`,
+      value:
+        batchesOfStep(config) === 1
+          ? `${config.batch} images`
+          : `${config.batch * batchesOfStep(config)} images, ${config.batch} at a time`,
       reason: cpu
         ? 'Enough different images for KoLeo and the centre, few enough for a step a second.'
-        : 'As many as fit beside the prototypes on common cards.',
+        : roomInWords(config, facts.gpuMemory, facts.precision),
     },
     {
       name: 'Batches a step',

@@ -22,6 +22,7 @@ import {
 } from './checkpoint.ts';
 import { batchesOfStep, STREAM, type RunConfig } from './config.ts';
 import { readFrozenTeacher, writeTeacher } from './distill.ts';
+import { withWayOn } from './engineLost.ts';
 import { teacherEntropy, type TeacherEntropy } from './entropy.ts';
 import { Feed, type ImageSource } from './feed.ts';
 import { refuseNonFiniteGradients, refuseNonFiniteLosses } from './finite.ts';
@@ -185,6 +186,8 @@ async function* train(
   }
 
   const lossScale = new LossScale(x.precision, saved?.lossScale);
+  /** Step of the newest whole checkpoint. */
+  let written = saved?.step ?? 0;
   const logged: LoggedNumbers[] = [];
   // The centres are moved when they are needed: until then the device works on what follows the step's targets.
   let arriving: readonly Promise<LogitMeans | null>[] = [];
@@ -195,6 +198,7 @@ async function* train(
   const checkpoint = async function* (step: number): AsyncGenerator<JobEvent> {
     await moveCenters();
     await writeCheckpoint(x, runDir, config, state, step, lossScale.state);
+    written = step;
     yield { type: 'checkpoint', step, totalSteps: steps };
     const means = meansOf(logged.splice(0));
     const backbone = backboneOf(x, teacher, config.model, 'backbone.', false, loraScale(config));
@@ -218,7 +222,6 @@ async function* train(
   try {
     yield { type: 'log', level: 'info', text: `${config.presetTitle}: ${images.length} images, ${x.name} (${x.description})` };
     const start = saved?.step ?? 0;
-    let written = start;
     if (!saved) yield* checkpoint(0); // what it looks like untrained; and a run killed early can go on
     let windowStart = performance.now();
     let windowSteps = 0;
@@ -317,7 +320,6 @@ async function* train(
         yield* settleAllBut(0);
         const before = performance.now();
         yield* checkpoint(done);
-        written = done;
         ending = await enough();
         windowStart += performance.now() - before; // the rate is that of training
       }
@@ -325,7 +327,6 @@ async function* train(
       if (signal.aborted && written < done) {
         yield* settleAllBut(0);
         yield* checkpoint(done);
-        written = done;
       }
     }
 
@@ -334,6 +335,8 @@ async function* train(
       ending === null ? `Stopped after ${written} of ${steps} steps` : `Ended early after ${written} of ${steps} steps: ${ending}`;
     if (written < steps && ending !== null) yield { type: 'log', level: 'info', text: `${short}.` };
     yield { type: 'done', summary: written < steps ? `${short}${loss}.` : `${steps} steps of ${imagesOfStep} images${loss}.` };
+  } catch (error) {
+    throw withWayOn(error, x, written);
   } finally {
     await feed.close();
     adam.dispose();

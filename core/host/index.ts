@@ -48,6 +48,8 @@ export interface Host {
 export interface LocalService {
   readonly service: Service;
   readonly folders: Folders;
+  /** File that remembers which GPU drivers have passed the check of their results. */
+  readonly gpuChecks: string;
   /** Waits until everything decided so far has been learned. @throws AppError the reason that it failed */
   learned(): Promise<void>;
 }
@@ -57,10 +59,11 @@ export async function createService(options: HostOptions = {}): Promise<LocalSer
   const folders = new Folders();
   await folders.allow((options.roots ?? []).map((root) => resolve(root)));
   const { chooseFolder, worker, planner, learnDelayMs } = options;
+  const config = userConfig(options);
   const service = serviceOf({
     version: installation().version,
     folders,
-    config: userConfig(options),
+    config,
     projectsDir: resolve(options.projectsDir ?? join(homedir(), 'Patchwise')),
     ...(chooseFolder && { chooseFolder }),
     ...(worker && { worker }),
@@ -68,7 +71,7 @@ export async function createService(options: HostOptions = {}): Promise<LocalSer
     ...(learnDelayMs !== undefined && { learnDelayMs }),
   });
   if (options.project !== undefined) await service.openAt(resolve(options.project));
-  return { service, folders, learned: () => service.learned() };
+  return { service, folders, gpuChecks: config.gpuChecks, learned: () => service.learned() };
 }
 
 /** @throws AppError when a root or the project cannot be opened; a system error when the port asked for is taken */

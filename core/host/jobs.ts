@@ -24,6 +24,8 @@ export interface WorkerOptions {
   /** Arguments of the Node executable. */
   readonly execArgv?: readonly string[];
   readonly graceMs?: number;
+  /** File that remembers which GPU drivers have passed the check of their results. */
+  readonly gpuChecks?: string;
 }
 
 export interface Sink {
@@ -142,7 +144,8 @@ class Job {
         if (this.#child.pid === undefined) resolve(this.#end(null, null));
       });
     });
-    this.#send({ type: 'start', request });
+    const { gpuChecks } = options;
+    this.#send({ type: 'start', request, options: gpuChecks === undefined ? {} : { gpuChecks } });
   }
 
   get state(): JobState {

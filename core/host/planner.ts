@@ -28,8 +28,16 @@ export interface Sources {
 /** Asks the rooms, with this machine's facts; both are loaded when first asked. */
 export function machinePlanner(): Planner {
   const facts = async (images: number, wish?: EngineWish) => {
-    const { engine, gpu, details } = await (await import('../nn/index.ts')).describeEngines(wish);
-    return { images, cores: availableParallelism(), memoryBytes: totalmem(), engine: `${engine}, ${details}`, gpu };
+    const { engine, gpu, details, memory, precision } = await (await import('../nn/index.ts')).describeEngines(wish);
+    return {
+      images,
+      cores: availableParallelism(),
+      memoryBytes: totalmem(),
+      engine: `${engine}, ${details}`,
+      gpu,
+      ...(memory && { gpuMemory: memory }),
+      ...(precision && { precision }),
+    };
   };
   return {
     engine: async () => (await facts(0)).engine,

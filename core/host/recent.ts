@@ -27,6 +27,11 @@ export class UserConfig {
     this.#dir = dir;
   }
 
+  /** Where a worker remembers which GPU drivers it has checked; only the path is this file's. */
+  get gpuChecks(): string {
+    return join(this.#dir, 'gpu-checks.json');
+  }
+
   settings(): Settings {
     const read = this.#read<Partial<Settings>>('settings.json') ?? {};
     return {

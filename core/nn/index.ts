@@ -1,9 +1,18 @@
 /** Front door of nn: the operations of a training step, and the engines that run them. */
 import { availableParallelism } from 'node:os';
+import { AppError } from '../contract/index.ts';
 import { createCpuExecutor } from './cpu/index.ts';
 import type { Executor, Precision } from './ops.ts';
 import { createTensorflowExecutor, cudaNeeds, cudaState, type CudaState } from './tensorflow/index.ts';
-import { createWebgpuExecutor, webgpuState, type WebgpuState } from './webgpu/index.ts';
+import {
+  assumedMemory,
+  checkDriver,
+  createWebgpuExecutor,
+  webgpuState,
+  type GpuMemory,
+  type WebgpuExecutor,
+  type WebgpuState,
+} from './webgpu/index.ts';
 
 export type * from './crops.ts';
 export type * from './ops.ts';
@@ -11,7 +20,10 @@ export type * from './ops.ts';
 export { BLUR_RADIUS, blurWeights, bicubicWeights, RESIZE_PRECISION } from './filters.ts';
 /** The matrix of a resized position table, for whoever resizes one outside an executor. */
 export { resizeWeights } from './positions.ts';
-export { cudaFolder, cudaState } from './tensorflow/index.ts';
+export { cudaFolder, cudaNeeds, cudaState } from './tensorflow/index.ts';
+export type { GpuMemory } from './webgpu/index.ts';
+export { surveyGpus, type Survey } from './webgpu/index.ts';
+export { rehearse, type ParameterShape, type Rehearsal } from './webgpu/index.ts';
 
 export const engineNames = ['cpu', 'tensorflow', 'webgpu'] as const;
 export type EngineName = (typeof engineNames)[number];
@@ -26,6 +38,8 @@ export interface ExecutorOptions {
   readonly threads?: number;
   /** Told in words when an engine that `auto` would take could not be started and the next one is tried. */
   readonly onFallback?: (reason: string) => void;
+  /** File that remembers which GPU drivers have passed the check of their results; absent: checked at every start. */
+  readonly gpuChecks?: string;
 }
 
 export interface EngineChoice {
@@ -35,6 +49,10 @@ export interface EngineChoice {
   readonly gpu: boolean;
   /** To read after its name and a comma: what it runs on, why this one, and what is missing for a faster one. */
   readonly details: string;
+  /** Of the GPU, for the webgpu engine, whose use of it can be told beforehand. */
+  readonly memory?: GpuMemory;
+  /** What that engine computes in by default. */
+  readonly precision?: Precision;
 }
 
 /** What GPU engines could run on. */
@@ -43,9 +61,16 @@ export interface GpuFacts {
   readonly webgpu: WebgpuState;
 }
 
-async function machineFacts(): Promise<GpuFacts> {
-  return { cuda: cudaState(), webgpu: await webgpuState() };
+/** What an engine is chosen from, and how the GPU's is started. */
+export interface Machine {
+  facts(): Promise<GpuFacts>;
+  webgpu(options: { readonly precision?: Precision }): Promise<WebgpuExecutor>;
 }
+
+const thisMachine: Machine = {
+  facts: async () => ({ cuda: cudaState(), webgpu: await webgpuState() }),
+  webgpu: createWebgpuExecutor,
+};
 
 /**
  * Which engine a wish leads to on this machine, and why. Loads none of the engines: WebGPU's adapter is looked for in a
@@ -53,12 +78,17 @@ async function machineFacts(): Promise<GpuFacts> {
  * @param facts for tests: what is there
  */
 export async function describeEngines(wish: EngineWish = 'auto', facts?: GpuFacts): Promise<EngineChoice> {
-  const { cuda, webgpu } = facts ?? (await machineFacts());
+  const { cuda, webgpu } = facts ?? (await thisMachine.facts());
   const { adapter, problem } = webgpu;
   const gpu = adapter !== null && !adapter.software;
   if (wish === 'webgpu' || (wish === 'auto' && gpu)) {
     const details = adapter ? `${adapter.description}${gpu ? '' : ', a program that acts as a GPU: slow'}` : `without a GPU (${problem})`;
-    return { engine: 'webgpu', gpu, details };
+    return {
+      engine: 'webgpu',
+      gpu,
+      details,
+      ...(gpu && { memory: webgpu.memory ?? assumedMemory, precision: adapter.f16 ? 'f16' : 'f32' }),
+    };
   }
   const ready = cuda.gpu && cuda.installed;
   if (wish === 'tensorflow' || (wish === 'auto' && ready)) {
@@ -79,26 +109,28 @@ function missing({ gpu, installed }: CudaState): string {
 /**
  * Starts an engine; TensorFlow.js and Dawn are loaded only for their own. `auto` goes down the list: WebGPU on a GPU,
  * TensorFlow.js on CUDA, the CPU.
- * @throws Error when it is not built or there is nothing it can run on; AppError engine-out-of-memory from its operations
- * when memory ends
+ * @param machine for tests: what is there
+ * @throws Error when it is not built or there is nothing it can run on; AppError engine-unavailable when the GPU's driver
+ * computes wrongly, engine-out-of-memory from its operations when memory ends
  */
-export async function createExecutor({ engine = 'auto', precision, threads, onFallback }: ExecutorOptions = {}): Promise<Executor> {
+export async function createExecutor(options: ExecutorOptions = {}, machine: Machine = thisMachine): Promise<Executor> {
+  const { engine = 'auto', precision, threads, onFallback } = options;
   if (engine !== 'auto' && !engineNames.includes(engine))
     throw new Error(`There is no engine ${String(engine)}: ${engineNames.join(', ')} or auto.`);
-  const webgpuOptions = precision ? { precision } : {};
-  if (engine === 'webgpu') return createWebgpuExecutor(webgpuOptions);
+  if (engine === 'webgpu') return startWebgpu(options, machine);
   const refuse16 = (): void => {
     if (precision === 'f16') throw new Error('f16 is for the webgpu engine on a GPU that has it; the others compute in f32.');
   };
   if (engine !== 'auto') refuse16();
   if (engine === 'tensorflow') return createTensorflowExecutor();
   if (engine === 'auto') {
-    const { cuda, webgpu } = await machineFacts();
+    const { cuda, webgpu } = await machine.facts();
     if (webgpu.adapter && !webgpu.adapter.software) {
       try {
-        return await createWebgpuExecutor(webgpuOptions);
+        return await startWebgpu(options, machine);
       } catch (error) {
-        onFallback?.(`WebGPU could not use the GPU (${(error as Error).message}); the next engine is tried.`);
+        const advice = error instanceof AppError ? ` ${error.action}` : '';
+        onFallback?.(`WebGPU could not use the GPU (${(error as Error).message}); the next engine is tried.${advice}`);
       }
     }
     if (cuda.gpu && cuda.installed && precision !== 'f16') {
@@ -111,4 +143,20 @@ export async function createExecutor({ engine = 'auto', precision, threads, onFa
   }
   refuse16();
   return createCpuExecutor(threads === undefined ? {} : { threads });
+}
+
+/**
+ * A program that acts as a GPU is not checked: it takes a minute or more for that, and is never taken by itself.
+ * @throws AppError engine-unavailable when the driver computes wrongly
+ */
+async function startWebgpu({ gpuChecks, precision }: ExecutorOptions, machine: Machine): Promise<Executor> {
+  const executor = await machine.webgpu(precision ? { precision } : {});
+  if (executor.engine.runtime.device.software) return executor;
+  try {
+    await checkDriver(executor, { file: gpuChecks ?? null, reference: () => createCpuExecutor({ threads: 1 }) });
+  } catch (error) {
+    await executor.dispose();
+    throw error;
+  }
+  return executor;
 }

@@ -82,10 +82,16 @@ export interface LearnRequest extends ProposeRequest {
   readonly first: readonly number[];
 }
 
+/** What the process that starts jobs knows of this machine. */
+export interface JobOptions {
+  /** File that remembers which GPU drivers have passed the check of their results. */
+  readonly gpuChecks?: string;
+}
+
 export type JobRequest = ScanRequest | CurateRequest | PretrainRequest | PrelabelRequest | LearnRequest;
 
 /** The job as events. The rooms are loaded when needed: a scan should not wait for kernels to compile. */
-export async function* runJob(request: JobRequest, signal: AbortSignal): AsyncGenerator<JobEvent> {
+export async function* runJob(request: JobRequest, signal: AbortSignal, { gpuChecks }: JobOptions = {}): AsyncGenerator<JobEvent> {
   if (request.kind === 'scan') {
     const { scanFolder } = await import('../images/index.ts');
     yield* scanFolder(request.imageRoot, { known: Map.groupBy(request.known, (image) => image.path), signal });
@@ -98,7 +104,8 @@ export async function* runJob(request: JobRequest, signal: AbortSignal): AsyncGe
   }
   const { createExecutor } = await import('../nn/index.ts');
   const fallbacks: string[] = [];
-  const executor = await createExecutor({ ...(await engineOf(request)), onFallback: (reason) => fallbacks.push(reason) });
+  const onFallback = (reason: string): void => void fallbacks.push(reason);
+  const executor = await createExecutor({ ...(await engineOf(request)), onFallback, ...(gpuChecks && { gpuChecks }) });
   for (const text of fallbacks) yield { type: 'log', level: 'warn', text };
   try {
     if (request.kind === 'pretrain') yield* train(request, executor, signal);

@@ -14,7 +14,7 @@ process.on('disconnect', () => process.exit(0));
 process.on('SIGINT', () => {});
 process.on('message', (message: ToWorker) => {
   if (message.type === 'stop') stop.abort();
-  else void run(message.request);
+  else void run(message);
 });
 
 /** Resolves when the message has left, so that a fast job waits for its host instead of filling memory. */
@@ -22,11 +22,11 @@ function post(message: FromWorker): Promise<void> {
   return new Promise((resolve, reject) => process.send!(message, undefined, {}, (error) => (error ? reject(error) : resolve())));
 }
 
-async function run(request: Parameters<typeof RunJob>[0]): Promise<void> {
+async function run({ request, options }: Extract<ToWorker, { type: 'start' }>): Promise<void> {
   try {
     const other = process.argv[2];
     const { runJob } = other ? ((await import(pathToFileURL(other).href)) as { runJob: typeof RunJob }) : await import('./jobs.ts');
-    for await (const event of runJob(request, stop.signal)) await post({ type: 'event', event });
+    for await (const event of runJob(request, stop.signal, options)) await post({ type: 'event', event });
     await post({ type: 'end' });
   } catch (error) {
     await post({ type: 'error', facts: errorFacts(error) });

@@ -20,6 +20,7 @@ const architectures: Record<string, readonly [dim: number, depth: number, heads:
   tiny: [192, 12, 3],
   small: [384, 12, 6],
   base: [768, 12, 12],
+  large: [1024, 24, 16],
 };
 const patch = 14;
 const hidden = 2048;

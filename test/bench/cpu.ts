@@ -3,14 +3,11 @@
  * minute where Python with torch is found. `npm run bench:cpu -- [--arch nano --batch 8 ...] [--threads 2] [--simd plain]
  * [--steps 8] [--peer FILE.py | none] [--python python3]`; with `--engine tensorflow` that engine's instead. Without --arch it runs two standard settings.
  */
-import { spawnSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
-import path from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { createCpuExecutor, type CpuExecutor } from '../../core/nn/cpu/index.ts';
 import { createTensorflowExecutor } from '../../core/nn/tensorflow/index.ts';
 import { BenchStep, type StepSettings } from './cpu-step.ts';
+import { flagsOf, median, runPeer, settingsOf, stepFlags } from './setting.ts';
 
 const standard: StepSettings[] = [
   { arch: 'nano', batch: 8, gsize: 112, lsize: 42, locals: 4, protos: 1024 },
@@ -18,47 +15,13 @@ const standard: StepSettings[] = [
 ];
 
 const text = { type: 'string' } as const;
-const { values: options } = parseArgs({
-  options: {
-    arch: text,
-    batch: text,
-    gsize: text,
-    lsize: text,
-    locals: text,
-    protos: text,
-    steps: text,
-    threads: text,
-    simd: text,
-    engine: text,
-    peer: text,
-    python: text,
-  },
-});
+const { values: options } = parseArgs({ options: { ...stepFlags, threads: text, simd: text, engine: text } });
 const steps = Number(options.steps ?? 8);
-const number = (value: string | undefined, other: number): number => (value === undefined ? other : Number(value));
-
-function settings(): StepSettings[] {
-  if (!options.arch) return standard;
-  const like = standard.find(({ arch }) => arch === options.arch) ?? standard[1]!;
-  const { batch, gsize, lsize, locals, protos } = like;
-  return [
-    {
-      arch: options.arch,
-      batch: number(options.batch, batch),
-      gsize: number(options.gsize, gsize),
-      lsize: number(options.lsize, lsize),
-      locals: number(options.locals, locals),
-      protos: number(options.protos, protos),
-    },
-  ];
-}
 
 function processorMs(): number {
   const { user, system } = process.cpuUsage();
   return (user + system) / 1000;
 }
-
-const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)]!;
 
 async function measure(setting: StepSettings): Promise<number> {
   const simd = (options.simd ?? 'auto') as 'auto' | 'wide' | 'relaxed' | 'plain';
@@ -68,11 +31,7 @@ async function measure(setting: StepSettings): Promise<number> {
       : await createCpuExecutor(options.threads ? { threads: Number(options.threads), simd } : { simd });
   const executor = cpu ?? (await createTensorflowExecutor());
   const bench = new BenchStep(executor, setting);
-  console.log(
-    `\n${Object.entries(setting)
-      .map(([key, value]) => `--${key} ${value}`)
-      .join(' ')}`,
-  );
+  console.log(`\n${flagsOf(setting).join(' ')}`);
   console.log(`${executor.description}; ${(bench.parameterCount / 1e6).toFixed(2)} M parameters`);
   const losses: number[] = [];
   for (let i = 0; i < 3; ++i) losses.push(await bench.run());
@@ -131,22 +90,12 @@ async function breakdown({ engine: { pool } }: CpuExecutor, bench: BenchStep): P
 
 /** Images a second of the PyTorch step, or null when it cannot run here. */
 function measurePeer(setting: StepSettings): number | null {
-  const beside = fileURLToPath(new URL('../../../shared/bench/torch_dinov2_step.py', import.meta.url));
-  const script = options.peer ?? beside;
-  if (script === 'none' || !existsSync(script)) return null;
-  const args = Object.entries(setting).flatMap(([key, value]) => [`--${key}`, String(value)]);
-  const command = [path.resolve(script), '--device', 'cpu', '--dtype', 'fp32', '--steps', String(steps), '--warmup', '3', ...args];
-  const python = options.python ?? 'python3';
-  const result = spawnSync(python, command, { encoding: 'utf8' });
-  const line = result.stdout?.split('\n').find((text) => text.startsWith('{'));
-  if (!line) {
-    console.log(`PyTorch could not run (${python}): ${(result.error?.message ?? result.stderr.trim().split('\n').at(-1)) || 'no output'}`);
-    return null;
-  }
-  return (JSON.parse(line) as { img_s: number }).img_s;
+  const found = runPeer(setting, options, ['--device', 'cpu', '--dtype', 'fp32', '--steps', String(steps), '--warmup', '3']);
+  if (typeof found === 'string') console.log(found);
+  return typeof found === 'string' || found === null ? null : found.img_s;
 }
 
-for (const setting of settings()) {
+for (const setting of settingsOf(options, standard)) {
   const ours = await measure(setting);
   const peer = measurePeer(setting);
   if (peer !== null) console.log(`PyTorch: ${peer.toFixed(1)} images/s in the same run; ours is ${(ours / peer).toFixed(2)} of it`);

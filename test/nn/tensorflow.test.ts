@@ -174,8 +174,8 @@ describe('the TensorFlow.js executor', () => {
 describe('the choice of an engine', () => {
   const none = { gpu: false, installed: false };
   const noAdapter = { adapter: null, problem: 'no GPU was found' };
-  const card = { adapter: { description: 'a card, Vulkan', software: false }, problem: '' };
-  const program = { adapter: { description: 'SwiftShader, Vulkan', software: true }, problem: '' };
+  const card = { adapter: { description: 'a card, Vulkan', driver: '', software: false }, problem: '' };
+  const program = { adapter: { description: 'SwiftShader, Vulkan', driver: '', software: true }, problem: '' };
 
   async function choose(wish: Parameters<typeof describeEngines>[0], cuda: typeof none, webgpu: WebgpuState): Promise<string> {
     const { engine, gpu, details } = await describeEngines(wish, { cuda, webgpu });

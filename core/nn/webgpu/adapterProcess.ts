@@ -1,8 +1,23 @@
-/** A process of its own that looks for an adapter and prints what it found as JSON: a driver that crashes takes only it along. */
+/**
+ * A process of its own that looks for an adapter and prints what it found as JSON: a driver that crashes takes only it
+ * along. With the argument `survey` it prints a line for each thing it finds out, with `check` all of them.
+ */
+import { cardMemory } from './cardMemory.ts';
 import { describeAdapter } from './device.ts';
 
+const wanted = process.argv.slice(2);
+const print = (found: object): void => console.log(JSON.stringify(found));
+
 try {
-  console.log(JSON.stringify({ adapter: await describeAdapter() }));
+  if (wanted.includes('survey')) {
+    const { survey } = await import('./survey.ts');
+    for await (const found of survey(wanted.includes('check'))) print(found);
+  } else {
+    const adapter = await describeAdapter();
+    print({ adapter, memory: cardMemory(adapter.description) });
+  }
 } catch (error) {
-  console.log(JSON.stringify({ problem: (error as Error).message }));
+  print({ problem: (error as Error).message });
 }
+// Threads of the reference, and a driver's own, must not keep it.
+process.stdout.write('', () => process.exit(0));

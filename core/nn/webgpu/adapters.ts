@@ -6,17 +6,23 @@
 import { execFile } from 'node:child_process';
 import { existsSync, readdirSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import type { GpuMemory } from './cardMemory.ts';
 import { dawnLibrary, type AdapterFacts } from './device.ts';
+import type { Survey } from './survey.ts';
 
 export interface WebgpuState {
   /** The adapter that the engine would open, or null. */
   readonly adapter: AdapterFacts | null;
   /** Why there is none; empty where there is one. */
   readonly problem: string;
+  /** The adapter's memory, where the system tells. */
+  readonly memory?: GpuMemory | null;
 }
 
 /** A healthy driver answers in well under a second, a sleeping laptop GPU in some. */
 const patience = 15_000;
+/** Measuring and checking, on the slowest device that anyone would ask about. */
+const surveyPatience = 600_000;
 
 const entry = fileURLToPath(new URL(import.meta.url.endsWith('.ts') ? './adapterProcess.ts' : './adapterProcess.js', import.meta.url));
 
@@ -39,19 +45,43 @@ function mayHaveAdapter(): boolean {
   return existsSync('/dev/dri') && readdirSync('/dev/dri').some((name) => name.startsWith('renderD'));
 }
 
+/** Why there cannot be an adapter, or null. */
+function noneBecause(): string | null {
+  if (!dawnLibrary()) return `there is no WebGPU library for ${process.platform} on ${process.arch}`;
+  return mayHaveAdapter() ? null : 'no GPU was found';
+}
+
 async function look(): Promise<WebgpuState> {
-  if (!dawnLibrary()) return { adapter: null, problem: `there is no WebGPU library for ${process.platform} on ${process.arch}` };
-  if (!mayHaveAdapter()) return { adapter: null, problem: 'no GPU was found' };
+  const reason = noneBecause();
+  if (reason !== null) return { adapter: null, problem: reason };
+  const { lines, ended } = await ask([], patience);
+  const { adapter = null, problem = ended, memory = null } = (lines[0] ?? {}) as Partial<WebgpuState>;
+  return { adapter, problem: adapter ? '' : problem, memory };
+}
+
+/**
+ * Adapters, measured speed and the driver's check, found out in a process of its own: seconds on a GPU.
+ * @param check a program that acts as a GPU too, which takes minutes for it
+ */
+export async function surveyGpus(check: boolean): Promise<Survey> {
+  const reason = noneBecause();
+  if (reason !== null) return { problem: reason };
+  const { lines, ended } = await ask(['survey', ...(check ? ['check'] : [])], surveyPatience);
+  const found = Object.assign({}, ...lines) as Survey;
+  return ended ? { ...found, problem: ended } : found;
+}
+
+/** The objects that the process printed, and how the driver ended it, empty when it did not. */
+function ask(words: readonly string[], timeout: number): Promise<{ lines: object[]; ended: string }> {
   return new Promise((resolve) => {
     // Without this process's own flags: it may run under a test runner or an inspector.
-    execFile(process.execPath, ['--no-warnings', entry], { timeout: patience, killSignal: 'SIGKILL' }, (error, output) => {
-      try {
-        const { adapter = null, problem = '' } = JSON.parse(output) as Partial<WebgpuState>;
-        resolve({ adapter, problem });
-      } catch {
-        const how = error?.killed ? `did not answer in ${patience / 1000} s` : `ended it (${error?.signal ?? `code ${error?.code}`})`;
-        resolve({ adapter: null, problem: `the graphics driver was tried in a process of its own and ${how}` });
-      }
+    execFile(process.execPath, ['--no-warnings', entry, ...words], { timeout, killSignal: 'SIGKILL' }, (error, output) => {
+      const lines = output.split('\n').filter((line) => line.startsWith('{') && line.endsWith('}'));
+      const how = error?.killed ? `did not answer in ${timeout / 1000} s` : `ended it (${error?.signal ?? `code ${error?.code}`})`;
+      resolve({
+        lines: lines.map((line) => JSON.parse(line) as object),
+        ended: error ? `the graphics driver was tried in a process of its own and ${how}` : '',
+      });
     });
   });
 }

@@ -11,8 +11,12 @@ import type { Capabilities, MatrixShape } from './program.ts';
 export interface AdapterFacts {
   /** "NVIDIA H100 80GB HBM3, Vulkan": for people. */
   readonly description: string;
+  /** What the driver says of itself, its version with most; may be empty. */
+  readonly driver: string;
   /** True of a program that acts as a GPU. */
   readonly software: boolean;
+  /** Whether it computes in f16; absent: not known. */
+  readonly f16?: boolean;
 }
 
 export interface Device extends AdapterFacts {
@@ -78,11 +82,11 @@ async function findAdapter(): Promise<{ adapter: GPUAdapter; options: DawnOption
   return { adapter, options };
 }
 
-function factsOf({ info }: GPUAdapter, { title }: DawnOptions): AdapterFacts {
+function factsOf({ info, features }: GPUAdapter, { title }: DawnOptions): AdapterFacts {
   const software = info.isFallbackAdapter || softwareAdapters.test(`${info.architecture} ${info.device} ${info.description}`);
   const device = software || /^0x/.test(info.device) ? '' : info.device;
   const name = device || info.description || `${info.vendor} ${info.architecture}`.trim();
-  return { description: `${name || 'an unnamed GPU'}, ${title}`, software };
+  return { description: `${name || 'an unnamed GPU'}, ${title}`, driver: info.description, software, f16: features.has('shader-f16') };
 }
 
 /**
@@ -92,6 +96,35 @@ function factsOf({ info }: GPUAdapter, { title }: DawnOptions): AdapterFacts {
 export async function describeAdapter(): Promise<AdapterFacts> {
   const { adapter, options } = await findAdapter();
   return factsOf(adapter, options);
+}
+
+export interface AdapterDetails extends AdapterFacts {
+  readonly vendor: string;
+  readonly architecture: string;
+  readonly backend: string;
+  readonly capabilities: Capabilities;
+  readonly timestamps: boolean;
+  /** Bytes of the largest buffer that may be asked for; says nothing of the memory there is. */
+  readonly bufferBytes: number;
+}
+
+/**
+ * All adapters that WebGPU tells apart: the fastest, which `openDevice` would open, and the thriftiest where it is another.
+ * @throws Error as `describeAdapter`
+ */
+export async function describeAdapters(): Promise<AdapterDetails[]> {
+  const { adapter: fastest, options } = await findAdapter();
+  const thriftiest = await kept.patchwiseGpu!.requestAdapter({ powerPreference: 'low-power' });
+  const all = [fastest, ...(thriftiest ? [thriftiest] : [])].map((adapter) => ({
+    ...factsOf(adapter, options),
+    vendor: adapter.info.vendor,
+    architecture: adapter.info.architecture,
+    backend: options.title,
+    capabilities: capabilitiesOf(adapter, adapter.info),
+    timestamps: adapter.features.has('timestamp-query'),
+    bufferBytes: adapter.limits.maxBufferSize,
+  }));
+  return all.filter(({ description }, i) => all.findIndex((other) => other.description === description) === i);
 }
 
 /**
@@ -114,7 +147,7 @@ export async function openDevice(): Promise<Device> {
   return { ...facts, gpu, capabilities: capabilitiesOf(gpu, adapter.info), timestamps: gpu.features.has('timestamp-query') };
 }
 
-function capabilitiesOf({ features, limits }: GPUDevice, info: GPUAdapterInfo): Capabilities {
+function capabilitiesOf({ features, limits }: Pick<GPUAdapter, 'features' | 'limits'>, info: GPUAdapterInfo): Capabilities {
   const has = (feature: string): boolean => (features as ReadonlySet<string>).has(feature);
   const configs = (info as DawnAdapterInfo).subgroupMatrixConfigs ?? [];
   const matrices = configs.flatMap(({ componentType, resultComponentType: result, M, N, K }): MatrixShape[] =>

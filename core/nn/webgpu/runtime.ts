@@ -50,6 +50,7 @@ export class Runtime {
   /** Dispatches in the encoder. */
   #pending = 0;
   #held = 0;
+  #peak = 0;
   #failure: AppError | null = null;
   #ended = false;
 
@@ -113,6 +114,11 @@ export class Runtime {
     return this.#held;
   }
 
+  /** The most of them at once, since the start. */
+  get peak(): number {
+    return this.#peak;
+  }
+
   /** Undefined contents; `bytes` of the region are rounded up. */
   take(bytes: number): Region {
     this.#check();
@@ -125,9 +131,7 @@ export class Runtime {
         'Take a smaller batch, fewer prototypes or a smaller network.',
       );
     }
-    const region = this.pool.take(bytes);
-    this.#held += region.bytes;
-    return region;
+    return this.#hold(this.pool.take(bytes));
   }
 
   /** A region with these values. */
@@ -138,8 +142,12 @@ export class Runtime {
       return region;
     }
     this.#check();
-    const region = this.#uploads.take(data);
+    return this.#hold(this.#uploads.take(data));
+  }
+
+  #hold(region: Region): Region {
     this.#held += region.bytes;
+    this.#peak = Math.max(this.#peak, this.#held);
     return region;
   }
 

@@ -122,6 +122,9 @@ export class FlatArray implements Operand {
   }
 }
 
+/** A parameter, or its place alone: values null, then all must be. */
+export type SpecOrPlace = Omit<ParameterSpec, 'values'> & { readonly values: Float32Array | null };
+
 export class GpuParameterSet implements ParameterSet {
   readonly specs: ParameterSet['specs'];
   readonly size: number;
@@ -143,12 +146,12 @@ export class GpuParameterSet implements ParameterSet {
   #gradients: FlatArray | null = null;
   #disposed = false;
 
-  constructor(runtime: Runtime, specs: readonly ParameterSpec[], precision: Precision) {
+  constructor(runtime: Runtime, specs: readonly SpecOrPlace[], precision: Precision) {
     this.#runtime = runtime;
     let offset = 0;
     this.specs = specs.map(({ name, shape, values }) => {
       const size = sizeOf(shape);
-      if (values.length !== size)
+      if (values && values.length !== size)
         throw new Error(`createParameters: ${name} has ${values.length} values, its shape [${shape.join(',')}] wants ${size}.`);
       const spec = { name, shape: [...shape], offset, size };
       offset += size;
@@ -160,12 +163,11 @@ export class GpuParameterSet implements ParameterSet {
       seen.add(name);
     }
     this.size = offset;
-    const all = new Float32Array(offset);
-    this.specs.forEach((spec, i) => all.set(specs[i]!.values, spec.offset));
     this.#padding = new Padding(this.specs, precision);
     this.values = new FlatArray(runtime, this.#padding, offset, null);
     this.halves = precision === 'f16' ? { region: runtime.take(this.#padding.count * 2), element: 'f16' } : null;
-    this.write(all);
+    const all = allValues(specs, offset);
+    if (all) this.write(all);
     this.fresh = new Uint8Array(specs.length).fill(1);
     this.zero = new Uint8Array(specs.length).fill(1);
     this.frozen = Uint8Array.from(specs, ({ frozen = false }) => Number(frozen));
@@ -233,6 +235,18 @@ export class GpuParameterSet implements ParameterSet {
     this.#gradients?.give();
     this.#runtime.give(this.layout.segments);
   }
+}
+
+/** One after the other; null for places alone. */
+function allValues(specs: readonly SpecOrPlace[], size: number): Float32Array | null {
+  if (specs.some(({ values }) => values === null)) return null;
+  const all = new Float32Array(size);
+  let offset = 0;
+  for (const { values } of specs) {
+    all.set(values!, offset);
+    offset += values!.length;
+  }
+  return all;
 }
 
 export class GpuAdamState implements AdamState {

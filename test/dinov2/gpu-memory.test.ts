@@ -1,0 +1,106 @@
+/** What a step needs of a GPU: the count without a GPU against a run on one, and the batch that follows from it. */
+import assert from 'node:assert/strict';
+import { after, test } from 'node:test';
+import { modelConfig, type RunConfig } from '../../core/dinov2/config.ts';
+import { fits, splitFor, stepBytes } from '../../core/dinov2/memory.ts';
+import { resolveConfig, trainPresets, type TrainFacts } from '../../core/dinov2/presets.ts';
+import { openDevice } from '../../core/nn/webgpu/device.ts';
+import { Engine } from '../../core/nn/webgpu/engine.ts';
+import { WebgpuExecutor } from '../../core/nn/webgpu/executor.ts';
+import { Runtime } from '../../core/nn/webgpu/runtime.ts';
+import { noAdapter } from '../nn/webgpu-device.ts';
+import { collect, folder, run } from './runs.ts';
+import { tinyRun } from './tiny-run.ts';
+
+const tiny = tinyRun({ steps: 1, checkpointEvery: 1 });
+const CONFIGS: Record<string, RunConfig> = {
+  'softmax centring, tied heads': tiny,
+  'Sinkhorn, own iBOT head, drop path, two batches a step': {
+    ...tiny,
+    model: { ...tiny.model, dropPath: 0.3 },
+    heads: { dino: { hidden: 48, bottleneck: 24, prototypes: 700 }, ibot: { hidden: 12, bottleneck: 6, prototypes: 300 } },
+    teacher: { ...tiny.teacher, centering: 'sinkhorn' },
+    accumulate: 2,
+    batch: 3,
+  },
+  'a wider network on larger crops': {
+    ...tiny,
+    model: { ...modelConfig('nano', { positionGrid: 4, layerScale: 0.1 }), depth: 3 },
+    heads: { dino: { hidden: 512, bottleneck: 128, prototypes: 1024 }, ibot: null },
+    crops: { ...tiny.crops, globalSize: 56, localSize: 28, localCount: 3 },
+  },
+};
+
+/** One for all: it keeps what it has compiled, which on a software adapter takes longer than all else. */
+let device: ReturnType<typeof openDevice> | null = null;
+after(async () => (await device)?.gpu.destroy());
+
+for (const [name, config] of Object.entries(CONFIGS)) {
+  test(`the count of a step is what a run holds at most (${name})`, { skip: noAdapter }, async (t) => {
+    device ??= openDevice();
+    const x = new WebgpuExecutor(new Engine(new Runtime(await device), 'f32'));
+    await collect(run(x, await folder(t), config));
+    const { peak, pool } = x.engine.runtime;
+    const counted = stepBytes(config)!;
+    t.diagnostic(`held ${peak} bytes, counted ${counted.held}; reserved ${pool.reserved}, counted ${counted.reserved}`);
+    assert.ok(Math.abs(counted.held / peak - 1) < 0.15, `${counted.held} counted, ${peak} held`);
+    assert.ok(Math.abs(counted.reserved / pool.reserved - 1) < 0.15, `${counted.reserved} counted, ${pool.reserved} reserved`);
+  });
+}
+
+const GiB = 2 ** 30;
+const facts = (images: number, gib: number): TrainFacts => ({
+  images,
+  cores: 8,
+  memoryBytes: 32 * GiB,
+  engine: 'webgpu, a card',
+  gpu: true,
+  gpuMemory: { bytes: gib * GiB, source: 'its driver' },
+});
+
+test('the count grows with what it should', () => {
+  const { held } = stepBytes(tiny)!;
+  // Values, gradients, two moments and the teacher; a block of a 16-wide network has 3,360 parameters.
+  const parameters = 5 * 4 * 3360;
+  const deeper = stepBytes({ ...tiny, model: { ...tiny.model, depth: 3 } })!.held;
+  assert.ok(deeper - held > parameters, `${deeper} after ${held}`);
+  const double = stepBytes({ ...tiny, batch: 8 })!.held;
+  assert.ok(double > 1.3 * held && double < 2 * held, `${double} after ${held}`);
+  assert.equal(stepBytes({ ...tiny, accumulate: 4 })!.held, held);
+  // Logits of some 2,400 patches over 65,536 prototypes and more are no single array.
+  const large = { ...resolveConfig('standard', { ...facts(300_000, 80) }, { batch: 128 }) };
+  assert.equal(stepBytes(large), null);
+});
+
+test('a batch without room is halved until it has, the images of a step stay', () => {
+  const roomy = resolveConfig('standard', facts(5000, 512));
+  assert.deepEqual([roomy.batch, roomy.accumulate], [64, undefined]);
+  const narrow = resolveConfig('standard', facts(5000, 12));
+  assert.ok(narrow.batch < 64 && narrow.batch * narrow.accumulate! === 64);
+  assert.ok(fits(narrow, facts(0, 12).gpuMemory!));
+  assert.ok(!fits({ ...narrow, batch: narrow.batch * 2 }, facts(0, 12).gpuMemory!));
+  assert.equal(narrow.optimizer.learningRate, roomy.optimizer.learningRate);
+  assert.deepEqual([roomy.teacher.centering, narrow.teacher.centering], ['sinkhorn', 'softmax']);
+  const { batch, ...others } = narrow;
+  assert.deepEqual({ ...others, batch: 64, accumulate: undefined, teacher: roomy.teacher }, { ...roomy, accumulate: undefined });
+  assert.ok(batch >= 2);
+
+  // What a person chose stays, and so does a batch on an engine whose memory is not known.
+  assert.equal(resolveConfig('standard', facts(5000, 12), { batch: 64 }).accumulate, undefined);
+  const { gpuMemory: _, ...unknown } = facts(5000, 12);
+  assert.equal(resolveConfig('standard', unknown).batch, 64);
+  assert.equal(splitFor(tiny, { bytes: GiB, source: '' }), null);
+  assert.deepEqual(splitFor({ ...tiny, batch: 7 }, { bytes: 1, source: '' }), { batch: 3, accumulate: 2 });
+});
+
+test('the presets tell what a batch takes of the GPU', () => {
+  const row = (gib: number): { value: string; reason: string } => {
+    const { presets } = trainPresets(facts(5000, gib));
+    return presets.find(({ id }) => id === 'standard')!.numbers.find(({ name }) => name === 'Batch')!;
+  };
+  assert.equal(row(512).value, '64 images');
+  assert.match(row(512).reason, /^64 at a time take [\d.]+ GiB of the GPU's 512\.0 GiB \(its driver\)\.$/);
+  assert.match(row(12).value, /^64 images, \d+ at a time$/);
+  assert.match(row(12).reason, /of the GPU's 12\.0 GiB \(its driver\); all at once would have no room\. Gradients are averaged/);
+  assert.match(row(1).reason, /: too much\. Choose a smaller network\.$/);
+});
