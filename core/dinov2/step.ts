@@ -10,7 +10,7 @@
  */
 import type { AdamState, Executor, ParameterSet, PrototypeTargets, TargetKind, Tensor } from '../nn/index.ts';
 import { makeCrops, type DrawnCrops } from './augment.ts';
-import { headForward, ibotHeadName, prototypesOf, type HeadName } from './heads.ts';
+import { headForward, ibotHeadName, prototypesOf } from './heads.ts';
 import { loraScale } from './lora.ts';
 import { rates, type ParameterGroups } from './optimizer.ts';
 import type { StepValues } from './schedules.ts';
@@ -126,13 +126,15 @@ export function teacherTargets(
   const { centers } = state;
   const { parameters: teacher, model } = whoTeaches(config, state);
   const maskedPositions = positionsOf(masks);
-  const grid = vitForward(x, teacher, model, crops.global, { prefix: 'backbone.', loraScale: loraScale(config) });
-  const rowsOf = (head: HeadName, rows: Tensor): HeadRows => ({
-    rows: headForward(x, teacher, head, rows),
-    ...prototypesOf(teacher, head),
+  const ibotHead = ibotHeadName(config);
+  // Nothing goes backwards here: what the layers made is freed before the student begins.
+  const heads = x.within(() => {
+    const grid = vitForward(x, teacher, model, crops.global, { prefix: 'backbone.', loraScale: loraScale(config) });
+    const masked = maskedPositions.length > 0 ? patchTokens(x, grid, maskedPositions) : null; // [M,D]
+    return { dino: headForward(x, teacher, 'dino_head', classTokens(x, grid)), ibot: masked && headForward(x, teacher, ibotHead, masked) };
   });
-  const dinoRows = rowsOf('dino_head', classTokens(x, grid)); // [2B,bottleneck]
-  const ibotRows = maskedPositions.length > 0 ? rowsOf(ibotHeadName(config), patchTokens(x, grid, maskedPositions)) : null; // [M,bottleneck']
+  const dinoRows: HeadRows = { rows: heads.dino, ...prototypesOf(teacher, 'dino_head') }; // [2B,bottleneck]
+  const ibotRows: HeadRows | null = heads.ibot && { rows: heads.ibot, ...prototypesOf(teacher, ibotHead) }; // [M,bottleneck']
 
   const { centering, sinkhornIterations: iterations } = config.teacher;
   const targetsOf = ({ rows, weightV, weightG }: HeadRows, center: Float32Array): PrototypeTargets => {

@@ -145,6 +145,8 @@ export interface Executor {
    * object): they live on in the enclosing scope. Scopes nest, one at a time.
    */
   scope<T>(body: () => T | Promise<T>): Promise<T>;
+  /** A scope whose body does not wait; not inside `gradients`, which needs what it made until it is done. */
+  within<T>(body: () => T): T;
   /** Bytes now held by tensors, parameters and state. */
   memoryBytes(): number;
   dispose(): Promise<void>;

@@ -207,6 +207,10 @@ export class ReferenceExecutor implements Executor {
     return await body();
   }
 
+  within<T>(body: () => T): T {
+    return body();
+  }
+
   memoryBytes(): number {
     return this.#bytes;
   }

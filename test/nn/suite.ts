@@ -521,6 +521,27 @@ function scopeTests(executor: () => Executor): void {
       assert.ok(e.memoryBytes() < held + 4 * 64_000 + 4096, `${e.memoryBytes() - held} bytes more`);
     });
   });
+  it('frees what a body that does not wait made and keeps what it returns', async () => {
+    const e = executor();
+    await e.scope(async () => {
+      const held = e.memoryBytes();
+      const values = new Random(6).normals(3000);
+      const [kept] = e.within(() => {
+        e.tensor(new Float32Array(50_000), [50_000]);
+        const inner = e.within(() => e.tensor(values, [3000]));
+        e.tensor(new Float32Array(70_000), [70_000]);
+        return [inner];
+      });
+      e.tensor(new Float32Array(60_000), [60_000]);
+      assert.deepEqual(await e.read(kept!), values);
+      assert.ok(e.memoryBytes() < held + 4 * 64_000 + 4096, `${e.memoryBytes() - held} bytes more`);
+      assert.throws(() =>
+        e.within(() => {
+          throw new Error('the model failed');
+        }),
+      );
+    });
+  });
   it('holds the same memory after each of many steps', async () => {
     const e = executor();
     const random = new Random(9);

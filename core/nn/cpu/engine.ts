@@ -109,6 +109,21 @@ export class Engine {
     }
   }
 
+  /** @see Executor.within */
+  within<T>(body: () => T): T {
+    if (this.#tape) throw new Error('within: not inside gradients.');
+    const scope: Scope = { mark: this.arena.mark(), tensors: [] };
+    this.#scopes.push(scope);
+    let kept: CpuTensor[] = [];
+    try {
+      const result = body();
+      kept = survivors(result).filter((tensor) => scope.tensors.includes(tensor));
+      return result;
+    } finally {
+      this.#endScope(scope, kept);
+    }
+  }
+
   #endScope(scope: Scope, kept: readonly CpuTensor[]): void {
     if (this.#scopes.at(-1) !== scope)
       throw new Error('scope: scopes must end in the order they began in; await each before the next begins.');

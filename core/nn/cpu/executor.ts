@@ -97,6 +97,10 @@ export class CpuExecutor implements Executor {
     return this.engine.scope(body);
   }
 
+  within<T>(body: () => T): T {
+    return this.engine.within(body);
+  }
+
   memoryBytes(): number {
     return this.engine.held;
   }

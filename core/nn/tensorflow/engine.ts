@@ -52,20 +52,38 @@ export class Engine {
   async scope<T>(body: () => T | Promise<T>): Promise<T> {
     const made: TfTensor[] = [];
     this.#scopes.push(made);
-    let kept = new Set<TfTensor>();
+    let kept: TfTensor[] = [];
     try {
       const result = await body();
-      kept = new Set(this.#survivors(result));
+      kept = this.#survivors(result);
       return result;
     } finally {
-      if (this.#scopes.at(-1) !== made)
-        // eslint-disable-next-line no-unsafe-finally -- a mistake of the caller's that must not stay hidden
-        throw new Error('scope: scopes must end in the order they began in; await each before the next begins.');
-      this.#scopes.pop();
-      for (const tensor of made) {
-        if (kept.has(tensor)) this.#scopes.at(-1)!.push(tensor);
-        else tensor.dispose();
-      }
+      this.#endScope(made, kept);
+    }
+  }
+
+  /** @see Executor.within */
+  within<T>(body: () => T): T {
+    const made: TfTensor[] = [];
+    this.#scopes.push(made);
+    let kept: TfTensor[] = [];
+    try {
+      const result = body();
+      kept = this.#survivors(result);
+      return result;
+    } finally {
+      this.#endScope(made, kept);
+    }
+  }
+
+  #endScope(made: readonly TfTensor[], kept: readonly TfTensor[]): void {
+    if (this.#scopes.at(-1) !== made)
+      throw new Error('scope: scopes must end in the order they began in; await each before the next begins.');
+    this.#scopes.pop();
+    const survives = new Set(kept);
+    for (const tensor of made) {
+      if (survives.has(tensor)) this.#scopes.at(-1)!.push(tensor);
+      else tensor.dispose();
     }
   }
 

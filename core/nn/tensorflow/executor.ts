@@ -78,6 +78,10 @@ export class TensorflowExecutor implements Executor {
     return this.engine.scope(body);
   }
 
+  within<T>(body: () => T): T {
+    return this.engine.within(body);
+  }
+
   memoryBytes(): number {
     return this.engine.tf.memory().numBytes;
   }

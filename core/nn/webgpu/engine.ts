@@ -122,6 +122,21 @@ export class Engine {
     }
   }
 
+  /** @see Executor.within */
+  within<T>(body: () => T): T {
+    if (this.#tape) throw new Error('within: not inside gradients.');
+    const scope: Scope = { tensors: new Set(), rooms: new Set() };
+    this.#scopes.push(scope);
+    let kept: GpuTensor[] = [];
+    try {
+      const result = body();
+      kept = survivors(result).filter((tensor) => scope.tensors.has(tensor));
+      return result;
+    } finally {
+      this.#endScope(scope, kept);
+    }
+  }
+
   #endScope({ tensors, rooms }: Scope, kept: readonly GpuTensor[]): void {
     if (this.#scopes.at(-1)?.tensors !== tensors)
       throw new Error('scope: scopes must end in the order they began in; await each before the next begins.');

@@ -87,6 +87,10 @@ export class WebgpuExecutor implements Executor {
     return this.engine.scope(body);
   }
 
+  within<T>(body: () => T): T {
+    return this.engine.within(body);
+  }
+
   memoryBytes(): number {
     return this.engine.runtime.held;
   }

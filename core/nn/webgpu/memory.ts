@@ -14,13 +14,16 @@ export function alignedBytes(bytes: number): number {
   return Math.max(alignment, Math.ceil(bytes / alignment) * alignment);
 }
 
-/** Four classes to a power of two: at most a quarter of a large buffer is unused. */
+/** Eight classes to a power of two: at most an eighth of a large buffer is unused. */
 export function classBytes(bytes: number): number {
   const wanted = alignedBytes(bytes);
-  if (wanted <= 4 * alignment) return wanted;
-  const step = 2 ** (Math.floor(Math.log2(wanted - 1)) - 2);
+  if (wanted <= 8 * alignment) return wanted;
+  const step = 2 ** (Math.floor(Math.log2(wanted - 1)) - 3);
   return Math.ceil(wanted / step) * step;
 }
+
+/** How much larger than asked for a waiting buffer may be: one more buffer for each size costs more than its unused rest. */
+const slack = 1.5;
 
 export class BufferPool {
   readonly #device: GPUDevice;
@@ -35,7 +38,16 @@ export class BufferPool {
   /** Contents are undefined. */
   take(bytes: number): Region {
     const size = classBytes(bytes);
-    return { buffer: this.#free.get(size)?.pop() ?? this.#make(size), offset: 0, bytes: alignedBytes(bytes) };
+    return { buffer: this.#waiting(size) ?? this.#make(size), offset: 0, bytes: alignedBytes(bytes) };
+  }
+
+  /** A buffer of the class, or of the next ones up to `slack` its size, whose rest is then unused. */
+  #waiting(size: number): GPUBuffer | undefined {
+    for (let wanted = size; wanted <= slack * size; wanted = classBytes(wanted + 1)) {
+      const buffer = this.#free.get(wanted)?.pop();
+      if (buffer) return buffer;
+    }
+    return undefined;
   }
 
   #make(size: number): GPUBuffer {

@@ -36,7 +36,7 @@ const usual: Capabilities = {
   bindingBytes: 2 ** 31 - 4,
 };
 
-export function rehearse(precision: Precision = 'f32', capabilities: Capabilities = usual): Rehearsal {
+export function rehearse(precision: Precision = 'f32', capabilities: Capabilities = { ...usual, f16: precision === 'f16' }): Rehearsal {
   const device: Device = { description: 'no GPU', driver: '', software: true, gpu: emptyDevice(), capabilities, timestamps: false };
   const runtime = new Runtime(device);
   return {
