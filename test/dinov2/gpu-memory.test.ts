@@ -44,7 +44,9 @@ for (const [name, config] of Object.entries(CONFIGS)) {
     const counted = stepBytes(config)!;
     t.diagnostic(`held ${peak} bytes, counted ${counted.held}; reserved ${pool.reserved}, counted ${counted.reserved}`);
     assert.ok(Math.abs(counted.held / peak - 1) < 0.15, `${counted.held} counted, ${peak} held`);
-    assert.ok(Math.abs(counted.reserved / pool.reserved - 1) < 0.15, `${counted.reserved} counted, ${pool.reserved} reserved`);
+    // Small uploads share blocks of 1 MiB, which such a network notices.
+    const off = Math.abs(counted.reserved - pool.reserved);
+    assert.ok(off < Math.max(0.15 * pool.reserved, 2 ** 20), `${counted.reserved} counted, ${pool.reserved} reserved`);
   });
 }
 
@@ -67,9 +69,8 @@ test('the count grows with what it should', () => {
   const double = stepBytes({ ...tiny, batch: 8 })!.held;
   assert.ok(double > 1.3 * held && double < 2 * held, `${double} after ${held}`);
   assert.equal(stepBytes({ ...tiny, accumulate: 4 })!.held, held);
-  // Logits of some 2,400 patches over 65,536 prototypes and more are no single array.
-  const large = { ...resolveConfig('standard', { ...facts(300_000, 80) }, { batch: 128 }) };
-  assert.equal(stepBytes(large), null);
+  // Four million prototypes are no single array.
+  assert.equal(stepBytes({ ...tiny, heads: { dino: { ...tiny.heads.dino, bottleneck: 256, prototypes: 2 ** 22 }, ibot: null } }), null);
 });
 
 test('a batch without room is halved until it has, the images of a step stay', () => {
