@@ -120,7 +120,7 @@ describe('the main job in the browser', { skip: chrome ? false : 'no Chromium fo
     await page.goto(`${new URL(host.url).origin}/#/train`);
     await page.getByRole('radio', { name: /Quick look/ }).check();
     await page.getByLabel('Steps').fill(String(steps));
-    await page.getByLabel('Batch').fill('4');
+    await page.getByLabel('Batch', { exact: true }).fill('4');
     await page.getByRole('button', { name: 'Start training' }).click();
     type Run = { id: string; state: string; step: number; checkpoints: number[] };
     await until(async () => ((await ask<Run[]>('runs'))[0]?.checkpoints.length ?? 0) > 1, 'a checkpoint after the start');
