@@ -110,10 +110,12 @@ async function check(test: Case): Promise<void> {
   });
   for (const part of wanted) {
     const name = `${what}, tokens ${part.first} to ${part.first + part.count}`;
-    assertNear(out.subarray(part.first * D, (part.first + part.count) * D), part.out, tolerance, perValue, name);
+    // Matrix units take weights in f16: each is off by up to half its last place.
+    const ofWeights = rounded && units ? 2 ** -12 : 0;
+    assertNear(out.subarray(part.first * D, (part.first + part.count) * D), part.out, tolerance + ofWeights, perValue, name);
     if (part.gradient) {
       const rows = lse.subarray(part.first * heads, (part.first + part.count) * heads);
-      assertNear(rows, part.gradient.lse, tolerance, 1e-6, `${name}, lse`);
+      assertNear(rows, part.gradient.lse, tolerance + ofWeights, 1e-6, `${name}, lse`);
     }
   }
   if (backward) {
