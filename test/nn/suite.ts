@@ -542,6 +542,17 @@ function scopeTests(executor: () => Executor): void {
       );
     });
   });
+  it('refuses tensors of an ended scope and of another executor', async () => {
+    const e = executor();
+    const x = await e.scope(() => ({ inside: e.tensor(Float32Array.of(1, 2), [1, 2]), nothing: null }));
+    assert.deepEqual([...(await e.read(x.inside))], [1, 2]);
+    let lost: Tensor | null = null;
+    await e.scope(() => {
+      lost = e.tensor(Float32Array.of(1), [1]);
+    });
+    await assert.rejects(e.read(lost!), /freed when its scope ended/);
+    assert.throws(() => e.l2Normalize({ shape: [1] }, 1), /l2Normalize.*not one of this executor/);
+  });
   it('holds the same memory after each of many steps', async () => {
     const e = executor();
     const random = new Random(9);

@@ -4,7 +4,8 @@
  */
 import { Arena, Heap, type Mark } from './memory.ts';
 import { Pool, type Kernels } from './pool.ts';
-import { CpuAdamState, CpuParameterSet, CpuTensor, sizeOf } from './tensor.ts';
+import { CpuAdamState, CpuParameterSet, CpuTensor } from './tensor.ts';
+import { sizeOf, survivors } from '../shapes.ts';
 
 /** Given the address of d loss / d output. Returns true when it has taken that memory over (made it another gradient). */
 export type Backward = (dy: number) => boolean | void;
@@ -102,7 +103,7 @@ export class Engine {
     let kept: CpuTensor[] = [];
     try {
       const result = await body();
-      kept = survivors(result).filter((tensor) => scope.tensors.includes(tensor));
+      kept = survivors(result, isTensor).filter((tensor) => scope.tensors.includes(tensor));
       return result;
     } finally {
       this.#endScope(scope, kept);
@@ -117,7 +118,7 @@ export class Engine {
     let kept: CpuTensor[] = [];
     try {
       const result = body();
-      kept = survivors(result).filter((tensor) => scope.tensors.includes(tensor));
+      kept = survivors(result, isTensor).filter((tensor) => scope.tensors.includes(tensor));
       return result;
     } finally {
       this.#endScope(scope, kept);
@@ -269,24 +270,11 @@ export function rowsPerChunk(n: number): number {
   return Math.max(1, Math.floor(chunkFloats / Math.max(n, 1)));
 }
 
-function survivors(result: unknown): CpuTensor[] {
-  if (result instanceof CpuTensor) return [result];
-  if (Array.isArray(result)) return [...new Set(result.filter((item) => item instanceof CpuTensor))];
-  if (result !== null && typeof result === 'object' && Object.getPrototypeOf(result) === Object.prototype)
-    return survivors(Object.values(result));
-  return [];
-}
+const isTensor = (value: unknown): value is CpuTensor => value instanceof CpuTensor;
 
 /** The tensors as the executor's own, alive. @throws Error naming the operation */
 export function own(operation: string, tensor: unknown): CpuTensor {
   if (!(tensor instanceof CpuTensor)) throw new Error(`${operation}: the tensor is not one of this executor.`);
   if (!tensor.address) throw new Error(`${operation}: the tensor [${tensor.shape.join(',')}] was freed when its scope ended.`);
   return tensor;
-}
-
-/** @throws Error with the operation's name and the shapes when `right` is false */
-export function check(right: boolean, operation: string, ...tensors: readonly (CpuTensor | null)[]): void {
-  if (right) return;
-  const shapes = tensors.map((tensor) => (tensor ? `[${tensor.shape.join(',')}]` : 'null'));
-  throw new Error(`${operation}: the shapes ${shapes.join(', ')} do not fit.`);
 }

@@ -24,9 +24,10 @@ import * as layers from './layers.ts';
 import * as losses from './losses.ts';
 import { prototypeLogits } from './prototypes.ts';
 import * as targets from './targets.ts';
-import { CpuAdamState, CpuParameterSet, type CpuTensor, sizeOf } from './tensor.ts';
+import { CpuAdamState, CpuParameterSet, type CpuTensor } from './tensor.ts';
 import * as tokens from './tokens.ts';
 import * as updates from './updates.ts';
+import { sizeOf } from '../shapes.ts';
 
 export interface CpuOptions {
   /** This thread included; default: as many as the machine runs at once. */

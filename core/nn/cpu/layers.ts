@@ -1,15 +1,10 @@
 /** The layers of a transformer block and their gradients: linear, LayerNorm, attention, SwiGLU, LayerScale residual. */
 import type { Activation, BatchSubset } from '../ops.ts';
-import { check, rowsPerChunk, type Engine, type GradientTarget } from './engine.ts';
+import { rowsPerChunk, type Engine, type GradientTarget } from './engine.ts';
 import { roundUp } from './memory.ts';
 import { edgeTile, productNN, productNT, productTN } from './products.ts';
 import type { CpuTensor } from './tensor.ts';
-
-/** x seen as [rows, last axis]. */
-export function rowsOf(x: CpuTensor): { rows: number; n: number } {
-  const n = x.shape.at(-1) ?? 1;
-  return { rows: n === 0 ? 0 : x.size / n, n };
-}
+import { check, checkRows, rowsOf } from '../shapes.ts';
 
 /**
  * Sums by fixed groups of rows, then over the groups: `run` fills `groups` rows of `width` partial sums at the address
@@ -184,10 +179,4 @@ export function addResidual(engine: Engine, x: CpuTensor, branch: CpuTensor, gam
 
 function copySamples(engine: Engine, to: number, from: number, rows: Int32Array, size: number): void {
   for (const row of rows) engine.copy(to + row * size * 4, from + row * size * 4, size);
-}
-
-/** @throws Error when a row number is not in [0, count), or named twice where `distinct` */
-export function checkRows(operation: string, rows: Int32Array, count: number, distinct = false): void {
-  for (const row of rows) if (row < 0 || row >= count) throw new Error(`${operation}: row ${row} is not in 0 to ${count - 1}.`);
-  if (distinct && new Set(rows).size !== rows.length) throw new Error(`${operation}: a row is named twice.`);
 }

@@ -1,11 +1,11 @@
 /** A head's end and the losses: L2 normalisation, cross-entropy over prototypes, KoLeo. */
 import type { PrototypeLossInputs } from '../ops.ts';
-import { check, rowsPerChunk, type Engine } from './engine.ts';
-import { checkRows, rowsOf } from './layers.ts';
+import { rowsPerChunk, type Engine } from './engine.ts';
 import { productNN, productTN } from './products.ts';
 import { logitsTile, prototypeScales, tileWidth } from './prototypes.ts';
 import { targetsAt, type CpuTargets } from './targets.ts';
 import type { CpuTensor } from './tensor.ts';
+import { check, checkRows, rowsOf } from '../shapes.ts';
 
 export function l2Normalize(engine: Engine, x: CpuTensor, epsilon: number): CpuTensor {
   const { rows, n } = rowsOf(x);

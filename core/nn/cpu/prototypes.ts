@@ -1,8 +1,8 @@
 /** Logits over the weight-normed prototypes of a head's last layer, whole or a tile of prototypes at a time. */
-import { check, rowsPerChunk, type Engine } from './engine.ts';
-import { rowsOf } from './layers.ts';
+import { rowsPerChunk, type Engine } from './engine.ts';
 import { productNT } from './products.ts';
 import type { CpuTensor } from './tensor.ts';
+import { check, rowsOf } from '../shapes.ts';
 
 /** g_k / (||v_k|| temperature), [K]. */
 export function prototypeScales(engine: Engine, v: CpuTensor, g: CpuTensor, temperature: number): number {

@@ -1,9 +1,9 @@
 /** The teacher's targets over prototypes, kept whole while they are few and else made again where they are read. No gradients. */
 import type { PrototypeTargets, TargetKind } from '../ops.ts';
-import { check, rowsPerChunk, type Engine } from './engine.ts';
-import { checkRows, rowsOf } from './layers.ts';
+import { rowsPerChunk, type Engine } from './engine.ts';
 import { logitsTile, prototypeLogits, prototypeScales, tileWidth } from './prototypes.ts';
 import type { CpuTensor } from './tensor.ts';
+import { check, checkRows, rowsOf } from '../shapes.ts';
 
 /** What targets that are not kept are made of: exp(l / temperature - byPrototype[k] - bySample[q]). */
 interface Recipe {

@@ -1,10 +1,7 @@
 /** What the CPU executor hands out: tensors, parameter sets, Adam moments. Places in memory, no arithmetic. */
 import type { AdamState, ParameterSet, ParameterSpec, Tensor } from '../ops.ts';
 import type { Heap } from './memory.ts';
-
-export function sizeOf(shape: readonly number[]): number {
-  return shape.reduce((product, n) => product * n, 1);
-}
+import { sizeOf } from '../shapes.ts';
 
 export class CpuTensor implements Tensor {
   readonly shape: readonly number[];

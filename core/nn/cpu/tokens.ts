@@ -1,9 +1,10 @@
 /** From images to tokens, and copies that pick tokens or samples, with their gradients. */
 import type { PositionResize } from '../ops.ts';
-import { check, rowsPerChunk, type Engine } from './engine.ts';
-import { checkRows, linear, rowsOf, withPartials } from './layers.ts';
+import { rowsPerChunk, type Engine } from './engine.ts';
+import { linear, withPartials } from './layers.ts';
 import { resizeWeights, transposed } from '../positions.ts';
 import type { CpuTensor } from './tensor.ts';
+import { check, checkRows, rowsOf } from '../shapes.ts';
 
 /** images [N,3,H,W], weight [D,3,p,p], bias [D] -> [N, (H/p)(W/p), D]. */
 export function patchEmbed(engine: Engine, images: CpuTensor, weight: CpuTensor, bias: CpuTensor): CpuTensor {

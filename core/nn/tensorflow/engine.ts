@@ -6,12 +6,9 @@
 import type { GradSaveFunc, Tensor as TfTensor } from '@tensorflow/tfjs-core';
 import type { Backend, Tf } from './backend.ts';
 import type { TfAdamState, TfParameterSet } from './parameters.ts';
+import { survivors } from '../shapes.ts';
 
 export type { TfTensor };
-
-export function sizeOf(shape: readonly number[]): number {
-  return shape.reduce((product, n) => product * n, 1);
-}
 
 /** How much of logits [rows, prototypes] may exist at once, in values. */
 export interface PrototypeLimits {
@@ -55,7 +52,7 @@ export class Engine {
     let kept: TfTensor[] = [];
     try {
       const result = await body();
-      kept = this.#survivors(result);
+      kept = survivors(result, this.#isTensor);
       return result;
     } finally {
       this.#endScope(made, kept);
@@ -69,7 +66,7 @@ export class Engine {
     let kept: TfTensor[] = [];
     try {
       const result = body();
-      kept = this.#survivors(result);
+      kept = survivors(result, this.#isTensor);
       return result;
     } finally {
       this.#endScope(made, kept);
@@ -87,13 +84,7 @@ export class Engine {
     }
   }
 
-  #survivors(result: unknown): TfTensor[] {
-    if (result instanceof this.tf.Tensor) return [result];
-    if (Array.isArray(result)) return result.filter((item) => item instanceof this.tf.Tensor);
-    if (result !== null && typeof result === 'object' && Object.getPrototypeOf(result) === Object.prototype)
-      return this.#survivors(Object.values(result));
-    return [];
-  }
+  readonly #isTensor = (value: unknown): value is TfTensor => value instanceof this.tf.Tensor;
 
   /** Remembers what `dispose` frees when its owner has not. */
   adopt<T extends TfParameterSet | TfAdamState>(item: T): T {
@@ -202,23 +193,4 @@ export class Engine {
     // As a product, which is WebAssembly's fastest kernel.
     return this.backend.name === 'wasm' ? tf.reshape(tf.matMul(tf.ones([1, rows]), x), [n]) : tf.sum(x, 0);
   }
-}
-
-/** A value seen as rows of its last axis. */
-export function rowsOf(x: TfTensor): { rows: number; n: number } {
-  const n = x.shape.at(-1) ?? 1;
-  return { rows: n === 0 ? 0 : x.size / n, n };
-}
-
-/** @throws Error with the operation's name and the shapes when `right` is false */
-export function check(right: boolean, operation: string, ...tensors: readonly (TfTensor | null)[]): void {
-  if (right) return;
-  const shapes = tensors.map((tensor) => (tensor ? `[${tensor.shape.join(',')}]` : 'null'));
-  throw new Error(`${operation}: the shapes ${shapes.join(', ')} do not fit.`);
-}
-
-/** @throws Error when a row number is not in [0, count), or named twice where `distinct` */
-export function checkRows(operation: string, rows: Int32Array, count: number, distinct = false): void {
-  for (const row of rows) if (row < 0 || row >= count) throw new Error(`${operation}: row ${row} is not in 0 to ${count - 1}.`);
-  if (distinct && new Set(rows).size !== rows.length) throw new Error(`${operation}: a row is named twice.`);
 }

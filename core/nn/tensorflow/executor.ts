@@ -18,7 +18,7 @@ import type {
   Tensor,
 } from '../ops.ts';
 import { startBackend, type BackendName } from './backend.ts';
-import { Engine, sizeOf, type PrototypeLimits, type TfTensor } from './engine.ts';
+import { Engine, type PrototypeLimits, type TfTensor } from './engine.ts';
 import * as layers from './layers.ts';
 import * as losses from './losses.ts';
 import { prototypeLogits } from './prototypes.ts';
@@ -26,6 +26,7 @@ import { readAll, TfAdamState, TfParameterSet } from './parameters.ts';
 import * as targets from './targets.ts';
 import * as tokens from './tokens.ts';
 import * as updates from './updates.ts';
+import { sizeOf } from '../shapes.ts';
 
 export interface TensorflowOptions {
   /** `auto`: CUDA where it is installed, else the native library on the CPU, else WebAssembly. */

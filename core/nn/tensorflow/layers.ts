@@ -3,7 +3,8 @@
  * and repeat more, and the core package for Node carries none.
  */
 import type { Activation, BatchSubset } from '../ops.ts';
-import { check, checkRows, rowsOf, type Engine, type TfTensor } from './engine.ts';
+import { type Engine, type TfTensor } from './engine.ts';
+import { check, checkRows, rowsOf } from '../shapes.ts';
 
 /** Gaussian error linear unit, exact: h (1 + erf(h / sqrt 2)) / 2. */
 function gelu({ tf }: Engine, h: TfTensor): TfTensor {

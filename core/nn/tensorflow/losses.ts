@@ -1,9 +1,10 @@
 /** A head's end and the losses on the TensorFlow.js API: L2 normalisation, cross-entropy over prototypes, KoLeo. */
 import type { PrototypeLossInputs } from '../ops.ts';
-import { check, checkRows, rowsOf, type Engine, type TfTensor } from './engine.ts';
+import { type Engine, type TfTensor } from './engine.ts';
 import { pick } from './layers.ts';
 import { prototypes, tiles } from './prototypes.ts';
 import { targetsAt, TfTargets } from './targets.ts';
+import { check, checkRows, rowsOf } from '../shapes.ts';
 
 export function l2Normalize(engine: Engine, x: TfTensor, epsilon: number): TfTensor {
   return engine.make(() => normalize(engine, x, epsilon));

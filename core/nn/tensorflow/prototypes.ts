@@ -1,5 +1,6 @@
 /** Logits over the weight-normed prototypes of a head's last layer, whole or a tile of prototypes at a time. */
-import { check, rowsOf, type Engine, type TfTensor } from './engine.ts';
+import { type Engine, type TfTensor } from './engine.ts';
+import { check, rowsOf } from '../shapes.ts';
 
 /** Directions and lengths of prototypes k0 .. k0 + count - 1 as they act: weight [count, n] over the temperature. */
 export function prototypes({ tf }: Engine, v: TfTensor, g: TfTensor, temperature: number, k0: number, count: number) {

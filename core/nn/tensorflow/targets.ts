@@ -1,8 +1,9 @@
 /** The teacher's targets over prototypes, kept whole while they are few and else made again where they are read. No gradients. */
 import type { PrototypeTargets, TargetKind } from '../ops.ts';
-import { check, checkRows, rowsOf, type Engine, type TfTensor } from './engine.ts';
+import { type Engine, type TfTensor } from './engine.ts';
 import { pick } from './layers.ts';
 import { logitsTile, tiles } from './prototypes.ts';
+import { check, checkRows, rowsOf } from '../shapes.ts';
 
 /** What targets that are not kept are made of: exp(l / temperature - byPrototype[k] - bySample[q]). */
 interface Recipe {

@@ -1,8 +1,9 @@
 /** From images to tokens, and copies that pick tokens or samples, on the TensorFlow.js API. */
 import type { PositionResize } from '../ops.ts';
 import { resizeWeights, transposed } from '../positions.ts';
-import { check, checkRows, rowsOf, sizeOf, type Engine, type TfTensor } from './engine.ts';
+import { type Engine, type TfTensor } from './engine.ts';
 import { linear, pick, spread } from './layers.ts';
+import { check, checkRows, rowsOf, sizeOf } from '../shapes.ts';
 
 export function patchEmbed(engine: Engine, images: TfTensor, weight: TfTensor, bias: TfTensor): TfTensor {
   const { tf } = engine;

@@ -7,7 +7,8 @@ import { stored, type Operand, type Target } from './kernels/kernel.ts';
 import type { Precision } from '../ops.ts';
 import type { Capabilities, Dispatch, Element, Region } from './program.ts';
 import type { Runtime } from './runtime.ts';
-import { bytesOf, GpuTensor, sizeOf, type GpuParameterSet } from './tensor.ts';
+import { bytesOf, GpuTensor, type GpuParameterSet } from './tensor.ts';
+import { sizeOf, survivors } from '../shapes.ts';
 
 /** Given d loss / d output. Returns true when it has taken that memory over (made it another gradient). */
 export type Backward = (dy: Operand) => boolean | void;
@@ -115,7 +116,7 @@ export class Engine {
     let kept: GpuTensor[] = [];
     try {
       const result = await body();
-      kept = survivors(result).filter((tensor) => scope.tensors.has(tensor));
+      kept = survivors(result, isTensor).filter((tensor) => scope.tensors.has(tensor));
       return result;
     } finally {
       this.#endScope(scope, kept);
@@ -130,7 +131,7 @@ export class Engine {
     let kept: GpuTensor[] = [];
     try {
       const result = body();
-      kept = survivors(result).filter((tensor) => scope.tensors.has(tensor));
+      kept = survivors(result, isTensor).filter((tensor) => scope.tensors.has(tensor));
       return result;
     } finally {
       this.#endScope(scope, kept);
@@ -234,36 +235,11 @@ export class Engine {
   }
 }
 
-function survivors(result: unknown): GpuTensor[] {
-  if (result instanceof GpuTensor) return [result];
-  if (Array.isArray(result)) return [...new Set(result.filter((item) => item instanceof GpuTensor))];
-  if (result !== null && typeof result === 'object' && Object.getPrototypeOf(result) === Object.prototype)
-    return survivors(Object.values(result));
-  return [];
-}
+const isTensor = (value: unknown): value is GpuTensor => value instanceof GpuTensor;
 
 /** The tensors as the executor's own, alive. @throws Error naming the operation */
 export function own(operation: string, tensor: unknown): GpuTensor {
   if (!(tensor instanceof GpuTensor)) throw new Error(`${operation}: the tensor is not one of this executor.`);
   if (!tensor.alive) throw new Error(`${operation}: the tensor [${tensor.shape.join(',')}] was freed when its scope ended.`);
   return tensor;
-}
-
-/** @throws Error with the operation's name and the shapes when `right` is false */
-export function check(right: boolean, operation: string, ...tensors: readonly (GpuTensor | null)[]): void {
-  if (right) return;
-  const shapes = tensors.map((tensor) => (tensor ? `[${tensor.shape.join(',')}]` : 'null'));
-  throw new Error(`${operation}: the shapes ${shapes.join(', ')} do not fit.`);
-}
-
-/** @throws Error when a row number is not in [0, count), or named twice where `distinct` */
-export function checkRows(operation: string, rows: Int32Array, count: number, distinct = false): void {
-  for (const row of rows) if (row < 0 || row >= count) throw new Error(`${operation}: row ${row} is not in 0 to ${count - 1}.`);
-  if (distinct && new Set(rows).size !== rows.length) throw new Error(`${operation}: a row is named twice.`);
-}
-
-/** x seen as [rows, last axis]. */
-export function rowsOf(x: GpuTensor): { rows: number; n: number } {
-  const n = x.shape.at(-1) ?? 1;
-  return { rows: n === 0 ? 0 : x.size / n, n };
 }

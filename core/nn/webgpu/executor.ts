@@ -25,10 +25,11 @@ import * as layers from './layers.ts';
 import * as losses from './losses.ts';
 import { prototypeLogits } from './prototypes.ts';
 import { Runtime, type RuntimeOptions } from './runtime.ts';
-import { bytesOf, GpuAdamState, GpuParameterSet, type GpuTensor, sizeOf } from './tensor.ts';
+import { bytesOf, GpuAdamState, GpuParameterSet, type GpuTensor } from './tensor.ts';
 import * as targets from './targets.ts';
 import * as tokens from './tokens.ts';
 import * as updates from './updates.ts';
+import { sizeOf } from '../shapes.ts';
 
 export interface WebgpuOptions extends RuntimeOptions {
   /** Default: f16 on a GPU that has it, else f32. */

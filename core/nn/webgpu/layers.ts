@@ -1,6 +1,6 @@
 /** The layers of a transformer block and their gradients: linear, LayerNorm, attention, SwiGLU, LayerScale residual. */
 import type { Activation, BatchSubset } from '../ops.ts';
-import { check, checkRows, rowsOf, type Engine } from './engine.ts';
+import { type Engine } from './engine.ts';
 import * as kernels from './kernels/attention.ts';
 import { biasBackward, normWeightBackward, residualBackward, rowGroups, sumRows } from './kernels/columns.ts';
 import * as elementwise from './kernels/elementwise.ts';
@@ -10,6 +10,7 @@ import * as normalize from './kernels/normalize.ts';
 import type { Epilogue } from './kernels/product.ts';
 import { multiply } from './products.ts';
 import type { GpuTensor } from './tensor.ts';
+import { check, checkRows, rowsOf } from '../shapes.ts';
 
 /** x [..., I], weight [O, ...] with I values a row -> [..., O]. */
 export function linear(engine: Engine, x: GpuTensor, weight: GpuTensor, bias: GpuTensor | null, activation: Activation): GpuTensor {

@@ -1,6 +1,6 @@
 /** Heads' ends and losses: L2 normalisation, cross-entropy over prototypes, KoLeo. */
 import type { PrototypeLossInputs } from '../ops.ts';
-import { check, checkRows, rowsOf, type Engine } from './engine.ts';
+import { type Engine } from './engine.ts';
 import { scale } from './kernels/elementwise.ts';
 import { stored, type Operand } from './kernels/kernel.ts';
 import * as koleoKernels from './kernels/koleo.ts';
@@ -10,6 +10,7 @@ import { multiply } from './products.ts';
 import { fitsWhole, logitsTile, prototypeScales, slice, tilesOf } from './prototypes.ts';
 import { targetsAt, type GpuTargets } from './targets.ts';
 import { bytesOf, type GpuTensor } from './tensor.ts';
+import { check, checkRows, rowsOf } from '../shapes.ts';
 
 export function l2Normalize(engine: Engine, x: GpuTensor, epsilon: number, element = x.element): GpuTensor {
   const { rows, n } = rowsOf(x);

@@ -1,11 +1,12 @@
 /** Logits over the weight-normed prototypes of a head's last layer, whole or a tile of prototypes at a time. */
-import { check, rowsOf, type Engine } from './engine.ts';
+import { type Engine } from './engine.ts';
 import type { Operand } from './kernels/kernel.ts';
 import { prototypeScales as scalesKernel } from './kernels/loss.ts';
 import { alignment } from './memory.ts';
 import { multiply } from './products.ts';
 import { part } from './runtime.ts';
 import { bytesOf, type GpuTensor } from './tensor.ts';
+import { check, rowsOf } from '../shapes.ts';
 
 /** g_k / (||v_k|| temperature), [K]. */
 export function prototypeScales(engine: Engine, v: GpuTensor, g: GpuTensor, temperature: number): Operand {

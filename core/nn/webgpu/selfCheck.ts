@@ -12,7 +12,7 @@ import { Random } from '../../random.ts';
 import type { Executor, ParameterSet, Precision, TargetKind, Tensor } from '../ops.ts';
 import type { AdapterFacts } from './device.ts';
 import type { WebgpuExecutor } from './executor.ts';
-import { sizeOf } from './tensor.ts';
+import { sizeOf } from '../shapes.ts';
 
 /** What comes out wrong. */
 export interface Deviation {

@@ -1,6 +1,6 @@
 /** The teacher's targets over prototypes, kept whole while they are few and else made again where they are read. No gradients. */
 import type { PrototypeTargets, TargetKind } from '../ops.ts';
-import { check, checkRows, rowsOf, type Engine } from './engine.ts';
+import { type Engine } from './engine.ts';
 import { sumRows } from './kernels/columns.ts';
 import { fill, scale } from './kernels/elementwise.ts';
 import { stored, type Operand } from './kernels/kernel.ts';
@@ -8,6 +8,7 @@ import * as kernels from './kernels/targets.ts';
 import { gather } from './kernels/tokens.ts';
 import { fitsWhole, logitsTile, prototypeLogits, prototypeScales, slice, tilesOf } from './prototypes.ts';
 import type { GpuTensor } from './tensor.ts';
+import { check, checkRows, rowsOf } from '../shapes.ts';
 
 /** What targets that are not kept are made of: exp(l / temperature - byPrototype[k] - bySample[q]). */
 interface Recipe {

@@ -6,10 +6,7 @@ import { blockSize, type FlatLayout } from './kernels/update.ts';
 import type { Element, Region } from './program.ts';
 import { alignment } from './memory.ts';
 import { part, type Runtime } from './runtime.ts';
-
-export function sizeOf(shape: readonly number[]): number {
-  return shape.reduce((product, n) => product * n, 1);
-}
+import { sizeOf } from '../shapes.ts';
 
 export class GpuTensor implements Tensor, Operand {
   readonly shape: readonly number[];

@@ -1,13 +1,14 @@
 /** From images to tokens, and copies that pick tokens or samples, with their gradients. */
 import type { PositionResize } from '../ops.ts';
 import { resizeWeights, transposed } from '../positions.ts';
-import { check, checkRows, rowsOf, type Engine } from './engine.ts';
+import { type Engine } from './engine.ts';
 import { maskTokenBackward, rowGroups, sumRows } from './kernels/columns.ts';
 import { copyRows, fill } from './kernels/elementwise.ts';
 import { stored } from './kernels/kernel.ts';
 import * as kernels from './kernels/tokens.ts';
 import { linear } from './layers.ts';
 import type { GpuTensor } from './tensor.ts';
+import { check, checkRows, rowsOf } from '../shapes.ts';
 
 /** images [N,3,H,W], weight [D,3,p,p], bias [D] -> [N, (H/p)(W/p), D]. */
 export function patchEmbed(engine: Engine, images: GpuTensor, weight: GpuTensor, bias: GpuTensor): GpuTensor {
