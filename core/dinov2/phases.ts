@@ -228,7 +228,7 @@ function studentName(standard: ModelConfig, { model, name }: StartFacts): ModelN
   if (student) return student;
   throw new AppError(
     'bad-input',
-    `${name} is ${model.embedDim} wide and ${model.depth} deep: there is no smaller network that it could teach.`,
+    `The network of ${name} is ${model.embedDim} wide and ${model.depth} deep: there is no smaller network that it could teach.`,
     'Choose a larger one.',
   );
 }

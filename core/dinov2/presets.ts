@@ -125,7 +125,7 @@ function cpuRecipe(id: PresetId, { images }: TrainFacts): Recipe {
     return {
       ...common,
       title: 'Quick look',
-      summary: 'A few minutes: enough to see whether your images teach it something.',
+      summary: 'A minute or some: enough to see whether your images teach it something.',
       model: 'nano',
       // Features stopped improving after about 120 in the measurements at Departures.
       steps: 200,
@@ -147,7 +147,7 @@ function cpuRecipe(id: PresetId, { images }: TrainFacts): Recipe {
   return {
     ...common,
     title: 'Thorough',
-    summary: 'A larger network over an hour or more; for folders that will be annotated for days.',
+    summary: 'A larger network over an hour or so; for folders that will be annotated for days.',
     model: 'tiny',
     steps: 1200,
     batch: 32,
@@ -397,7 +397,7 @@ export function explain(config: RunConfig, facts: TrainFacts): { name: string; v
           ? `${config.batch} images`
           : `${config.batch * batchesOfStep(config)} images, ${config.batch} at a time`,
       reason: cpu
-        ? 'Enough different images for KoLeo and the centre, few enough for a step a second.'
+        ? 'Enough different images for KoLeo and the centre, few enough for steps of well under a second.'
         : roomInWords(config, facts.gpuMemory, facts.precision),
     },
     {

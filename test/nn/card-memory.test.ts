@@ -44,3 +44,10 @@ test('one memory on Apple, the setting before all, nothing for others', () => {
   assert.deepEqual(cardMemory('NVIDIA T4', { ...machine, env }), { bytes: 5632 * MiB, source: 'PATCHWISE_GPU_MEMORY_GIB' });
   assert.equal(cardMemory('Intel(R) Arc(TM) A770, Vulkan', machine), null);
 });
+
+test('a setting that is no number is told beside what is used instead', () => {
+  const env = { PATCHWISE_GPU_MEMORY_GIB: 'plenty' };
+  const { bytes, source } = cardMemory('Intel(R) Arc(tm), Vulkan', { ...machine, env })!;
+  assert.equal(bytes, 8 * 1024 * MiB);
+  assert.match(source, /^assumed; .*PATCHWISE_GPU_MEMORY_GIB is "plenty", no number of GiB$/);
+});

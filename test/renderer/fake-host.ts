@@ -475,7 +475,7 @@ export class FakeHost {
     if (teacher && 'runId' in teacher && teacher.step !== 600)
       throw new AppError(
         'bad-input',
-        'run run-2 is 128 wide and 6 deep: there is no smaller network that it could teach.',
+        'The network of run run-2 is 128 wide and 6 deep: there is no smaller network that it could teach.',
         'Choose a larger one.',
       );
     if (teacher) return distilling(this.#imageCount);

@@ -40,8 +40,14 @@ export function cardMemory(
     readonly nvidia?: () => string;
   } = {},
 ): GpuMemory | null {
-  const set = Number(env[variable]);
-  if (set > 0) return { bytes: Math.round(set * 2 ** 30), source: variable };
+  const text = env[variable]?.trim();
+  if (text) {
+    const set = Number(text);
+    if (set > 0 && set < Infinity) return { bytes: Math.round(set * 2 ** 30), source: variable };
+    // A setting that says nothing must show where the number is shown.
+    const { bytes, source } = cardMemory(description, { env: {}, platform, drm, nvidia }) ?? assumedMemory;
+    return { bytes, source: `${source}; ${variable} is "${text}", no number of GiB` };
+  }
   if (/nvidia|geforce|quadro|tesla/i.test(description)) return fromNvidia(description, nvidia);
   if (platform === 'linux' && /\bamd\b|radeon|radv/i.test(description)) return fromAmd(drm);
   // One memory for all; Metal lets a program have two thirds to three quarters of it.
