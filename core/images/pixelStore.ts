@@ -1,6 +1,6 @@
 // Pixels of big images as training takes them, on disk: decoding 24 megapixels costs seventy times what reading the
-// result does. Raw bytes, because they must come back as they were: JPEG would change them, PNG costs as much to unpack
-// as most files to decode. Everything here can be deleted at any time.
+// result does. Raw bytes, because they must come back as they were, at once: JPEG would change them, PNG has to be unpacked.
+// Everything here can be deleted at any time.
 import { mkdir, open, readdir, rename, rm, stat, statfs } from 'node:fs/promises';
 import path from 'node:path';
 import { threadId } from 'node:worker_threads';
