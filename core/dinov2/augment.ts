@@ -140,7 +140,7 @@ export function applyCrops(pictures: readonly PixelImage[], { size, crops }: Cro
 }
 
 /** [3,256]: the normalised value of each byte of each channel. */
-const normalisedTable = Float32Array.from(NORMALISED.flatMap((values) => [...values]));
+export const normalisedTable = Float32Array.from(NORMALISED.flatMap((values) => [...values]));
 
 /** The crops as tensors, made where the executor computes if it can, else here; local is null without local crops. */
 export function makeCrops(x: Executor, { pictures, global, local }: DrawnCrops): { global: Tensor; local: Tensor | null } {

@@ -1,7 +1,8 @@
 /** The door for features: a network that turns images into patch and class tokens. No training, no image reading. */
 import { AppError } from '../contract/index.ts';
-import type { Executor, ParameterSet } from '../nn/index.ts';
+import type { Executor, ParameterSet, PixelImage, Tensor } from '../nn/index.ts';
 import { Random } from '../random.ts';
+import { normalisedTable } from './augment.ts';
 import { readTeacher } from './checkpoint.ts';
 import { STREAM, type ModelConfig } from './config.ts';
 import { readSafetensors, type SafeTensorFile } from './safetensors.ts';
@@ -26,11 +27,22 @@ export interface Backbone {
    * @throws AppError bad-input when they are not
    */
   features(images: Float32Array, n: number, height: number, width: number, options?: { readonly norms?: boolean }): Promise<Features>;
+  /**
+   * Features of whole pictures of one size, each seen once for every shift (`Executor.normalisePictures`), N = pictures *
+   * shifts. Absent where the executor takes arrays.
+   * @throws AppError bad-input as `features`
+   */
+  readonly pictureFeatures?: (pictures: readonly PixelImage[], shifts: readonly (readonly [number, number])[]) => Promise<Features>;
+  /** Tokens that pass through the network at once; images to fill them make a good batch. */
+  readonly tokensAtOnce: number;
   dispose(): void;
 }
 
-/** Tokens that pass through the network at once: bounds its memory, large enough to keep it busy. */
-const TOKENS_AT_ONCE = 4096;
+/**
+ * Bounds the network's memory, large enough to keep it busy: a core by little, a GPU by matrices of many rows. A block of
+ * the large network makes 450 MiB of f16 of 16,384 tokens.
+ */
+const TOKENS_AT_ONCE = { beside: 16_384, here: 4096 } as const;
 
 /** A backbone over parameters that someone else owns unless `owned`. @param loraScale of low-rank updates among them */
 export function backboneOf(
@@ -41,38 +53,74 @@ export function backboneOf(
   owned: boolean,
   loraScale: number | null = null,
 ): Backbone {
+  const tokensAtOnce = x.stepsAhead === 0 ? TOKENS_AT_ONCE.here : TOKENS_AT_ONCE.beside;
+  /**
+   * @param input the images from one number on, so many, as [count,3,H,W]
+   * @param unit images that stay together
+   */
+  const run = async (
+    n: number,
+    height: number,
+    width: number,
+    input: (from: number, count: number) => Tensor,
+    { norms: wantNorms = false, unit = 1 }: { readonly norms?: boolean; readonly unit?: number },
+  ): Promise<Features> => {
+    if (height % config.patchSize !== 0 || width % config.patchSize !== 0) {
+      const wanted = `multiples of ${config.patchSize}`;
+      throw new AppError(
+        'bad-input',
+        `Images of ${width} x ${height} pixels cannot be cut into patches; both sides must be ${wanted}.`,
+        'Resize them first.',
+      );
+    }
+    const gridHeight = height / config.patchSize;
+    const gridWidth = width / config.patchSize;
+    const P = gridHeight * gridWidth;
+    const D = config.embedDim;
+    const patches = new Float32Array(n * P * D);
+    const cls = new Float32Array(n * D);
+    const norms = new Float32Array(wantNorms ? n * P : 0);
+    const atOnce = unit * Math.max(1, Math.floor(tokensAtOnce / (1 + config.registers + P) / unit));
+    const arriving: Promise<void>[] = [];
+    for (let from = 0; from < n; from += atOnce) {
+      const count = Math.min(atOnce, n - from);
+      const reads = x.within(() => {
+        const grid = vitForward(x, parameters, config, input(from, count), { prefix, loraScale, free: true });
+        const lengths = wantNorms ? [x.read(x.sliceTokens(grid.beforeNorm, grid.firstPatch, P))] : [];
+        return [x.read(x.sliceTokens(grid.tokens, grid.firstPatch, P)), x.read(classTokens(x, grid)), ...lengths];
+      });
+      const arrived = Promise.all(reads).then(([own, classes, before]) => {
+        patches.set(own!, from * P * D);
+        cls.set(classes!, from * D);
+        if (before) rowLengths(before, D, norms, from * P);
+      });
+      arrived.catch(() => {}); // told where it is awaited
+      arriving.push(arrived);
+      // One part computes while the next is given; more would only hold memory.
+      if (arriving.length > 1) await arriving.shift();
+    }
+    await Promise.all(arriving);
+    return { patches, cls, norms, gridHeight, gridWidth };
+  };
+  const { normalisePictures } = x;
   return {
     config,
-    async features(images, n, height, width, options = {}) {
-      if (height % config.patchSize !== 0 || width % config.patchSize !== 0) {
-        const wanted = `multiples of ${config.patchSize}`;
-        throw new AppError(
-          'bad-input',
-          `Images of ${width} x ${height} pixels cannot be cut into patches; both sides must be ${wanted}.`,
-          'Resize them first.',
-        );
-      }
-      const gridHeight = height / config.patchSize;
-      const gridWidth = width / config.patchSize;
-      const P = gridHeight * gridWidth;
-      const D = config.embedDim;
-      const patches = new Float32Array(n * P * D);
-      const cls = new Float32Array(n * D);
-      const norms = new Float32Array(options.norms ? n * P : 0);
+    tokensAtOnce,
+    features(images, n, height, width, options = {}) {
       const pixels = 3 * height * width;
-      const atOnce = Math.max(1, Math.floor(TOKENS_AT_ONCE / (1 + config.registers + P)));
-      for (let from = 0; from < n; from += atOnce) {
-        const count = Math.min(atOnce, n - from);
-        await x.scope(async () => {
-          const input = x.tensor(images.subarray(from * pixels, (from + count) * pixels), [count, 3, height, width]);
-          const grid = vitForward(x, parameters, config, input, { prefix, loraScale });
-          patches.set(await x.read(x.sliceTokens(grid.tokens, grid.firstPatch, P)), from * P * D);
-          cls.set(await x.read(classTokens(x, grid)), from * D);
-          if (options.norms) rowLengths(await x.read(x.sliceTokens(grid.beforeNorm, grid.firstPatch, P)), D, norms, from * P);
-        });
-      }
-      return { patches, cls, norms, gridHeight, gridWidth };
+      const input = (from: number, count: number): Tensor =>
+        x.tensor(images.subarray(from * pixels, (from + count) * pixels), [count, 3, height, width]);
+      return run(n, height, width, input, options);
     },
+    ...(normalisePictures && {
+      pictureFeatures(pictures, shifts) {
+        const { width, height } = pictures[0]!;
+        const unit = shifts.length;
+        const input = (from: number, count: number): Tensor =>
+          normalisePictures.call(x, pictures.slice(from / unit, (from + count) / unit), shifts, normalisedTable);
+        return run(pictures.length * unit, height, width, input, { unit });
+      },
+    }),
     dispose() {
       if (owned) parameters.dispose();
     },

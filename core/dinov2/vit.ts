@@ -102,6 +102,8 @@ export interface ForwardOptions {
   readonly loraScale?: number | null;
   /** Stop after this many blocks; the final norm is applied to what is there. All blocks by default. */
   readonly blocks?: number;
+  /** Frees what a block made as soon as it ends: outside `gradients` only. */
+  readonly free?: boolean;
 }
 
 /**
@@ -116,7 +118,7 @@ export function vitForward(
   images: Tensor,
   options: ForwardOptions = {},
 ): TokenGrid {
-  const { prefix = '', mask = null, dropPath = null, loraScale = null, blocks = config.depth } = options;
+  const { prefix = '', mask = null, dropPath = null, loraScale = null, blocks = config.depth, free = false } = options;
   const p = (name: string): Tensor => parameters.get(prefix + name);
   const [N, , H, W] = images.shape as [number, number, number, number];
   if (H % config.patchSize !== 0 || W % config.patchSize !== 0) {
@@ -135,7 +137,11 @@ export function vitForward(
     const output = x.linear(input, p(`${layer}.weight`), p(`${layer}.bias`));
     return parameters.has(`${prefix}${layer}.lora_a`) ? withLora(x, p, layer, input, output, loraScale) : output;
   };
-  for (let i = 0; i < blocks; i++) tokens = block(x, p, attentionLinear, config, i, tokens, dropPath);
+  for (let i = 0; i < blocks; i++) {
+    const given = tokens;
+    const run = (): Tensor => block(x, p, attentionLinear, config, i, given, dropPath);
+    tokens = free ? x.within(run) : run();
+  }
   const beforeNorm = tokens;
   tokens = x.layerNorm(tokens, p('norm.weight'), p('norm.bias'), EPSILON);
 

@@ -159,6 +159,14 @@ export interface Executor {
    * @returns [crops,3,size,size] of each group
    */
   augment?(pictures: readonly PixelImage[], groups: readonly CropGroup[], normalised: Float32Array): Tensor[];
+  /**
+   * Whole pictures of one size as the network takes them, made where the executor computes: only bytes go there. Absent:
+   * the caller makes them (`shiftedInput` in core/dinov2/augment.ts).
+   * @param shifts right and down, pixels: each picture is seen once for each, moved left and up, its border repeated
+   * @param normalised as in `augment`
+   * @returns [pictures * shifts,3,H,W], the shifts of a picture beside each other
+   */
+  normalisePictures?(pictures: readonly PixelImage[], shifts: readonly (readonly [number, number])[], normalised: Float32Array): Tensor;
 
   // --- parameters ---------------------------------------------------------------------------------------------------
   createParameters(specs: readonly ParameterSpec[]): ParameterSet;

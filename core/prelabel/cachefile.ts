@@ -22,45 +22,9 @@ export interface CacheContent {
   readonly arrays: ReadonlyMap<string, Float32Array>;
 }
 
-const floatView = new Float32Array(1);
-const intView = new Uint32Array(floatView.buffer);
-
-/** Nearest half-precision number (round half to even), as its 16 bits. */
-export function toHalf(value: number): number {
-  floatView[0] = value;
-  const bits = intView[0];
-  const sign = (bits >>> 16) & 0x8000;
-  const magnitude = bits & 0x7fffffff;
-  if (magnitude > 0x7f800000) return sign | 0x7e00; // NaN
-  if (magnitude >= 0x47800000) return sign | 0x7c00; // 65536 and more: infinity
-  if (magnitude < 0x38800000) {
-    // Below 2^-14 halves are fixed-point steps of 2^-24; the sum rounds as float32 does.
-    floatView[0] = Math.abs(value) + 0.5;
-    return sign | (intView[0] - 0x3f000000);
-  }
-  const rounded = magnitude + 0xfff + ((magnitude >>> 13) & 1) - 0x38000000;
-  return sign | (rounded >>> 13);
-}
-
-/** The float32 value of every half-precision bit pattern. */
-const halves = new Float32Array(65536);
-for (let bits = 0; bits < 65536; bits++) {
-  const exponent = (bits >>> 10) & 31;
-  const fraction = bits & 1023;
-  const size =
-    exponent === 0
-      ? fraction * 2 ** -24
-      : exponent === 31
-        ? fraction === 0
-          ? Infinity
-          : NaN
-        : (1 + fraction / 1024) * 2 ** (exponent - 15);
-  halves[bits] = bits & 0x8000 ? -size : size;
-}
-
 /** Values as they come back from a file of half-precision numbers. */
 export function roundToHalf(values: Float32Array): Float32Array {
-  return values.map((v) => halves[toHalf(v)]);
+  return new Float32Array(new Float16Array(values));
 }
 
 /** Writes to a temporary name in the same folder, then renames. Folders are made. */
@@ -73,9 +37,7 @@ export async function writeCache(
 ): Promise<void> {
   const parts = arrays.map(({ type, values }) => {
     if (type === 'f32') return Buffer.from(values.buffer, values.byteOffset, values.byteLength);
-    const bits = new Uint16Array(values.length);
-    for (let i = 0; i < bits.length; i++) bits[i] = toHalf(values[i]);
-    return Buffer.from(bits.buffer);
+    return Buffer.from(new Float16Array(values).buffer);
   });
   const payload = Buffer.concat(parts);
   const header: Header = { kind, version, facts, arrays: arrays.map(({ name, type, values }) => ({ name, type, length: values.length })) };
@@ -124,14 +86,7 @@ export async function readCache(file: string, kind: string, version: number): Pr
     const size = length * (type === 'f16' ? 2 : 4);
     const copy = payload.buffer.slice(payload.byteOffset + at, payload.byteOffset + at + size) as ArrayBuffer;
     at += size;
-    if (type === 'f32') {
-      arrays.set(name, new Float32Array(copy));
-      continue;
-    }
-    const bits = new Uint16Array(copy);
-    const values = new Float32Array(length);
-    for (let i = 0; i < length; i++) values[i] = halves[bits[i]];
-    arrays.set(name, values);
+    arrays.set(name, new Float32Array(type === 'f32' ? copy : new Float16Array(copy)));
   }
   return { facts: header.facts, arrays };
 }

@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto';
 import path from 'node:path';
 import { AppError } from '../contract/index.ts';
 import { normalizeImage } from '../dinov2/index.ts';
-import { readRgb } from '../images/index.ts';
+import { readRgb, type RgbImage } from '../images/index.ts';
 import { readCache, roundToHalf, writeCache } from './cachefile.ts';
 import { gridShifts } from './refine.ts';
 
@@ -42,20 +42,27 @@ export interface PrelabelImage {
   readonly height: number;
 }
 
+/** What a network makes of a batch of N images. */
+interface NetworkFeatures {
+  /** [N, gridHeight * gridWidth, dim] */
+  readonly patches: Float32Array;
+  /** [N, dim] */
+  readonly cls: Float32Array;
+  readonly gridHeight: number;
+  readonly gridWidth: number;
+}
+
 /** The part of a backbone that features need; `Backbone` of the dinov2 room fits. */
 export interface FeatureBackbone {
   readonly config: { readonly patchSize: number; readonly embedDim: number };
-  features(
-    images: Float32Array,
-    n: number,
-    height: number,
-    width: number,
-  ): Promise<{
-    readonly patches: Float32Array;
-    readonly cls: Float32Array;
-    readonly gridHeight: number;
-    readonly gridWidth: number;
-  }>;
+  features(images: Float32Array, n: number, height: number, width: number): Promise<NetworkFeatures>;
+  /**
+   * Takes pictures as bytes, each seen once for every shift (right and down, pixels), and computes beside this thread: work
+   * has been given when it returns. Absent: inputs are made here, and computed when they are given.
+   */
+  readonly pictureFeatures?: (pictures: readonly RgbImage[], shifts: readonly (readonly [number, number])[]) => Promise<NetworkFeatures>;
+  /** Tokens that it takes at once; absent: unknown. */
+  readonly tokensAtOnce?: number;
 }
 
 export interface FeatureOptions {
@@ -63,7 +70,7 @@ export interface FeatureOptions {
   readonly shortSide: number;
   /** Most patches an image; long images get a smaller short side instead. */
   readonly maxTokens: number;
-  /** Images in one pass of the network. */
+  /** Images in one pass of the network, at least; of a network that computes beside this thread as many as it takes at once. */
   readonly batch: number;
   /** 4 looks at every image four times, shifted by half a patch: finer outlines for four times the time. */
   readonly passes: 1 | 4;
@@ -223,72 +230,122 @@ export class FeatureStore {
   async get(image: PrelabelImage): Promise<ImageFeatures> {
     const cached = await this.cached(image);
     if (cached !== null) return cached;
-    const [made] = await this.compute([image], [await this.#input(image)]);
+    const [made] = await this.#compute([{ image, picture: await this.#picture(image) }]);
     return made;
   }
 
   /**
-   * Makes sure every image has its features on disk, in batches of equal input size.
+   * Makes sure every image has its features on disk, in batches of equal input size. The next images are decoded, and
+   * features are written, while the network computes.
    * Yields each image once: with `error` when its file could not be read (the others go on).
    */
   async *ensure(
     images: readonly PrelabelImage[],
     signal?: AbortSignal,
   ): AsyncGenerator<{ image: PrelabelImage; computed: boolean; error?: unknown }> {
-    const waiting = new Map<string, { image: PrelabelImage; input: Float32Array }[]>();
-    for (const image of images) {
-      signal?.throwIfAborted();
-      if ((await this.cached(image)) !== null) {
-        yield { image, computed: false };
-        continue;
+    const waiting = new Map<string, Decoded[]>();
+    /** Batches that the network was given, the oldest first. */
+    const given: { readonly images: readonly PrelabelImage[]; readonly made: Promise<unknown> }[] = [];
+    const atOnce = this.backbone?.pictureFeatures ? 2 : 1;
+    const give = (batch: readonly Decoded[]): void => {
+      const made = this.#compute(batch);
+      made.catch(() => {}); // told in its turn
+      given.push({ images: batch.map(({ image }) => image), made });
+    };
+    const oldest = async function* (): AsyncGenerator<{ image: PrelabelImage; computed: boolean }> {
+      const { images: done, made } = given.shift()!;
+      await made;
+      for (const image of done) yield { image, computed: true };
+    };
+    let decoded = 0;
+    try {
+      for await (const { image, ...found } of this.#decode(images)) {
+        signal?.throwIfAborted();
+        if (!('picture' in found)) {
+          yield { image, computed: false, ...found };
+          continue;
+        }
+        const { width, height } = found.picture;
+        const key = `${height}x${width}`;
+        const batch = waiting.get(key) ?? [];
+        batch.push({ image, picture: found.picture });
+        waiting.set(key, batch);
+        decoded++;
+        const full = batch.length >= this.#batch(image);
+        // Of many sizes no batch may ever fill: the fullest goes then.
+        if (!full && decoded <= mostDecoded) continue;
+        const [ready, pictures] = full ? ([key, batch] as const) : fullest(waiting);
+        waiting.delete(ready);
+        decoded -= pictures.length;
+        give(pictures);
+        if (given.length >= atOnce) yield* oldest();
       }
-      let input: Float32Array;
+      for (const batch of waiting.values()) {
+        signal?.throwIfAborted();
+        give(batch);
+        if (given.length >= atOnce) yield* oldest();
+      }
+      while (given.length > 0) yield* oldest();
+    } finally {
+      // Whoever ends it early may take the network away: nothing is on its way then.
+      await Promise.allSettled(given.map(({ made }) => made));
+    }
+  }
+
+  /** Images of a batch. */
+  #batch(image: PrelabelImage): number {
+    const { batch, passes } = this.options;
+    const { pictureFeatures, tokensAtOnce } = this.backbone ?? {};
+    if (!pictureFeatures || tokensAtOnce === undefined) return batch;
+    const { width, height } = this.inputSize(image);
+    return Math.max(batch, Math.floor(tokensAtOnce / (((width * height) / this.#patchSize ** 2) * passes)));
+  }
+
+  /** Each image with what is to be done: nothing, its pixels, or an error. In their order, looked for ahead. */
+  async *#decode(images: readonly PrelabelImage[]): AsyncGenerator<Looked> {
+    const look = async (image: PrelabelImage): Promise<Looked> => {
       try {
-        input = await this.#input(image);
+        return (await this.cached(image)) === null ? { image, picture: await this.#picture(image) } : { image };
       } catch (error) {
-        yield { image, computed: false, error };
-        continue;
+        return { image, error };
       }
-      const { width, height } = this.inputSize(image);
-      const key = `${height}x${width}`;
-      const batch = waiting.get(key) ?? [];
-      batch.push({ image, input });
-      waiting.set(key, batch);
-      if (batch.length < this.options.batch) continue;
-      waiting.delete(key);
-      yield* this.#flush(batch);
-    }
-    for (const batch of waiting.values()) {
-      signal?.throwIfAborted();
-      yield* this.#flush(batch);
+    };
+    const ahead: Promise<Looked>[] = [];
+    let next = 0;
+    for (const image of images) {
+      while (next < images.length && ahead.length < 2 * this.#batch(image)) ahead.push(look(images[next++]));
+      yield await ahead.shift()!;
     }
   }
 
-  async *#flush(batch: { image: PrelabelImage; input: Float32Array }[]): AsyncGenerator<{ image: PrelabelImage; computed: boolean }> {
-    await this.compute(
-      batch.map((b) => b.image),
-      batch.map((b) => b.input),
-    );
-    for (const { image } of batch) yield { image, computed: true };
-  }
-
-  async #input(image: PrelabelImage): Promise<Float32Array> {
-    return normalizeImage(await readRgb(path.join(this.#imageRoot, image.path), { page: image.page, size: this.inputSize(image) }));
+  #picture(image: PrelabelImage): Promise<RgbImage> {
+    return readRgb(path.join(this.#imageRoot, image.path), { page: image.page, size: this.inputSize(image) });
   }
 
   /** Runs the network on images of one input size and caches the result, as it will be read back. */
-  async compute(images: readonly PrelabelImage[], inputs: readonly Float32Array[]): Promise<ImageFeatures[]> {
-    const { width, height } = this.inputSize(images[0]);
-    const shifts = gridShifts.slice(0, this.options.passes);
+  async #compute(batch: readonly Decoded[]): Promise<ImageFeatures[]> {
+    const { width, height } = batch[0].picture;
+    const pictures = batch.map(({ picture }) => picture);
     const side = this.#patchSize;
-    const views = inputs.flatMap((input) => shifts.map(([x, y]) => shiftInput(input, height, width, side * x, side * y)));
-    const passes = await this.forward(views, height, width); // [images * passes]
-    const all = images.map((_, i): ImageFeatures => {
+    const shifts = gridShifts.slice(0, this.options.passes).map(([x, y]) => [side * x, side * y] as const);
+    const backbone = this.#network();
+    // [images * passes]
+    const passes = backbone.pictureFeatures
+      ? this.#finished(await backbone.pictureFeatures(pictures, shifts), pictures.length * shifts.length)
+      : await this.forward(
+          pictures.flatMap((picture) => {
+            const input = normalizeImage(picture);
+            return shifts.map(([x, y]) => shiftInput(input, height, width, x, y));
+          }),
+          height,
+          width,
+        );
+    const all = batch.map((_, i): ImageFeatures => {
       const [first, ...rest] = passes.slice(i * shifts.length, (i + 1) * shifts.length);
       return { ...first, shifted: rest.map(({ patches }) => patches) };
     });
     for (const [i, { gridHeight, gridWidth, dim, patches, cls, shifted }] of all.entries()) {
-      await writeCache(this.file(images[i]), 'features', version, { gridHeight, gridWidth, dim }, [
+      await writeCache(this.file(batch[i].image), 'features', version, { gridHeight, gridWidth, dim }, [
         { name: 'patches', type: 'f16', values: patches },
         { name: 'cls', type: 'f16', values: cls },
         ...shifted.map((values, s) => ({ name: `shifted${s + 1}`, type: 'f16' as const, values })),
@@ -299,19 +356,25 @@ export class FeatureStore {
 
   /** Features of ready inputs ([3, height, width] each), outliers repaired, rounded as the cache rounds. */
   async forward(inputs: readonly Float32Array[], height: number, width: number): Promise<PatchFeatures[]> {
-    if (this.backbone === null) {
-      throw new AppError(
-        'no-checkpoint',
-        'The features of these images are not stored, and no network was given to compute them.',
-        'Run the proposals again with a checkpoint.',
-      );
-    }
-    const dim = this.backbone.config.embedDim;
     const stacked = new Float32Array(inputs.length * 3 * height * width);
     inputs.forEach((input, i) => stacked.set(input, i * 3 * height * width));
-    const { patches, cls, gridHeight, gridWidth } = await this.backbone.features(stacked, inputs.length, height, width);
+    return this.#finished(await this.#network().features(stacked, inputs.length, height, width), inputs.length);
+  }
+
+  #network(): FeatureBackbone {
+    if (this.backbone !== null) return this.backbone;
+    throw new AppError(
+      'no-checkpoint',
+      'The features of these images are not stored, and no network was given to compute them.',
+      'Run the proposals again with a checkpoint.',
+    );
+  }
+
+  /** A network's features by image, outliers repaired, rounded. */
+  #finished({ patches, cls, gridHeight, gridWidth }: NetworkFeatures, n: number): PatchFeatures[] {
+    const dim = this.#network().config.embedDim;
     const size = gridHeight * gridWidth * dim;
-    return inputs.map((_, i) => {
+    return Array.from({ length: n }, (_, i) => {
       const own = patches.slice(i * size, (i + 1) * size);
       if (!own.every(Number.isFinite)) {
         throw new AppError(
@@ -324,4 +387,20 @@ export class FeatureStore {
       return { gridHeight, gridWidth, dim, patches: roundToHalf(own), cls: roundToHalf(cls.slice(i * dim, (i + 1) * dim)) };
     });
   }
+}
+
+interface Decoded {
+  readonly image: PrelabelImage;
+  /** Of the network's input size. */
+  readonly picture: RgbImage;
+}
+
+type Looked = Decoded | { readonly image: PrelabelImage; readonly error?: unknown };
+
+/** Most images that wait for others of their input size. */
+const mostDecoded = 64;
+
+/** The largest batch with its key, of equals the one that began first. */
+function fullest(waiting: ReadonlyMap<string, Decoded[]>): readonly [string, Decoded[]] {
+  return [...waiting].reduce((a, b) => (b[1].length > a[1].length ? b : a));
 }

@@ -1,15 +1,16 @@
-/** Crops made on the GPU against those of the processor and of Pillow, byte by byte. */
+/** Crops and whole pictures made on the GPU against those of the processor and of Pillow, byte by byte. */
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { after, before, describe, it } from 'node:test';
 import { noAdapter } from './webgpu-device.ts';
-import { applyCrop, applyCrops, drawCrops, makeCrops as makeTensors } from '../../core/dinov2/augment.ts';
+import { applyCrop, applyCrops, drawCrops, makeCrops as makeTensors, normalisedTable, normalizeImage } from '../../core/dinov2/augment.ts';
 import { OFFICIAL_CROPS } from '../../core/dinov2/config.ts';
 import type { CropDraw, CropGroup, PixelImage } from '../../core/nn/index.ts';
 import { makeCrops, packCrops, pictureOffsets } from '../../core/nn/webgpu/augment.ts';
 import { augment } from '../../core/nn/webgpu/kernels/augment.ts';
 import { createWebgpuExecutor } from '../../core/nn/webgpu/index.ts';
 import { Runtime } from '../../core/nn/webgpu/runtime.ts';
+import { shiftInput } from '../../core/prelabel/features.ts';
 import { golden, goldenNames, goldenPath, noGolden } from '../dinov2/golden.ts';
 import { compareCrops, recordedCases, recordedCrops } from '../golden/augment.ts';
 import { assertWithin } from '../golden/rows.ts';
@@ -210,7 +211,7 @@ describe('crops on the GPU', { skip: noAdapter }, () => {
     assert.throws(() => pack({ jitter }), /brightness by -1/);
   });
 
-  it('makes the crops of a batch as the processor does, normalised, and holds nothing but them', async () => {
+  it('makes crops of a batch, and whole pictures moved, as the processor does, normalised, and holds nothing but them', async () => {
     const random = new Random(6);
     const pictures = [picture(random, 90, 70), picture(random, 64, 91)];
     const crops = { ...OFFICIAL_CROPS, globalSize: 28, localSize: 14, localCount: 3, blurProbability: [0, 0, 0] as const };
@@ -234,6 +235,26 @@ describe('crops on the GPU', { skip: noAdapter }, () => {
       values,
       [drawn.global, drawn.local].map((group) => applyCrops(pictures, group)),
     );
+
+    // Whole pictures, moved: odd sizes, and shifts beyond the border.
+    const same = Array.from({ length: 3 }, () => picture(random, 31, 17));
+    const shifts = [
+      [0, 0],
+      [7, 0],
+      [0, 8],
+      [40, 20],
+    ] as const;
+    const before = x.memoryBytes();
+    const read = x.within(() => {
+      const tensor = x.normalisePictures(same, shifts, normalisedTable);
+      assert.deepEqual(tensor.shape, [12, 3, 17, 31]);
+      return { values: x.read(tensor) };
+    });
+    const wanted = same.flatMap((image) => shifts.flatMap(([dx, dy]) => [...shiftInput(normalizeImage(image), 17, 31, dx, dy)]));
+    assert.deepEqual(await read.values, Float32Array.from(wanted));
+    assert.equal(x.memoryBytes(), before);
+    assert.throws(() => x.normalisePictures([same[0]!, pictures[0]!], shifts, normalisedTable), /picture 1 .* all must be RGB of 31 x 17/);
+    assert.throws(() => x.normalisePictures(same, [[0.5, 0]], normalisedTable), /shift by 0.5, 0/);
     await x.dispose();
   });
 

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'node:test';
+import { setTimeout as pause } from 'node:timers/promises';
 import type { TestContext } from 'node:test';
 import { AppError } from '../../core/contract/index.ts';
 import type { JobEvent, ProposalDraft } from '../../core/contract/index.ts';
@@ -11,8 +12,9 @@ import type { ImageObjects } from '../../core/evaluate/index.ts';
 import { readLabels, readRgb, writePng } from '../../core/images/index.ts';
 import type { RgbImage } from '../../core/images/index.ts';
 import { encodeRle, rleArea, rleBox } from '../../core/labels/index.ts';
-import { roundToHalf, toHalf } from '../../core/prelabel/cachefile.ts';
-import { featureDefaults, FeatureStore, inputSize, repairOutliers } from '../../core/prelabel/features.ts';
+import { roundToHalf } from '../../core/prelabel/cachefile.ts';
+import { featureDefaults, FeatureStore, inputSize, repairOutliers, shiftInput } from '../../core/prelabel/features.ts';
+import { normalizeImage } from '../../core/dinov2/index.ts';
 import { learn, prelabel } from '../../core/prelabel/index.ts';
 import type { FeatureBackbone, PrelabelImage } from '../../core/prelabel/index.ts';
 import { findRegions } from '../../core/prelabel/regionPool.ts';
@@ -459,6 +461,75 @@ test('a damaged, cut or foreign cache file is computed again, never trusted', as
   );
 });
 
+test('a network that computes beside this thread has the next batch before the last is read, and no more', async (t) => {
+  const set = await makeSet(t, 7);
+  const plain = handMade();
+  const given: number[] = [];
+  let open = 0;
+  let most = 0;
+  const beside: FeatureBackbone = {
+    ...plain,
+    tokensAtOnce: 2 * 16 * 12 * 4,
+    async pictureFeatures(pictures, shifts) {
+      given.push(pictures.length);
+      most = Math.max(most, ++open);
+      const { width, height } = pictures[0];
+      const views = pictures.flatMap((p) => shifts.map(([dx, dy]) => shiftInput(normalizeImage(p), height, width, dx, dy)));
+      const made = await plain.features(Float32Array.from(views.flatMap((v) => [...v])), views.length, height, width);
+      await pause(20);
+      open--;
+      return made;
+    },
+  };
+  const options = { shortSide: 168, maxTokens: 400, batch: 1, passes: 4 } as const;
+  const stores = [beside, plain].map(
+    (backbone, i) => new FeatureStore({ backbone, modelKey: `k${i}`, cacheDir: set.cacheDir, imageRoot: set.root, options }),
+  );
+  for (const store of stores) for await (const { error } of store.ensure(set.images)) assert.equal(error, undefined);
+  assert.deepEqual(given, [2, 2, 2, 1]); // as many pictures as fill tokensAtOnce, each seen four times
+  assert.equal(most, 2);
+  for (const image of set.images) assert.deepEqual(await stores[0].cached(image), await stores[1].cached(image));
+
+  // One that ends early waits for what it has given; a network that fails is told in its turn.
+  const early = new FeatureStore({ backbone: beside, modelKey: 'early', cacheDir: set.cacheDir, imageRoot: set.root, options });
+  for await (const { computed } of early.ensure(set.images)) {
+    assert.ok(computed && open > 0);
+    break;
+  }
+  assert.equal(open, 0);
+  const failing = { ...beside, pictureFeatures: () => Promise.reject(new Error('lost')) };
+  const lost = new FeatureStore({ backbone: failing, modelKey: 'lost', cacheDir: set.cacheDir, imageRoot: set.root, options });
+  await assert.rejects(async () => {
+    for await (const _ of lost.ensure(set.images));
+  }, /lost/);
+});
+
+test('pictures of many sizes wait for others of their size only so long', async (t) => {
+  const root = temporaryFolder(t);
+  const images: PrelabelImage[] = [];
+  for (let i = 0; i < 70; i++) {
+    const [width, height] = [28, 28 + 14 * i];
+    await writePng(path.join(root, `${i}.png`), { width, height, data: new Uint8Array(width * height * 3).fill(i) });
+    images.push({ id: i, path: `${i}.png`, page: 0, hash: `h${i}`, width, height });
+  }
+  const backbone = handMade();
+  const options = { shortSide: 28, maxTokens: 400, batch: 2 };
+  const store = new FeatureStore({ backbone, modelKey: 'k', cacheDir: temporaryFolder(t), imageRoot: root, options });
+  const order: number[] = [];
+  const computedAt: number[] = [];
+  for await (const { image } of store.ensure(images)) {
+    order.push(image.id);
+    computedAt.push(backbone.passes);
+  }
+  assert.deepEqual(
+    order,
+    images.map(({ id }) => id),
+  );
+  // The first went when 65 waited, long before the end.
+  assert.deepEqual(computedAt.slice(0, 3), [1, 2, 3]);
+  assert.equal(backbone.passes, 70);
+});
+
 test('half-precision numbers round as IEEE 754 says', () => {
   const cases: [number, number][] = [
     [0, 0],
@@ -478,7 +549,8 @@ test('half-precision numbers round as IEEE 754 says', () => {
     [-(2 ** -25), 0x8000],
     [2 ** -14 - 2 ** -25, 0x0400],
   ];
-  for (const [value, bits] of cases) assert.equal(toHalf(value), bits, String(value));
+  for (const [value, bits] of cases)
+    assert.equal(new Uint16Array(Float16Array.from(roundToHalf(Float32Array.of(value))).buffer)[0], bits, String(value));
   const random = new Random(1);
   const values = Float32Array.from({ length: 2000 }, () => random.normal() * 10 ** random.uniform(-4, 3));
   const rounded = roundToHalf(values);

@@ -23,6 +23,7 @@ import { makeCrops } from './augment.ts';
 import { Engine, own, type PrototypeLimits } from './engine.ts';
 import * as layers from './layers.ts';
 import * as losses from './losses.ts';
+import { checkPictures, placePictures } from './pictures.ts';
 import { prototypeLogits } from './prototypes.ts';
 import { Runtime, type RuntimeOptions } from './runtime.ts';
 import { bytesOf, GpuAdamState, GpuParameterSet, type GpuTensor } from './tensor.ts';
@@ -105,9 +106,17 @@ export class WebgpuExecutor implements Executor {
   // --- images ---
 
   augment(pictures: readonly PixelImage[], groups: readonly CropGroup[], normalised: Float32Array): Tensor[] {
-    if (normalised.length !== 768) throw new Error(`augment: ${normalised.length} normalised values, [3,256] are wanted.`);
+    checkNormalised('augment', normalised);
     const made = groups.map(({ size, crops }) => this.engine.make([crops.length, 3, size, size]));
     makeCrops(this.engine.runtime, pictures, groups, normalised, made);
+    return made;
+  }
+
+  normalisePictures(pictures: readonly PixelImage[], shifts: readonly (readonly [number, number])[], normalised: Float32Array): Tensor {
+    checkNormalised('normalisePictures', normalised);
+    const { width, height } = checkPictures(pictures, shifts);
+    const made = this.engine.make([pictures.length * shifts.length, 3, height, width]);
+    placePictures(this.engine.runtime, pictures, shifts, normalised, made);
     return made;
   }
 
@@ -272,6 +281,10 @@ export class WebgpuExecutor implements Executor {
     const numbers = guard ? own('emaUpdate', guard) : null;
     updates.emaUpdate(this.engine, ownSet('emaUpdate', teacher), ownSet('emaUpdate', student), momentum, numbers);
   }
+}
+
+function checkNormalised(operation: string, values: Float32Array): void {
+  if (values.length !== 768) throw new Error(`${operation}: ${values.length} normalised values, [3,256] are wanted.`);
 }
 
 function all(operation: string, ...tensors: readonly Tensor[]): GpuTensor[] {

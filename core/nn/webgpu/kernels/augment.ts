@@ -7,6 +7,7 @@
  */
 import { program, type Capabilities, type Dispatch, type Element, type Program, type Region, type UniformSpec } from '../program.ts';
 import type { Operand } from './kernel.ts';
+import { wordAt } from './pictures.ts';
 
 /** What a crop's record holds, a word each. */
 export const RECORD = [
@@ -144,7 +145,7 @@ const acrossText = text(
     ['rows', 'u32', 'read_write'],
     ['sums', 'u32', 'read_write'],
   ],
-  [pixels, byte],
+  [pixels, byte, wordAt],
   `  let index = place * ${width}u + lane;
   if (index == 0u) { sums[crop] = 0u; }
   let y = index / u.size;
@@ -156,11 +157,7 @@ const acrossText = text(
   var at = ${field('source')} + 3u * ((${field('top')} + y) * ${field('stride')} + ${field('left')} + u32(weights[table + x]));
   var sum = vec3i(${1 << 21});
   for (var j = 0u; j < count; j++) {
-    // Three bytes that may lie in two words.
-    let bits = (at & 3u) * 8u;
-    var word = pictures[at >> 2u] >> bits;
-    if (bits > 8u) { word |= pictures[(at >> 2u) + 1u] << (32u - bits); }
-    sum += weights[weight + j] * pixel(word);
+    sum += weights[weight + j] * pixel(word_at(at));
     at += 3u;
   }
   rows[${field('rows')} + y * u.size + select(x, u.size - 1u - x, ${field('flip')} == 1u)] = packed(byte(sum));`,
