@@ -1,6 +1,6 @@
 /** Work on many items by several threads, in the order of the items or as they come. What the work is, is the thread's entry's. */
-import { parentPort, Worker } from 'node:worker_threads';
-import { AppError } from './contract/index.ts';
+import { MessageChannel, parentPort, Worker, type MessagePort, type Transferable } from 'node:worker_threads';
+import { AppError, errorFacts, type ErrorFacts } from './contract/index.ts';
 
 export interface ThreadWork {
   /** The thread's file: takes one item a message, posts one reply for each, and never throws; for a pool it calls `serve`. */
@@ -14,6 +14,17 @@ export interface ThreadWork {
   readonly does: string;
 }
 
+/** What a thread is told of the one that started it, among its settings. */
+export interface Owned {
+  /** Where `askOwner` asks; absent where nobody answers. */
+  readonly owner?: MessagePort;
+}
+
+export interface OwnedWork extends ThreadWork {
+  /** Answers what a thread asks while it works on an item; memory in `transfer` goes to the thread. Settings are an object then. */
+  readonly answer?: ((question: never) => Promise<{ readonly reply: unknown; readonly transfer?: readonly Transferable[] }>) | undefined;
+}
+
 /**
  * The reply for every item, in the order of `items`; at most two items a thread are worked on ahead of the one asked for.
  * Ending the iteration ends the threads.
@@ -21,7 +32,7 @@ export interface ThreadWork {
  */
 export async function* onThreads<Item, Reply>(
   items: readonly Item[],
-  work: ThreadWork,
+  work: OwnedWork,
 ): AsyncGenerator<{ readonly item: Item; readonly reply: Reply }> {
   const pool = Array.from({ length: work.threads }, () => new Thread<Item, Reply>(work));
   const idle = [...pool];
@@ -133,16 +144,56 @@ export function serve<Item, Reply>(work: (item: Item) => Reply | Promise<Reply>,
   });
 }
 
+interface Question {
+  readonly id: number;
+  readonly question: unknown;
+}
+
+/**
+ * In a thread of `onThreads`: asks the thread that started it.
+ * @param owner of its settings
+ * @returns a function that throws what answering threw, as an AppError
+ */
+export function askOwner<Asked, Answer>(owner: MessagePort): (question: Asked, transfer?: readonly Transferable[]) => Promise<Answer> {
+  const open = new Map<number, PromiseWithResolvers<Answer>>();
+  let count = 0;
+  owner.on('message', ({ id, ...answer }: { id: number } & ({ reply: Answer } | { error: ErrorFacts })) => {
+    if ('reply' in answer) open.get(id)?.resolve(answer.reply);
+    else open.get(id)?.reject(new AppError(answer.error.code, answer.error.message, answer.error.action));
+    open.delete(id);
+  });
+  return (question, transfer) => {
+    const id = count++;
+    const answer = Promise.withResolvers<Answer>();
+    open.set(id, answer);
+    owner.postMessage({ id, question } satisfies Question, transfer);
+    return answer.promise;
+  };
+}
+
 /** A thread that works on one item at a time, and keeps the process alive only while it does. */
 class Thread<Item, Reply> {
   readonly #worker: Worker;
   readonly #does: string;
+  readonly #questions: MessagePort | null = null;
   #asked: PromiseWithResolvers<Reply> | null = null;
   #died: AppError | null = null;
 
-  constructor({ entry, name, settings, does }: ThreadWork) {
+  constructor({ entry, name, settings, does, answer }: OwnedWork) {
     this.#does = does;
-    this.#worker = new Worker(entry, { name, workerData: settings });
+    if (answer) {
+      const { port1, port2 } = new MessageChannel();
+      this.#worker = new Worker(entry, { name, workerData: { ...(settings as object), owner: port2 }, transferList: [port2] });
+      this.#questions = port1;
+      port1.on('message', ({ id, question }: Question) => {
+        answer(question as never).then(
+          ({ reply, transfer }) => port1.postMessage({ id, reply }, transfer),
+          (error: unknown) => port1.postMessage({ id, error: errorFacts(error) }),
+        );
+      });
+      // The worker keeps the process alive while it works.
+      port1.unref();
+    } else this.#worker = new Worker(entry, { name, workerData: settings });
     this.#worker.unref();
     this.#worker.on('message', (reply: Reply) => {
       this.#worker.unref();
@@ -162,6 +213,7 @@ class Thread<Item, Reply> {
   }
 
   async end(): Promise<void> {
+    this.#questions?.close();
     await this.#worker.terminate();
   }
 

@@ -8,6 +8,7 @@
  * This file is the door only: no executor code, no model code.
  */
 import type { CropGroup, PixelImage } from './crops.ts';
+import type { PatchMaps, UpsampleGuide } from './upsampling.ts';
 
 /** A value inside an executor. Immutable; lives until the enclosing `scope` ends, unless it belongs to a ParameterSet. */
 export interface Tensor {
@@ -167,6 +168,15 @@ export interface Executor {
    * @returns [pictures * shifts,3,H,W], the shifts of a picture beside each other
    */
   normalisePictures?(pictures: readonly PixelImage[], shifts: readonly (readonly [number, number])[], normalised: Float32Array): Tensor;
+
+  /**
+   * Joint bilateral upsampling (core/prelabel/refine.ts) of many maps of one picture; like `read` it waits only in the
+   * promise. Absent: the caller does it.
+   * @returns a value a pixel, map by map where `mapOffsets` says; what lies between maps is undefined
+   */
+  upsample?(guide: UpsampleGuide, maps: PatchMaps): Promise<Float32Array>;
+  /** The same as bits, the lowest of a word first: 1 where the value is above 0.5, 0 between maps. */
+  upsampleMasks?(guide: UpsampleGuide, maps: PatchMaps): Promise<Uint32Array>;
 
   // --- parameters ---------------------------------------------------------------------------------------------------
   createParameters(specs: readonly ParameterSpec[]): ParameterSet;

@@ -1,11 +1,12 @@
 /** Masks of the classes in one image, from class prototypes. */
 import type { RgbImage } from '../images/index.ts';
 import { connectedComponents, fillHoles, removeSmall } from '../labels/index.ts';
+import { upsampledMaps, type EdgeEngine } from './edges.ts';
 import type { ImageFeatures, PatchFeatures } from './features.ts';
 import { trimBox, type BoxMask } from './grid.ts';
 import { splitInstances } from './instances.ts';
 import { classProbabilities, type ClassPrototypes } from './prototypes.ts';
-import { gridPlacements, JointUpsampler, threshold } from './refine.ts';
+import { gridPlacements, threshold } from './refine.ts';
 
 export interface ClassProposal {
   /** At the guide's resolution. */
@@ -21,27 +22,28 @@ export interface ClassProposal {
  * Masks of every class in one image: probabilities brought to pixels, the likeliest class at each pixel, connected parts,
  * touching instances split.
  * @param options.medianArea typical pixels of an object of the class at the guide's resolution; 0 when unknown
+ * @param engine brings probabilities to pixels; null: this thread
  */
-export function proposeClasses(
+export async function proposeClasses(
   features: ImageFeatures,
   guide: RgbImage,
   prototypes: ClassPrototypes,
   options: { readonly minPixels: number; readonly medianArea: (classId: number) => number },
-): ClassProposal[] {
+  engine: EdgeEngine | null,
+): Promise<ClassProposal[]> {
   const { gridWidth, gridHeight } = features;
   const passes = [features.patches, ...features.shifted].map((rows) => classProbabilities(prototypes, rows)); // [pass][class][patch]
   const [patches] = passes;
-  const upsampler = new JointUpsampler(guide, gridPlacements(gridWidth, gridHeight, passes.length));
+  // Where nothing is near a class anywhere no pixel can reach one half.
+  const likely = prototypes.classes.flatMap(({ classId }, index) =>
+    classId !== null && patches[index].some((p) => p > 0.5) ? [{ classId, index }] : [],
+  );
+  const maps = likely.map(({ index }) => passes.map((classes) => classes[index]));
+  const probabilities = await upsampledMaps(guide, gridPlacements(gridWidth, gridHeight, passes.length), maps, engine);
   const whole = { x: 0, y: 0, width: guide.width, height: guide.height };
   const out: ClassProposal[] = [];
-  prototypes.classes.forEach(({ classId }, index) => {
-    if (classId === null) return;
-    // Nothing near this class anywhere: no pixel can reach one half.
-    if (!patches[index].some((p) => p > 0.5)) return;
-    const probability = upsampler.upsample(
-      passes.map((classes) => classes[index]),
-      whole,
-    );
+  likely.forEach(({ classId, index }, at) => {
+    const probability = probabilities[at];
     const median = options.medianArea(classId);
     const least = Math.max(options.minPixels, Math.round(0.05 * median));
     const rough = threshold(probability, whole);

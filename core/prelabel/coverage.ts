@@ -1,16 +1,11 @@
 /** Pixels of a candidate: how much of each patch it covers, and joint bilateral upsampling of that. */
+import type { RgbImage } from '../images/index.ts';
 import { fillHoles, removeSmall } from '../labels/index.ts';
 import type { Described } from './cues.ts';
 import type { FeatureView } from './discover.ts';
+import { upsampledMasks, type EdgeEngine, type PatchShares } from './edges.ts';
 import { trimBox, type BoxMask } from './grid.ts';
-import { gridShifts, threshold, type JointUpsampler } from './refine.ts';
-
-/** Shares of patches of one grid, those above 0. */
-interface Coverage {
-  readonly cells: number[];
-  /** 0..1 */
-  readonly shares: number[];
-}
+import { gridPlacements, gridShifts, pixelBox } from './refine.ts';
 
 /**
  * Share of each patch that a region covers, for every grid of the view. A linear unmixing: a patch's feature lies on the
@@ -18,7 +13,7 @@ interface Coverage {
  * which places the edge inside a patch. The region has the last word: a patch of its own is covered by at least 0.4, one
  * beside it by at most 0.6, a shifted patch by its part of both.
  */
-export function coverageOf(view: FeatureView, { candidate, near, axis, origin }: Described): Coverage[] {
+export function coverageOf(view: FeatureView, { candidate, near, axis, origin }: Described): PatchShares[] {
   const { gridWidth, gridHeight, dim } = view.grid;
   const squared = axis.reduce((sum, a) => sum + a * a, 0);
   /** 1 for its own patches, 0 for those beside it. */
@@ -58,29 +53,35 @@ function touching(part: ReadonlyMap<number, number>, gridWidth: number, right: n
   return found;
 }
 
+/** A candidate and the view it was found in. */
+export interface SeenCandidate {
+  readonly view: FeatureView;
+  readonly d: Described;
+}
+
 /**
- * Pixels of a described candidate: upsampled, cut at 0.5, small parts and holes gone. Null when nothing is left.
- * @param scratch zeros, [patches] for each grid of the view; left as they were
+ * Pixels of described candidates of one image, all views of the same grids: upsampled, cut at 0.5, small parts and holes
+ * gone. Null where nothing is left.
  */
-export function refineCandidate(
-  upsampler: JointUpsampler,
-  view: FeatureView,
-  described: Described,
-  scratch: readonly Float32Array[],
+export async function refineCandidates(
+  image: RgbImage,
+  seen: readonly SeenCandidate[],
   minPixels: number,
-): BoxMask | null {
-  const { gridWidth, gridHeight } = view.grid;
-  const { box } = described.candidate;
-  const coverage = coverageOf(view, described);
-  coverage.forEach(({ cells, shares }, pass) => cells.forEach((q, i) => (scratch[pass][q] = shares[i])));
-  const pixels = upsampler.pixelBox(
-    Math.max(0, box.x - 1),
-    Math.max(0, box.y - 1),
-    Math.min(gridWidth - 1, box.x + box.width),
-    Math.min(gridHeight - 1, box.y + box.height),
-  );
-  const rough = threshold(upsampler.upsample(scratch, pixels), pixels);
-  coverage.forEach(({ cells }, pass) => cells.forEach((q) => (scratch[pass][q] = 0)));
+  engine: EdgeEngine | null,
+): Promise<(BoxMask | null)[]> {
+  if (seen.length === 0) return [];
+  const { grid, shifted } = seen[0].view;
+  const { gridWidth, gridHeight } = grid;
+  const grids = gridPlacements(gridWidth, gridHeight, 1 + shifted.length);
+  const requests = seen.map(({ view, d }) => {
+    const { x, y, width, height } = d.candidate.box;
+    const [right, bottom] = [Math.min(gridWidth - 1, x + width), Math.min(gridHeight - 1, y + height)];
+    return { maps: coverageOf(view, d), box: pixelBox(image, grids[0], Math.max(0, x - 1), Math.max(0, y - 1), right, bottom) };
+  });
+  return (await upsampledMasks(image, grids, requests, engine)).map((rough) => cleaned(rough, minPixels));
+}
+
+function cleaned(rough: BoxMask, minPixels: number): BoxMask | null {
   if (rough.area === 0) return null;
   // Crumbs beside a region belong to its neighbours; a region of its own has at least 2 % of the mask.
   const least = Math.max(minPixels, Math.round(0.02 * rough.area));

@@ -1,6 +1,7 @@
 /** Front door of prelabel: proposals without labels, proposals from accepted masks, review orders, feature pictures. */
 export { prelabel, type PrelabelInput, type PrelabelOptions } from './prelabel.ts';
 export { learn, type LearnInput, type LearnOptions } from './learn.ts';
+export { edgeEngine, type EdgeEngine } from './edges.ts';
 export { patchColours } from './appearance.ts';
 export { gridPlacements } from './refine.ts';
 export {

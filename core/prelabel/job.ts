@@ -1,14 +1,14 @@
 /** What the two jobs of this room share: progress, the picture that guides the edges, drafts of proposals. */
 import path from 'node:path';
-import { errorFacts } from '../contract/index.ts';
-import type { JobEvent, JobProgress, ProposalDraft, Rle } from '../contract/index.ts';
+import { AppError, errorFacts } from '../contract/index.ts';
+import type { ErrorFacts, JobEvent, JobProgress, ProposalDraft, Rle } from '../contract/index.ts';
 import { readRgb } from '../images/index.ts';
 import type { RgbImage } from '../images/index.ts';
 import type { PrelabelImage } from './features.ts';
 import { decodeRle, rleBox } from '../labels/index.ts';
 import { boxRle, trimBox } from './grid.ts';
 import type { BoxMask } from './grid.ts';
-import { enlargeMask } from './refine.ts';
+import { enlargeMask } from './enlarge.ts';
 
 /** Counts one phase of a job. */
 export class Phase {
@@ -44,6 +44,14 @@ export class Phase {
 
 export function problemEvent(image: PrelabelImage, error: unknown): JobEvent {
   return { type: 'problem', problem: { path: image.path, ...errorFacts(error) } };
+}
+
+/** Not one image's trouble: no network, broken network, full disk, an engine that is gone. */
+const fatal: readonly string[] = ['no-checkpoint', 'not-finite', 'disk-full', 'engine-died', 'engine-out-of-memory'];
+
+/** @throws AppError when the trouble is not one image's */
+export function refuseFatal({ code, message, action }: ErrorFacts): void {
+  if (fatal.includes(code)) throw new AppError(code, message, action);
 }
 
 /** The picture at working resolution: the whole picture, at most `maxPixels`. */

@@ -1,9 +1,10 @@
 /** The job with labels: accepted masks become class prototypes, and all candidates are scored again by what decisions tell. */
-import { AppError, errorFacts, type ErrorFacts, type JobEvent, type Rle } from '../contract/index.ts';
+import { AppError, errorFacts, type JobEvent, type Rle } from '../contract/index.ts';
 import { labelledPatches, medianAreas } from './examples.ts';
+import type { EdgeEngine } from './edges.ts';
 import { FeatureStore } from './features.ts';
 import type { FeatureBackbone, FeatureOptions, PrelabelImage } from './features.ts';
-import { Phase, problemEvent } from './job.ts';
+import { Phase, problemEvent, refuseFatal } from './job.ts';
 import { rescoreAll } from './learnPool.ts';
 import { fitOverlap, type JudgedProposal } from './overlap.ts';
 import { guidePixelsDefault } from './prelabel.ts';
@@ -38,6 +39,8 @@ export interface LearnInput {
   /** Images to propose for before all others, the next to be looked at first; absent: in the order of `images`. */
   readonly first?: readonly number[] | undefined;
   readonly options?: LearnOptions | undefined;
+  /** Brings masks to pixels; absent: threads. */
+  readonly engine?: EdgeEngine | null | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -51,7 +54,7 @@ const judgedImages = 16;
  * @throws AppError bad-input without an accepted mask; no-checkpoint when features are missing and no network was given
  */
 export async function* learn(input: LearnInput): AsyncGenerator<JobEvent> {
-  const { images, accepted, rejected, options = {}, signal } = input;
+  const { images, accepted, rejected, options = {}, engine = null, signal } = input;
   const stopped = (): boolean => signal?.aborted === true;
   if (accepted.length === 0) {
     throw new AppError(
@@ -115,7 +118,7 @@ export async function* learn(input: LearnInput): AsyncGenerator<JobEvent> {
   // What became of proposals like these where people have decided tells how good they are elsewhere.
   const judged: JudgedProposal[] = [];
   let judgedFrom = 0;
-  for await (const { reply } of rescoreAll(store, lesson, teaching.slice(-judgedImages).map(decided), options.threads)) {
+  for await (const { reply } of rescoreAll(store, lesson, teaching.slice(-judgedImages).map(decided), engine, options.threads)) {
     if (stopped()) return;
     if ('error' in reply) refuseFatal(reply.error); // another trouble has been told already
     if (!('judged' in reply)) continue;
@@ -128,7 +131,7 @@ export async function* learn(input: LearnInput): AsyncGenerator<JobEvent> {
   const proposePhase = new Phase('Proposals', waiting.length);
   let total = 0;
   if (stopped()) return;
-  for await (const { item, reply } of rescoreAll(store, { ...lesson, overlap }, waiting.map(decided), options.threads)) {
+  for await (const { item, reply } of rescoreAll(store, { ...lesson, overlap }, waiting.map(decided), engine, options.threads)) {
     const { image } = item;
     if ('error' in reply) {
       refuseFatal(reply.error);
@@ -148,11 +151,4 @@ function inTurn(images: readonly PrelabelImage[], first: readonly number[]): Pre
   const byId = new Map(images.map((image) => [image.id, image]));
   const early = new Set(first.map((id) => byId.get(id)).filter((image) => image !== undefined));
   return [...early, ...images.filter((image) => !early.has(image))];
-}
-
-/** Not one image's trouble: no network, broken network, full disk. */
-const fatal: readonly string[] = ['no-checkpoint', 'not-finite', 'disk-full'];
-
-function refuseFatal({ code, message, action }: ErrorFacts): void {
-  if (fatal.includes(code)) throw new AppError(code, message, action);
 }

@@ -6,6 +6,7 @@ import type { RgbImage } from '../images/index.ts';
 import { decodeRle, encodeRle } from '../labels/index.ts';
 import { readCache, writeCache } from './cachefile.ts';
 import type { PatchCues, PixelCues } from './cues.ts';
+import type { EdgeEngine } from './edges.ts';
 import type { FeatureStore, ImageFeatures, PrelabelImage } from './features.ts';
 import { boxOfCells, type BoxMask } from './grid.ts';
 import { candidates, type ProposeOptions, type RefinedCandidate } from './propose.ts';
@@ -73,7 +74,11 @@ export async function writePool(store: FeatureStore, image: PrelabelImage, pool:
   await writeCache(poolFile(store, image), 'pool', version, facts, [{ name: 'cues', type: 'f32', values: cues }]);
 }
 
-/** Finds an image's candidates and keeps them. @param guide the picture at the resolution the masks shall have */
+/**
+ * Finds an image's candidates and keeps them.
+ * @param guide the picture at the resolution the masks shall have
+ * @param engine brings them to pixels; null: this thread
+ */
 export async function findPool(
   store: FeatureStore,
   image: PrelabelImage,
@@ -81,9 +86,11 @@ export async function findPool(
   guide: RgbImage,
   statistics: SetStatistics,
   options: ProposeOptions,
+  engine: EdgeEngine | null,
 ): Promise<readonly RefinedCandidate[]> {
   // As they will be read back: scores must not depend on whether a pool was found or read.
-  const found = candidates(guide, featureViews(features, statistics), options).map(({ patch, pixel, ...rest }) => ({
+  const made = await candidates(guide, featureViews(features, statistics), options, engine);
+  const found = made.map(({ patch, pixel, ...rest }) => ({
     ...rest,
     patch: rounded(patch),
     pixel: rounded(pixel),

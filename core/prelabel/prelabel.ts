@@ -2,9 +2,10 @@
 import type { JobEvent } from '../contract/index.ts';
 import { clusterRegions } from './cluster.ts';
 import type { ClusterOptions } from './cluster.ts';
+import type { EdgeEngine } from './edges.ts';
 import { FeatureStore } from './features.ts';
 import type { FeatureBackbone, FeatureOptions, PrelabelImage } from './features.ts';
-import { Phase, problemEvent } from './job.ts';
+import { Phase, problemEvent, refuseFatal } from './job.ts';
 import { proposeDefaults } from './propose.ts';
 import type { ProposeOptions } from './propose.ts';
 import { findRegions } from './regionPool.ts';
@@ -31,6 +32,8 @@ export interface PrelabelInput {
   readonly imageRoot: string;
   readonly images: readonly PrelabelImage[];
   readonly options?: PrelabelOptions | undefined;
+  /** Brings candidates to pixels; absent: threads. */
+  readonly engine?: EdgeEngine | null | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -42,10 +45,10 @@ const exampleCount = 8;
  * Proposes masks for every image. Events: progress ('Features', 'Regions', 'Clusters'), one `proposals` for each image,
  * `problem` for each image that cannot be read (the others go on), `clusters` at the end, `done`. When the signal aborts it
  * ends after the image at hand; what was proposed stays valid, clusters then do not come.
- * @throws AppError not-finite when the network is broken; what writing the cache throws (disk full)
+ * @throws AppError not-finite when the network is broken; what the engine throws, and writing the cache (disk full)
  */
 export async function* prelabel(input: PrelabelInput): AsyncGenerator<JobEvent> {
-  const { modelKey, cacheDir, imageRoot, images, options = {}, signal } = input;
+  const { modelKey, cacheDir, imageRoot, images, options = {}, engine = null, signal } = input;
   const stopped = (): boolean => signal?.aborted === true;
   const store = new FeatureStore({ ...input, options: options.features });
 
@@ -99,13 +102,15 @@ export async function* prelabel(input: PrelabelInput): AsyncGenerator<JobEvent> 
     propose: { ...proposeDefaults, ...options.propose },
     guidePixels: options.guidePixels ?? guidePixelsDefault,
   };
-  for await (const { image, reply } of findRegions(readable, settings, options.threads)) {
+  for await (const { image, reply } of findRegions(readable, settings, engine, options.threads)) {
     if ('regions' in reply) {
       const { drafts, rows } = reply.regions;
       const weights = drafts.map((draft) => Math.sqrt(draft.area / (image.width * image.height)));
       described.push({ imageId: image.id, count: drafts.length, rows, weights });
       yield { type: 'proposals', imageId: image.id, proposals: drafts };
     } else {
+      // Here stored features that are gone are one image's trouble.
+      if (reply.error.code !== 'no-checkpoint') refuseFatal(reply.error);
       yield { type: 'problem', problem: { path: image.path, ...reply.error } };
     }
     yield regionPhase.step();

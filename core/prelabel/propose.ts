@@ -4,13 +4,13 @@
  */
 import type { RgbImage } from '../images/index.ts';
 import { appearanceView } from './appearance.ts';
-import { refineCandidate } from './coverage.ts';
-import { colourReach, colourSpread, describe, pixelCues, type Described, type PatchCues, type PixelCues } from './cues.ts';
+import { refineCandidates, type SeenCandidate } from './coverage.ts';
+import { colourReach, colourSpread, describe, pixelCues, type PatchCues, type PixelCues } from './cues.ts';
 import { discover, discoverDefaults } from './discover.ts';
 import type { DiscoverOptions, FeatureView } from './discover.ts';
+import type { EdgeEngine } from './edges.ts';
 import { boxIou } from './grid.ts';
 import type { BoxMask } from './grid.ts';
-import { gridPlacements, JointUpsampler } from './refine.ts';
 
 export interface ProposeOptions extends DiscoverOptions {
   /** Most proposals an image. */
@@ -51,8 +51,14 @@ export interface RefinedCandidate {
  * The most promising candidates of all views with their pixels, before any is chosen.
  * @param image the guide: the picture at the resolution the masks shall have
  * @param views the network's, at least one, all of the same grids; their candidates and those of plain appearance compete
+ * @param engine brings them to pixels; null: this thread
  */
-export function candidates(image: RgbImage, views: readonly FeatureView[], options: ProposeOptions): RefinedCandidate[] {
+export async function candidates(
+  image: RgbImage,
+  views: readonly FeatureView[],
+  options: ProposeOptions,
+  engine: EdgeEngine | null,
+): Promise<RefinedCandidate[]> {
   const { gridWidth, gridHeight } = views[0].grid;
   const passes = 1 + views[0].shifted.length;
   const inside = new Uint8Array(gridWidth * gridHeight);
@@ -61,20 +67,19 @@ export function candidates(image: RgbImage, views: readonly FeatureView[], optio
     .flatMap((view) => discover(view.grid, view.c0, options).map((candidate) => ({ view, d: describe(view, candidate, inside) })))
     .map((one) => ({ ...one, promise: promiseOf(one.d.cues) }))
     .sort((a, b) => b.promise - a.promise);
-  const refined: { readonly view: FeatureView; readonly d: Described }[] = [];
+  const refined: SeenCandidate[] = [];
   for (const one of described) {
     if (refined.length >= options.refined) break;
     // Nested versions of one region differ by a patch or two: pixels would make them the same.
     const { box } = one.d.candidate;
     if (!refined.some(({ d }) => similarArea(d.candidate.box, box) && boxIou(d.candidate.box, box) > samePatches)) refined.push(one);
   }
-  const upsampler = new JointUpsampler(image, gridPlacements(gridWidth, gridHeight, passes));
-  const scratch = Array.from({ length: passes }, () => new Float32Array(gridWidth * gridHeight));
+  const masks = await refineCandidates(image, refined, options.minPixels, engine);
   const spread = colourSpread(image);
   const reach = colourReach(image, gridWidth);
   const pool: RefinedCandidate[] = [];
-  for (const { view, d } of refined) {
-    const mask = refineCandidate(upsampler, view, d, scratch, options.minPixels);
+  for (const [i, { view, d }] of refined.entries()) {
+    const mask = masks[i];
     if (mask === null || mask.area < options.minPixels || mask.area > options.maxShare * image.width * image.height) continue;
     const { cells, source } = d.candidate;
     const margin = Math.min(1, Math.max(0, d.cues.contrast));

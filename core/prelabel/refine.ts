@@ -3,6 +3,7 @@
  * patch in space and 0.1 in colour). Class-agnostic: it moves edges, it decides nothing else.
  */
 import type { RgbImage } from '../images/index.ts';
+import type { UpsampleGuide } from '../nn/index.ts';
 import type { BoxMask } from './grid.ts';
 
 /** One patch grid laid over an image. Shifted passes lie half a patch right or down. */
@@ -82,6 +83,55 @@ export function patchColours(image: RgbImage, grid: GridPlacement): Float32Array
 
 const rangeSteps = 1024;
 
+/** Weights of squared colour distances, in `rangeSteps` equal steps from 0 to `farthest`. */
+function rangeWeights(sigma: number): { readonly table: Float32Array; readonly farthest: number } {
+  // Squared colour distance runs to 3; beyond 6 sigma only the floor is left, by which a pixel unlike all its patches still
+  // goes with the nearest.
+  const farthest = Math.min(3, 36 * sigma * sigma);
+  const table = new Float32Array(rangeSteps + 1);
+  for (let i = 0; i <= rangeSteps; i++) table[i] = Math.exp(-((i / rangeSteps) * farthest) / (2 * sigma ** 2)) + 1e-6;
+  return { table, farthest };
+}
+
+/** What an executor needs to upsample as `JointUpsampler` does. @param grids all of one size */
+export function upsampleGuide(picture: RgbImage, grids: readonly GridPlacement[], options: RefineOptions = refineDefaults): UpsampleGuide {
+  const { gridWidth, gridHeight } = grids[0];
+  const { table: range, farthest } = rangeWeights(options.sigmaRange);
+  const packed = ({ first, weights }: Axis): Float32Array => {
+    const out = new Float32Array(first.length * 4);
+    for (let i = 0; i < first.length; i++) out.set([first[i], weights[i * 3], weights[i * 3 + 1], weights[i * 3 + 2]], i * 4);
+    return out;
+  };
+  return {
+    picture,
+    gridWidth,
+    gridHeight,
+    grids: grids.map((grid) => ({
+      across: packed(axis(picture.width, gridWidth, grid.shiftX, options.sigmaSpace)),
+      down: packed(axis(picture.height, gridHeight, grid.shiftY, options.sigmaSpace)),
+      colours: patchColours(picture, grid),
+    })),
+    range,
+    farthest,
+  };
+}
+
+/** Pixels of an image under the patches [x0..x1] x [y0..y1] of a grid without shift, with half a patch around. */
+export function pixelBox(
+  { width, height }: { readonly width: number; readonly height: number },
+  { gridWidth, gridHeight }: GridPlacement,
+  x0: number,
+  y0: number,
+  x1: number,
+  y1: number,
+): PixelBox {
+  const x = Math.max(0, Math.floor(((x0 - 0.5) * width) / gridWidth));
+  const y = Math.max(0, Math.floor(((y0 - 0.5) * height) / gridHeight));
+  const right = Math.min(width, Math.ceil(((x1 + 1.5) * width) / gridWidth));
+  const bottom = Math.min(height, Math.ceil(((y1 + 1.5) * height) / gridHeight));
+  return { x, y, width: right - x, height: bottom - y };
+}
+
 /**
  * Bilateral weights of one image, computed once and used for every map over its patch grids.
  * Memory: 36 bytes a pixel for each grid.
@@ -95,11 +145,7 @@ export class JointUpsampler {
   constructor(image: RgbImage, grids: readonly GridPlacement[], options: RefineOptions = refineDefaults) {
     this.width = image.width;
     this.height = image.height;
-    // Squared colour distance runs to 3; beyond 6 sigma only the floor is left, by which a pixel unlike all its patches
-    // still goes with the nearest.
-    const farthest = Math.min(3, 36 * options.sigmaRange * options.sigmaRange);
-    const table = new Float32Array(rangeSteps + 1);
-    for (let i = 0; i <= rangeSteps; i++) table[i] = Math.exp(-((i / rangeSteps) * farthest) / (2 * options.sigmaRange ** 2)) + 1e-6;
+    const { table, farthest } = rangeWeights(options.sigmaRange);
     const total = new Float32Array(image.width * image.height);
     this.#placed = grids.map((grid) => {
       const alongX = axis(image.width, grid.gridWidth, grid.shiftX, options.sigmaSpace);
@@ -113,16 +159,6 @@ export class JointUpsampler {
         for (let k = i * 9; k < i * 9 + 9; k++) weights[k] *= inverse;
       }
     }
-  }
-
-  /** Pixels under the patches [x0..x1] x [y0..y1] of the first grid, with half a patch around. */
-  pixelBox(x0: number, y0: number, x1: number, y1: number): PixelBox {
-    const { gridWidth, gridHeight } = this.#placed[0];
-    const x = Math.max(0, Math.floor(((x0 - 0.5) * this.width) / gridWidth));
-    const y = Math.max(0, Math.floor(((y0 - 0.5) * this.height) / gridHeight));
-    const right = Math.min(this.width, Math.ceil(((x1 + 1.5) * this.width) / gridWidth));
-    const bottom = Math.min(this.height, Math.ceil(((y1 + 1.5) * this.height) / gridHeight));
-    return { x, y, width: right - x, height: bottom - y };
   }
 
   /**
@@ -313,45 +349,4 @@ export function threshold(probability: Float32Array, box: PixelBox): BoxMask {
     }
   }
   return { x: box.x, y: box.y, width: box.width, height: box.height, data, area };
-}
-
-/**
- * A mask of the working resolution brought to the full image: its edge is interpolated between pixels (bilinear at 0.5),
- * so a smooth outline stays smooth. Equal sizes are returned as they are.
- */
-export function enlargeMask(mask: BoxMask, fromWidth: number, fromHeight: number, width: number, height: number): BoxMask {
-  if (fromWidth === width && fromHeight === height) return mask;
-  const sx = fromWidth / width;
-  const sy = fromHeight / height;
-  const x0 = Math.max(0, Math.floor((mask.x - 1) / sx));
-  const x1 = Math.min(width, Math.ceil((mask.x + mask.width + 1) / sx));
-  const y0 = Math.max(0, Math.floor((mask.y - 1) / sy));
-  const y1 = Math.min(height, Math.ceil((mask.y + mask.height + 1) / sy));
-  const boxWidth = x1 - x0;
-  const boxHeight = y1 - y0;
-  const data = new Uint8Array(boxWidth * boxHeight);
-  // Beyond the image border a mask that touches it goes on: clamp to the border, not to the box.
-  const at = (x: number, y: number): number => {
-    const cx = Math.min(fromWidth - 1, Math.max(0, x)) - mask.x;
-    const cy = Math.min(fromHeight - 1, Math.max(0, y)) - mask.y;
-    return cx < 0 || cy < 0 || cx >= mask.width || cy >= mask.height ? 0 : mask.data[cy * mask.width + cx];
-  };
-  let area = 0;
-  for (let y = 0; y < boxHeight; y++) {
-    const v = (y0 + y + 0.5) * sy - 0.5;
-    const top = Math.floor(v);
-    const fy = v - top;
-    for (let x = 0; x < boxWidth; x++) {
-      const u = (x0 + x + 0.5) * sx - 0.5;
-      const left = Math.floor(u);
-      const fx = u - left;
-      const above = at(left, top) * (1 - fx) + at(left + 1, top) * fx;
-      const below = at(left, top + 1) * (1 - fx) + at(left + 1, top + 1) * fx;
-      if (above * (1 - fy) + below * fy > 0.5) {
-        data[y * boxWidth + x] = 1;
-        area++;
-      }
-    }
-  }
-  return { x: x0, y: y0, width: boxWidth, height: boxHeight, data, area };
 }

@@ -1,12 +1,15 @@
 /** Entry of a thread of regionPool.ts: images in, their regions out, one at a time. */
 import { parentPort, workerData } from 'node:worker_threads';
 import { errorFacts } from '../contract/index.ts';
+import type { Owned } from '../threads.ts';
+import { ownersEngine } from './edges.ts';
 import type { PrelabelImage } from './features.ts';
 import type { ThreadReply } from './regionPool.ts';
 import { regionFinder } from './regions.ts';
 import type { RegionSettings } from './regions.ts';
 
-const find = regionFinder(workerData as RegionSettings);
+const settings = workerData as RegionSettings & Owned;
+const find = regionFinder(settings, ownersEngine(settings));
 
 async function answer(image: PrelabelImage): Promise<void> {
   let reply: ThreadReply;

@@ -1,6 +1,7 @@
 /** Regions of one image from its stored features: drafts to review and what clusters are made from. Which thread runs it is regionPool.ts. */
 import type { ProposalDraft } from '../contract/index.ts';
 import { unitRows } from './discover.ts';
+import type { EdgeEngine } from './edges.ts';
 import { FeatureStore } from './features.ts';
 import type { FeatureOptions, PatchFeatures, PrelabelImage } from './features.ts';
 import { draftOf, readGuide } from './job.ts';
@@ -34,9 +35,10 @@ export interface ImageRegions {
 
 /**
  * A function that finds the regions of one image after the other.
- * It throws AppError no-checkpoint when the image's features are not stored, and what decoding throws.
+ * It throws AppError no-checkpoint when the image's features are not stored, and what decoding and the engine throw.
+ * @param engine brings candidates to pixels; null: this thread
  */
-export function regionFinder(settings: RegionSettings): (image: PrelabelImage) => Promise<ImageRegions> {
+export function regionFinder(settings: RegionSettings, engine: EdgeEngine | null): (image: PrelabelImage) => Promise<ImageRegions> {
   const { imageRoot, statistics, guidePixels } = settings;
   const store = new FeatureStore({ ...settings, backbone: null, options: settings.features });
   return async (image) => {
@@ -44,7 +46,7 @@ export function regionFinder(settings: RegionSettings): (image: PrelabelImage) =
     const guide = await readGuide(imageRoot, image, guidePixels);
     const drafts: ProposalDraft[] = [];
     const descriptors: Float32Array[] = [];
-    const pool = await findPool(store, image, features, guide, statistics, settings.propose);
+    const pool = await findPool(store, image, features, guide, statistics, settings.propose, engine);
     const scored = pool.map((candidate) => ({ ...candidate, score: scoreWithoutLabels(candidate) }));
     const { maxProposals: most, maxOverlap } = settings.propose;
     for (const { mask, cells, score, margin, source } of choose(scored, { most, sure: most, leastScore: 0, maxOverlap })) {

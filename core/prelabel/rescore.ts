@@ -7,6 +7,7 @@ import type { RgbImage } from '../images/index.ts';
 import { proposeClasses } from './classMasks.ts';
 import { colourReach, colourSpread, describe, pixelCues } from './cues.ts';
 import type { Candidate } from './discover.ts';
+import type { EdgeEngine } from './edges.ts';
 import type { FeatureOptions, FeatureStore, ImageFeatures, PrelabelImage } from './features.ts';
 import { boxIntersection, boxIou, boxOfCells, type BoxMask } from './grid.ts';
 import { draftOf, guideMask, readGuide } from './job.ts';
@@ -48,17 +49,19 @@ export type Rescored = { readonly drafts: readonly ProposalDraft[] } | { readonl
 
 /**
  * @param store of the lesson's network
+ * @param engine brings masks to pixels; null: this thread
  * @throws AppError no-checkpoint when the image's features are not stored and the store has no network; what decoding throws
  */
 export async function rescore(
   store: FeatureStore,
   lesson: Lesson,
   { image, accepted, rejected, reviewed }: DecidedImage,
+  engine: EdgeEngine | null,
 ): Promise<Rescored> {
   const guide = await readGuide(lesson.imageRoot, image, lesson.guidePixels);
   const masks = (decided: readonly Rle[]): BoxMask[] => decided.map((rle) => guideMask(rle, guide)).filter((mask) => mask !== null);
   const [taken, refused] = [masks(accepted), masks(rejected)];
-  const rated = await candidatesOf(store, lesson, image, guide);
+  const rated = await candidatesOf(store, lesson, image, guide, engine);
   const model = lesson.overlap;
   if (model === undefined) return { judged: judge(rated, { accepted: taken, rejected: refused }, reviewed) };
   const open = rated
@@ -69,7 +72,13 @@ export async function rescore(
   return { drafts: drafts.filter((draft) => draft !== null) };
 }
 
-async function candidatesOf(store: FeatureStore, lesson: Lesson, image: PrelabelImage, guide: RgbImage): Promise<Rated[]> {
+async function candidatesOf(
+  store: FeatureStore,
+  lesson: Lesson,
+  image: PrelabelImage,
+  guide: RgbImage,
+  engine: EdgeEngine | null,
+): Promise<Rated[]> {
   const { statistics, prototypes, medians, minPixels } = lesson;
   const features = await store.get(image);
   // Of another network under the same name: whoever has the network computes them again.
@@ -77,8 +86,8 @@ async function candidatesOf(store: FeatureStore, lesson: Lesson, image: Prelabel
   const kept = await readPool(store, image);
   // None for a new image, after the cache was emptied, or in a project of before; another guide means other settings.
   const fits = kept?.width === guide.width && kept.height === guide.height;
-  const pool = fits ? kept.candidates : await findPool(store, image, features, guide, statistics, proposeDefaults);
-  return rate(image, features, guide, prototypes, statistics, pool, medians, minPixels);
+  const pool = fits ? kept.candidates : await findPool(store, image, features, guide, statistics, proposeDefaults, engine);
+  return rate(image, features, guide, prototypes, statistics, pool, medians, minPixels, engine);
 }
 
 /** Past the usual number of proposals an image only those are shown that are more likely right than not to be worth a look. */
@@ -95,7 +104,7 @@ interface Rated {
 }
 
 /** Masks from class prototypes, and the candidates found without labels with the class they look like. */
-function rate(
+async function rate(
   image: PrelabelImage,
   features: ImageFeatures,
   guide: RgbImage,
@@ -104,7 +113,8 @@ function rate(
   pool: readonly RefinedCandidate[],
   medians: ReadonlyMap<number, number>,
   minPixels: number,
-): Rated[] {
+  engine: EdgeEngine | null,
+): Promise<Rated[]> {
   const { gridWidth, gridHeight } = features;
   const probabilities = classProbabilities(prototypes, features.patches); // [class][patch]
   const toGuide = (guide.width * guide.height) / (image.width * image.height);
@@ -135,7 +145,8 @@ function rate(
   const inside = new Uint8Array(gridWidth * gridHeight);
   const spread = colourSpread(guide);
   const reach = colourReach(guide, gridWidth);
-  const found = proposeClasses(features, guide, prototypes, { minPixels, medianArea }).map(({ mask, classId, score, margin }): Rated => {
+  const proposed = await proposeClasses(features, guide, prototypes, { minPixels, medianArea }, engine);
+  const found = proposed.map(({ mask, classId, score, margin }): Rated => {
     const cells = cellsUnder(mask, guide, gridWidth, gridHeight);
     const candidate: Candidate = { cells, source: 'region', stability: 0, box: boxOfCells(cells, gridWidth, gridHeight) };
     const patch = describe(view, candidate, inside).cues;

@@ -229,11 +229,11 @@ async function openBackbone(source: BackboneSource, executor: Executor): Promise
 }
 
 async function* propose(request: PrelabelRequest | LearnRequest, executor: Executor, signal: AbortSignal): AsyncGenerator<JobEvent> {
-  const { prelabel, learn } = await import('../prelabel/index.ts');
+  const { edgeEngine, prelabel, learn } = await import('../prelabel/index.ts');
   const { source, modelKey, cacheDir, imageRoot } = request;
   const backbone = await openBackbone(source, executor);
   const options = { features: { passes: request.passes } };
-  const common = { backbone, modelKey, cacheDir, imageRoot, images: request.images, options, signal };
+  const common = { backbone, modelKey, cacheDir, imageRoot, images: request.images, options, engine: edgeEngine(executor), signal };
   try {
     if (request.kind === 'prelabel') yield* prelabel(common);
     else {

@@ -51,7 +51,7 @@ const settings = {
   propose: proposeDefaults,
   guidePixels: guidePixelsDefault,
 };
-const find = regionFinder(settings);
+const find = regionFinder(settings, null);
 const before = new Map<number, Rle[]>();
 for (const image of images.filter((one) => finished.has(one.id) || unseen.includes(one)))
   before.set(

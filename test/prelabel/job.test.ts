@@ -256,7 +256,7 @@ test('a thread that dies ends the job with words', async (t) => {
   const set = await makeSet(t, 4);
   const broken = { modelKey: 'm', cacheDir: undefined, imageRoot: set.root } as unknown as RegionSettings;
   await assert.rejects(
-    collect(findRegions(set.images, broken, 2)),
+    collect(findRegions(set.images, broken, null, 2)),
     (e: unknown) => e instanceof AppError && e.code === 'engine-died' && e.message.includes('"path" argument'),
   );
 });

@@ -4,7 +4,8 @@ import { test } from 'node:test';
 import { decodeRle, encodeRle } from '../../core/labels/index.ts';
 import { boxIou, boxOfCells, boxRle, trimBox } from '../../core/prelabel/grid.ts';
 import { solidity, splitInstances, squaredDistance } from '../../core/prelabel/instances.ts';
-import { bilinear, enlargeMask, JointUpsampler, patchColours, threshold } from '../../core/prelabel/refine.ts';
+import { enlargeMask } from '../../core/prelabel/enlarge.ts';
+import { bilinear, JointUpsampler, patchColours, pixelBox, threshold } from '../../core/prelabel/refine.ts';
 import { Random } from '../../core/random.ts';
 import { randomMask } from '../fixtures/masks.ts';
 
@@ -71,7 +72,7 @@ test('a box of the map equals that part of the whole, and equal neighbours give 
   const upsampler = new JointUpsampler(image, [grid]);
   const map = Float32Array.from({ length: 80 }, (_, i) => (i % 10 > 4 && i > 30 ? 0.75 : 0));
   const whole = upsampler.upsample([map]);
-  const box = upsampler.pixelBox(4, 3, 7, 6);
+  const box = pixelBox(image, grid, 4, 3, 7, 6);
   const part = upsampler.upsample([map], box);
   for (let y = 0; y < box.height; y++)
     for (let x = 0; x < box.width; x++) assert.equal(part[y * box.width + x], whole[(box.y + y) * 50 + box.x + x]);

@@ -19,6 +19,7 @@ import type {
   Tensor,
 } from '../ops.ts';
 import type { CropGroup, PixelImage } from '../crops.ts';
+import type { PatchMaps, UpsampleGuide } from '../upsampling.ts';
 import { makeCrops } from './augment.ts';
 import { Engine, own, type PrototypeLimits } from './engine.ts';
 import * as layers from './layers.ts';
@@ -30,6 +31,7 @@ import { bytesOf, GpuAdamState, GpuParameterSet, type GpuTensor } from './tensor
 import * as targets from './targets.ts';
 import * as tokens from './tokens.ts';
 import * as updates from './updates.ts';
+import { upsampleMaps } from './upsample.ts';
 import { sizeOf } from '../shapes.ts';
 
 export interface WebgpuOptions extends RuntimeOptions {
@@ -118,6 +120,14 @@ export class WebgpuExecutor implements Executor {
     const made = this.engine.make([pictures.length * shifts.length, 3, height, width]);
     placePictures(this.engine.runtime, pictures, shifts, normalised, made);
     return made;
+  }
+
+  async upsample(guide: UpsampleGuide, maps: PatchMaps): Promise<Float32Array> {
+    return new Float32Array(await upsampleMaps(this.engine.runtime, guide, maps, 'values'));
+  }
+
+  async upsampleMasks(guide: UpsampleGuide, maps: PatchMaps): Promise<Uint32Array> {
+    return new Uint32Array(await upsampleMaps(this.engine.runtime, guide, maps, 'bits'));
   }
 
   // --- parameters ---
