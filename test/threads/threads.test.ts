@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { test } from 'node:test';
+import { AppError } from '../../core/contract/index.ts';
 import { onThreads, ThreadPool } from '../../core/threads.ts';
 import { collect, temporaryFolder, writeFiles } from '../fixtures/files.ts';
 
@@ -35,6 +36,37 @@ test('threads answer in the order of the items, whatever takes longer', async (t
       error.code === 'engine-died' && /that squares has died.*code 3/.test(error.message ?? ''),
   );
   assert.deepEqual(told, [1, 2]);
+});
+
+/** Asks for the square of a number twice at once; takes a failure for the reply. */
+const asking = (threads: string): string => `
+  import { parentPort, workerData } from 'node:worker_threads';
+  import { askOwner } from ${JSON.stringify(threads)};
+  const ask = askOwner(workerData.owner);
+  const reply = (n) => Promise.all([ask(Float32Array.of(n)), ask(Float32Array.of(-n))]).catch(({ code, action }) => [code, action]);
+  parentPort.on('message', async (n) => parentPort.postMessage([workerData.name, ...(await reply(n))].join(' ')));`;
+
+test('threads ask the one that started them, which may answer late or with an error', async (t) => {
+  const folder = temporaryFolder(t);
+  await writeFiles(folder, { 'asking.mjs': asking(new URL('../../core/threads.ts', import.meta.url).href) });
+  let open = 0;
+  let most = 0;
+  const answer = async (numbers: Float32Array) => {
+    most = Math.max(most, ++open);
+    await new Promise((resolve) => setTimeout(resolve, 30));
+    open--;
+    if (numbers[0] === -13) throw new AppError('engine-died', 'It is gone.', 'Start again.');
+    const reply = numbers.map((n) => n * n + n);
+    return { reply, transfer: [reply.buffer] };
+  };
+  const settings = { name: 'sum' };
+  const work = { entry: pathToFileURL(path.join(folder, 'asking.mjs')), name: 'asking', settings, threads: 2, does: 'asks', answer };
+  const replies = await collect(onThreads<number, string>([3, 13, 4, 5], work));
+  assert.deepEqual(
+    replies.map(({ reply }) => reply),
+    ['sum 12 6', 'sum engine-died Start again.', 'sum 20 12', 'sum 30 20'],
+  );
+  assert.ok(most >= 2);
 });
 
 /** Tells the order in which it was given work; squares; dies of 13. */
