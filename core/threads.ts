@@ -98,16 +98,17 @@ export class ThreadPool<Item, Reply> {
 
   /**
    * @param urgent before all items that are not begun
+   * @param transfer memory that goes to the thread
    * @throws AppError engine-died when a thread ends by itself, or the pool has ended
    */
-  ask(item: Item, urgent = false): Promise<Reply> {
+  ask(item: Item, urgent = false, transfer: readonly Transferable[] = []): Promise<Reply> {
     if (this.#died) return Promise.reject(this.#died);
     const thread = this.#threads.reduce((a, b) => (b.open < a.open ? b : a));
     if (thread.open++ === 0) thread.worker.ref();
     const id = this.#count++;
     const answer = Promise.withResolvers<Reply>();
     this.#asked.set(id, answer);
-    thread.worker.postMessage({ id, item, urgent });
+    thread.worker.postMessage({ id, item, urgent }, transfer);
     return answer.promise;
   }
 

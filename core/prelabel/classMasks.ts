@@ -2,7 +2,7 @@
 import type { RgbImage } from '../images/index.ts';
 import { connectedComponents, fillHoles, removeSmall } from '../labels/index.ts';
 import { upsampledMaps, type EdgeEngine } from './edges.ts';
-import type { ImageFeatures, PatchFeatures } from './features.ts';
+import type { ImageFeatures, PatchFeatures } from './featureFile.ts';
 import { trimBox, type BoxMask } from './grid.ts';
 import { splitInstances } from './instances.ts';
 import { classProbabilities, type ClassPrototypes } from './prototypes.ts';

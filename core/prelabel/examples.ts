@@ -1,7 +1,7 @@
 /** What people have decided, as patches that teach: which of an image's patches belong to a class, and how surely. */
 import type { Rle } from '../contract/index.ts';
 import { decodeRle, rleArea } from '../labels/index.ts';
-import type { PatchFeatures } from './features.ts';
+import type { PatchFeatures } from './featureFile.ts';
 import type { LabelledPatches } from './prototypes.ts';
 
 /** What a decision is worth per patch: rejected masks are hard negatives; the surroundings of an accepted mask are likely background. */

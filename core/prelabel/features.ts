@@ -7,28 +7,17 @@ import path from 'node:path';
 import { AppError } from '../contract/index.ts';
 import { normalizeImage } from '../dinov2/index.ts';
 import { readRgb, type RgbImage } from '../images/index.ts';
-import { readCache, roundToHalf, writeCache } from './cachefile.ts';
+import {
+  finished,
+  imagesOf,
+  keepFeatures,
+  readFeatures,
+  type ImageFeatures,
+  type NetworkFeatures,
+  type PatchFeatures,
+} from './featureFile.ts';
+import { keepThreads } from './keepPool.ts';
 import { gridShifts } from './refine.ts';
-
-/** Tokens of one image after the network's final norm. */
-export interface PatchFeatures {
-  readonly gridHeight: number;
-  readonly gridWidth: number;
-  readonly dim: number;
-  /** [gridHeight * gridWidth, dim], row-major patches. */
-  readonly patches: Float32Array;
-  /** [dim] */
-  readonly cls: Float32Array;
-}
-
-/** With the passes that place edges inside a patch (prelabel methods: half-patch shifts). */
-export interface ImageFeatures extends PatchFeatures {
-  /**
-   * Patches of the same grid laid half a patch right, down, and both (`gridShifts` of refine.ts), [gridHeight * gridWidth,
-   * dim] each; empty when one pass was made.
-   */
-  readonly shifted: readonly Float32Array[];
-}
 
 /** What prelabel needs of an image; `hash` and `page` name its features, so a moved file keeps them. */
 export interface PrelabelImage {
@@ -40,16 +29,6 @@ export interface PrelabelImage {
   /** Oriented. */
   readonly width: number;
   readonly height: number;
-}
-
-/** What a network makes of a batch of N images. */
-interface NetworkFeatures {
-  /** [N, gridHeight * gridWidth, dim] */
-  readonly patches: Float32Array;
-  /** [N, dim] */
-  readonly cls: Float32Array;
-  readonly gridHeight: number;
-  readonly gridWidth: number;
 }
 
 /** The part of a backbone that features need; `Backbone` of the dinov2 room fits. */
@@ -78,8 +57,6 @@ export interface FeatureOptions {
 
 export const featureDefaults: FeatureOptions = { shortSide: 448, maxTokens: 1600, batch: 4, passes: 1 };
 
-const version = 1;
-
 /**
  * Input size for an image: aspect kept, both sides multiples of the patch, at least two patches each.
  * @returns pixels
@@ -97,57 +74,6 @@ export function inputSize(width: number, height: number, patchSize: number, opti
     else down = Math.max(2, Math.floor(options.maxTokens / across));
   }
   return { width: across * patchSize, height: down * patchSize };
-}
-
-/**
- * Replaces tokens of abnormal norm by the mean of their normal 8-neighbours (high-norm tokens of ViTs without registers,
- * Darcet et al. 2024). Abnormal: norm above median + 6 * 1.4826 * MAD. In place.
- * @returns number of tokens replaced
- */
-export function repairOutliers(patches: Float32Array, gridWidth: number, gridHeight: number, dim: number): number {
-  const n = gridWidth * gridHeight;
-  const norms = new Float64Array(n);
-  for (let i = 0; i < n; i++) {
-    let sum = 0;
-    for (let k = 0; k < dim; k++) sum += patches[i * dim + k] ** 2;
-    norms[i] = Math.sqrt(sum);
-  }
-  const median = middle(norms);
-  const deviation = middle(norms.map((r) => Math.abs(r - median)));
-  const limit = median + 6 * 1.4826 * deviation;
-  // With no spread at all every rounding error would be an outlier.
-  if (deviation <= 1e-6 * median) return 0;
-  const bad = norms.map((r) => (r > limit ? 1 : 0));
-  const source = patches.slice();
-  let replaced = 0;
-  for (let i = 0; i < n; i++) {
-    if (bad[i] === 0) continue;
-    const x = i % gridWidth;
-    const y = (i / gridWidth) | 0;
-    const good: number[] = [];
-    for (let dy = -1; dy <= 1; dy++) {
-      for (let dx = -1; dx <= 1; dx++) {
-        const nx = x + dx;
-        const ny = y + dy;
-        if (nx < 0 || ny < 0 || nx >= gridWidth || ny >= gridHeight) continue;
-        if (bad[ny * gridWidth + nx] === 0) good.push(ny * gridWidth + nx);
-      }
-    }
-    if (good.length === 0) continue;
-    for (let k = 0; k < dim; k++) {
-      let sum = 0;
-      for (const j of good) sum += source[j * dim + k];
-      patches[i * dim + k] = sum / good.length;
-    }
-    replaced++;
-  }
-  return replaced;
-}
-
-function middle(values: Float64Array): number {
-  const sorted = values.slice().sort();
-  const half = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
 }
 
 /**
@@ -206,21 +132,8 @@ export class FeatureStore {
   }
 
   /** Cached features, or null. */
-  async cached(image: PrelabelImage): Promise<ImageFeatures | null> {
-    const content = await readCache(this.file(image), 'features', version);
-    if (content === null) return null;
-    const { gridHeight, gridWidth, dim } = content.facts as { gridHeight: number; gridWidth: number; dim: number };
-    const patches = content.arrays.get('patches');
-    const cls = content.arrays.get('cls');
-    if (patches === undefined || cls === undefined || patches.length !== gridHeight * gridWidth * dim || cls.length !== dim) return null;
-    if (this.backbone !== null && dim !== this.backbone.config.embedDim) return null;
-    const shifted: Float32Array[] = [];
-    for (let s = 1; s < this.options.passes; s++) {
-      const rows = content.arrays.get(`shifted${s}`);
-      if (rows?.length !== patches.length) return null;
-      shifted.push(rows);
-    }
-    return { gridHeight, gridWidth, dim, patches, cls, shifted };
+  cached(image: PrelabelImage): Promise<ImageFeatures | null> {
+    return readFeatures(this.file(image), this.options.passes, this.backbone?.config.embedDim);
   }
 
   /**
@@ -230,8 +143,8 @@ export class FeatureStore {
   async get(image: PrelabelImage): Promise<ImageFeatures> {
     const cached = await this.cached(image);
     if (cached !== null) return cached;
-    const [made] = await this.#compute([{ image, picture: await this.#picture(image) }]);
-    return made;
+    const [passes] = await this.#look([{ image, picture: await this.#picture(image) }]);
+    return keepFeatures(this.file(image), passes);
   }
 
   /**
@@ -246,9 +159,15 @@ export class FeatureStore {
     const waiting = new Map<string, Decoded[]>();
     /** Batches that the network was given, the oldest first. */
     const given: { readonly images: readonly PrelabelImage[]; readonly made: Promise<unknown> }[] = [];
-    const atOnce = this.backbone?.pictureFeatures ? 2 : 1;
+    // Beside this thread: one that computes, one that is next, and one that is written.
+    const atOnce = this.backbone?.pictureFeatures ? 3 : 1;
+    const threads = atOnce > 1 ? keepThreads(images.length) : null;
     const give = (batch: readonly Decoded[]): void => {
-      const made = this.#compute(batch);
+      const made = this.#look(batch).then(async (looks) => {
+        const kept = looks.map((passes, i) => [this.file(batch[i].image), passes] as const);
+        if (threads) await Promise.all(kept.map((one) => threads.keep(...one)));
+        else for (const one of kept) await keepFeatures(...one);
+      });
       made.catch(() => {}); // told in its turn
       given.push({ images: batch.map(({ image }) => image), made });
     };
@@ -289,6 +208,7 @@ export class FeatureStore {
     } finally {
       // Whoever ends it early may take the network away: nothing is on its way then.
       await Promise.allSettled(given.map(({ made }) => made));
+      await threads?.end();
     }
   }
 
@@ -298,7 +218,8 @@ export class FeatureStore {
     const { pictureFeatures, tokensAtOnce } = this.backbone ?? {};
     if (!pictureFeatures || tokensAtOnce === undefined) return batch;
     const { width, height } = this.inputSize(image);
-    return Math.max(batch, Math.floor(tokensAtOnce / (((width * height) / this.#patchSize ** 2) * passes)));
+    const fill = Math.floor(tokensAtOnce / (((width * height) / this.#patchSize ** 2) * passes));
+    return Math.max(batch, Math.min(mostDecoded, fill));
   }
 
   /** Each image with what is to be done: nothing, its pixels, or an error. In their order, looked for ahead. */
@@ -313,7 +234,7 @@ export class FeatureStore {
     const ahead: Promise<Looked>[] = [];
     let next = 0;
     for (const image of images) {
-      while (next < images.length && ahead.length < 2 * this.#batch(image)) ahead.push(look(images[next++]));
+      while (next < images.length && ahead.length < Math.min(mostDecoded, 2 * this.#batch(image))) ahead.push(look(images[next++]));
       yield await ahead.shift()!;
     }
   }
@@ -322,43 +243,32 @@ export class FeatureStore {
     return readRgb(path.join(this.#imageRoot, image.path), { page: image.page, size: this.inputSize(image) });
   }
 
-  /** Runs the network on images of one input size and caches the result, as it will be read back. */
-  async #compute(batch: readonly Decoded[]): Promise<ImageFeatures[]> {
+  /** What the network gives for images of one input size: the passes of each. */
+  async #look(batch: readonly Decoded[]): Promise<PatchFeatures[][]> {
     const { width, height } = batch[0].picture;
     const pictures = batch.map(({ picture }) => picture);
     const side = this.#patchSize;
     const shifts = gridShifts.slice(0, this.options.passes).map(([x, y]) => [side * x, side * y] as const);
     const backbone = this.#network();
-    // [images * passes]
-    const passes = backbone.pictureFeatures
-      ? this.#finished(await backbone.pictureFeatures(pictures, shifts), pictures.length * shifts.length)
-      : await this.forward(
-          pictures.flatMap((picture) => {
-            const input = normalizeImage(picture);
-            return shifts.map(([x, y]) => shiftInput(input, height, width, x, y));
-          }),
-          height,
-          width,
-        );
-    const all = batch.map((_, i): ImageFeatures => {
-      const [first, ...rest] = passes.slice(i * shifts.length, (i + 1) * shifts.length);
-      return { ...first, shifted: rest.map(({ patches }) => patches) };
-    });
-    for (const [i, { gridHeight, gridWidth, dim, patches, cls, shifted }] of all.entries()) {
-      await writeCache(this.file(batch[i].image), 'features', version, { gridHeight, gridWidth, dim }, [
-        { name: 'patches', type: 'f16', values: patches },
-        { name: 'cls', type: 'f16', values: cls },
-        ...shifted.map((values, s) => ({ name: `shifted${s + 1}`, type: 'f16' as const, values })),
-      ]);
-    }
-    return all;
+    const inputs = (): Float32Array[] =>
+      pictures.flatMap((picture) => {
+        const input = normalizeImage(picture);
+        return shifts.map(([x, y]) => shiftInput(input, height, width, x, y));
+      });
+    const made = await (backbone.pictureFeatures?.(pictures, shifts) ?? this.#features(inputs(), height, width));
+    const views = imagesOf(made, backbone.config.embedDim); // [images * passes]
+    return batch.map((_, i) => views.slice(i * shifts.length, (i + 1) * shifts.length));
+  }
+
+  #features(inputs: readonly Float32Array[], height: number, width: number): Promise<NetworkFeatures> {
+    const stacked = new Float32Array(inputs.length * 3 * height * width);
+    inputs.forEach((input, i) => stacked.set(input, i * 3 * height * width));
+    return this.#network().features(stacked, inputs.length, height, width);
   }
 
   /** Features of ready inputs ([3, height, width] each), outliers repaired, rounded as the cache rounds. */
   async forward(inputs: readonly Float32Array[], height: number, width: number): Promise<PatchFeatures[]> {
-    const stacked = new Float32Array(inputs.length * 3 * height * width);
-    inputs.forEach((input, i) => stacked.set(input, i * 3 * height * width));
-    return this.#finished(await this.#network().features(stacked, inputs.length, height, width), inputs.length);
+    return imagesOf(await this.#features(inputs, height, width), this.#network().config.embedDim).map(finished);
   }
 
   #network(): FeatureBackbone {
@@ -369,31 +279,6 @@ export class FeatureStore {
       'Run the proposals again with a checkpoint.',
     );
   }
-
-  /** A network's features by image, outliers repaired, rounded. */
-  #finished({ patches, cls, gridHeight, gridWidth }: NetworkFeatures, n: number): PatchFeatures[] {
-    const dim = this.#network().config.embedDim;
-    const size = gridHeight * gridWidth * dim;
-    return Array.from({ length: n }, (_, i) => {
-      const own = patches.slice(i * size, (i + 1) * size);
-      if (!allFinite(own)) {
-        throw new AppError(
-          'not-finite',
-          'The network gave features that are not numbers.',
-          'Choose an earlier checkpoint, or train again with a lower learning rate.',
-        );
-      }
-      repairOutliers(own, gridWidth, gridHeight, dim);
-      return { gridHeight, gridWidth, dim, patches: roundToHalf(own), cls: roundToHalf(cls.slice(i * dim, (i + 1) * dim)) };
-    });
-  }
-}
-
-function allFinite(values: Float32Array): boolean {
-  // 0 times what is not finite is not a number.
-  let sum = 0;
-  for (let i = 0; i < values.length; i++) sum += values[i] * 0;
-  return sum === 0;
 }
 
 interface Decoded {
@@ -404,7 +289,7 @@ interface Decoded {
 
 type Looked = Decoded | { readonly image: PrelabelImage; readonly error?: unknown };
 
-/** Most images that wait for others of their input size. */
+/** Most images that are decoded ahead, and that wait for others of their input size. */
 const mostDecoded = 64;
 
 /** The largest batch with its key, of equals the one that began first. */

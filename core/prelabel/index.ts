@@ -4,15 +4,8 @@ export { learn, type LearnInput, type LearnOptions } from './learn.ts';
 export { edgeEngine, type EdgeEngine } from './edges.ts';
 export { patchColours } from './appearance.ts';
 export { gridPlacements } from './refine.ts';
-export {
-  featureDefaults,
-  FeatureStore,
-  inputSize,
-  type FeatureBackbone,
-  type FeatureOptions,
-  type PatchFeatures,
-  type PrelabelImage,
-} from './features.ts';
+export type { PatchFeatures } from './featureFile.ts';
+export { featureDefaults, FeatureStore, inputSize, type FeatureBackbone, type FeatureOptions, type PrelabelImage } from './features.ts';
 export { proposeDefaults, type ProposeOptions } from './propose.ts';
 export { learnOrder, learnValue, mixedOrder, reviewOrder, type LearnFacts, type RankedProposal } from './rank.ts';
 export { sphericalKMeans, type ClusterOptions } from './cluster.ts';

@@ -3,7 +3,7 @@
  * to checkpoint so that colours do not flip while the network learns. Source: DINOv2 (Oquab et al. 2023), DINOv3's notebook.
  */
 import type { RgbImage } from '../images/index.ts';
-import type { PatchFeatures } from './features.ts';
+import type { PatchFeatures } from './featureFile.ts';
 import { symmetricEigen } from './linalg.ts';
 
 export interface PcaBasis {

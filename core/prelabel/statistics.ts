@@ -7,7 +7,8 @@ import path from 'node:path';
 import { Random } from '../random.ts';
 import { readCache, writeCache } from './cachefile.ts';
 import { unitRows } from './discover.ts';
-import type { FeatureStore, ImageFeatures, PatchFeatures, PrelabelImage } from './features.ts';
+import type { ImageFeatures, PatchFeatures } from './featureFile.ts';
+import type { FeatureStore, PrelabelImage } from './features.ts';
 import { symmetricEigen } from './linalg.ts';
 import type { FeatureView } from './discover.ts';
 

@@ -45,7 +45,8 @@ function drawMaps(random: Random, { size: [W, H], grid: [gw, gh], passes }: Case
   };
   const add = (cells: readonly [number, number, number, number], pixels: readonly [number, number, number, number]): void => {
     boxes.push(...cells, ...pixels);
-    for (let i = 0; i < passes * cells[2] * cells[3]; i++) values.push(random.uniform() < 0.3 ? Math.round(random.uniform()) : random.uniform());
+    for (let i = 0; i < passes * cells[2] * cells[3]; i++)
+      values.push(random.uniform() < 0.3 ? Math.round(random.uniform()) : random.uniform());
   };
   add([0, 0, gw, gh], [0, 0, W, H]);
   add([0, 0, 0, 0], [0, 0, W, H]);
@@ -108,7 +109,9 @@ describe('upsampling on the GPU', { skip: noAdapter }, () => {
           assert.equal((bits[Math.floor(at / 32)]! >>> (at % 32)) & 1, 0, 'a bit behind the last pixel');
       });
     }
-    t.diagnostic(`${pixels} pixels: ${apart} more than 1e-5 apart, at most ${largest.toExponential(1)}; ${flipped} on the other side of 0.5`);
+    t.diagnostic(
+      `${pixels} pixels: ${apart} more than 1e-5 apart, at most ${largest.toExponential(1)}; ${flipped} on the other side of 0.5`,
+    );
     // Weights come from a table of 1,024 steps of colour distance: between two steps rounding decides, seldom.
     assert.ok(pixels > 20_000 && apart < 2e-3 * pixels && flipped < 1e-3 * pixels);
     assert.equal(x.memoryBytes(), held);
@@ -117,7 +120,10 @@ describe('upsampling on the GPU', { skip: noAdapter }, () => {
   it('refuses boxes outside and tables that do not fit', async () => {
     const image = picture(new Random(4), 20, 10);
     const guide = upsampleGuide(image, gridPlacements(4, 2, 1));
-    const maps = (boxes: readonly number[], values: number): PatchMaps => ({ boxes: Int32Array.from(boxes), values: new Float32Array(values) });
+    const maps = (boxes: readonly number[], values: number): PatchMaps => ({
+      boxes: Int32Array.from(boxes),
+      values: new Float32Array(values),
+    });
     await assert.rejects(x.upsample(guide, maps([3, 0, 2, 1, 0, 0, 20, 10], 2)), /box of map 0 is not inside/);
     await assert.rejects(x.upsampleMasks(guide, maps([0, 0, 4, 2, 1, 0, 20, 10], 8)), /box of map 0 is not inside/);
     await assert.rejects(x.upsample(guide, maps([0, 0, 4, 2, 0, 0, 20, 10], 7)), /7 values for boxes of 8/);
