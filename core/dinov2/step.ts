@@ -14,7 +14,7 @@ import { headForward, ibotHeadName, prototypesOf } from './heads.ts';
 import { loraScale } from './lora.ts';
 import { rates, type ParameterGroups } from './optimizer.ts';
 import type { StepValues } from './schedules.ts';
-import { classTokens, patchTokens, vitForward, type DropPath } from './vit.ts';
+import { classTokens, patchTokens, vitForward, vitForwardGroups, type DropPath, type ImageGroup, type TokenGrid } from './vit.ts';
 import { batchesOfStep, type ModelConfig, type RunConfig } from './config.ts';
 
 /** What a batch is besides its crops. */
@@ -169,14 +169,13 @@ export function studentLoss(
   const common = { temperature: config.studentTemperature };
 
   const backbone = { prefix: 'backbone.', loraScale: loraScale(config) };
-  // Two passes: the global crops with masks (also for the class token, spec 0.2), the local crops as they are. In a
-  // distillation the student sees what its teacher sees; the masks then only choose the patches of the iBOT term (spec 7.2).
-  const globalGrid = vitForward(x, student, config.model, crops.global, {
-    ...backbone,
-    mask: config.distillation ? null : batch.masks,
-    dropPath: batch.globalDropPath,
-  });
-  const localGrid = crops.local && vitForward(x, student, config.model, crops.local, { ...backbone, dropPath: batch.localDropPath });
+  // The global crops with masks (also for the class token, spec 0.2), the local crops as they are. In a distillation the
+  // student sees what its teacher sees; the masks then only choose the patches of the iBOT term (spec 7.2).
+  const groups: ImageGroup[] = [
+    { images: crops.global, mask: config.distillation ? null : batch.masks, dropPath: batch.globalDropPath },
+    ...(crops.local ? [{ images: crops.local, dropPath: batch.localDropPath }] : []),
+  ];
+  const [globalGrid, localGrid = null] = vitForwardGroups(x, student, config.model, groups, backbone) as [TokenGrid, TokenGrid?];
   const globalClass = classTokens(x, globalGrid); // [2B,D]
 
   // One pass through each head; tied heads take class tokens and masked patches together.

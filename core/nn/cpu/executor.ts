@@ -16,6 +16,7 @@ import type {
   PositionResize,
   PrototypeLossInputs,
   PrototypeTargets,
+  SampleGroup,
   TargetKind,
   Tensor,
 } from '../ops.ts';
@@ -194,8 +195,8 @@ export class CpuExecutor implements Executor {
     return layers.linear(this.engine, own('linear', x), own('linear', weight), bias && own('linear', bias), activation);
   }
 
-  attention(qkv: Tensor, heads: number): Tensor {
-    return layers.attention(this.engine, own('attention', qkv), heads);
+  attention(qkv: Tensor, heads: number, groups?: readonly SampleGroup[]): Tensor {
+    return layers.attention(this.engine, own('attention', qkv), heads, groups);
   }
 
   swiglu(x: Tensor): Tensor {
@@ -205,6 +206,10 @@ export class CpuExecutor implements Executor {
   addResidual(x: Tensor, branch: Tensor, gamma: Tensor, subset?: BatchSubset): Tensor {
     const [a, b, g] = all('addResidual', x, branch, gamma);
     return layers.addResidual(this.engine, a!, b!, g!, subset);
+  }
+
+  linearResidual(x: Tensor, input: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor): Tensor {
+    return this.addResidual(x, this.linear(input, weight, bias), gamma);
   }
 
   gatherSamples(x: Tensor, rows: Int32Array): Tensor {

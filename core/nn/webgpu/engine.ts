@@ -62,6 +62,11 @@ export class Engine {
     return this.#own(new GpuTensor(shape, element, this.runtime.take(sizeOf(shape) * bytesOf(element))));
   }
 
+  /** A tensor for the tape alone, which has a gradient and no values. */
+  withoutValues(shape: readonly number[], element: Element): GpuTensor {
+    return new GpuTensor(shape, element, null);
+  }
+
   /** A new tensor with these values. */
   tensor(values: Float32Array, shape: readonly number[]): GpuTensor {
     return this.#own(new GpuTensor(shape, 'f32', this.runtime.upload(values)));

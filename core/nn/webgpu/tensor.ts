@@ -19,9 +19,12 @@ export class GpuTensor implements Tensor, Operand {
   tracked = false;
   /** Its gradient during the backward pass, null when none has arrived. */
   gradient: Operand | null = null;
+  /** Set where it is the value of an activation: what went in, which may have no values, and the slope there. */
+  activation: { readonly before: GpuTensor; readonly slope: Operand } | null = null;
   #region: Region | null;
 
-  constructor(shape: readonly number[], element: Element, region: Region, set: GpuParameterSet | null = null, index = 0) {
+  /** @param region null: a place on the tape without values, for its gradient */
+  constructor(shape: readonly number[], element: Element, region: Region | null, set: GpuParameterSet | null = null, index = 0) {
     this.shape = shape;
     this.size = sizeOf(shape);
     this.element = element;

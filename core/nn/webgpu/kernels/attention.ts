@@ -7,22 +7,21 @@ import { blocksFor, delta as rowSums, forward, keys, queries, type Kernel } from
 
 export type { Group } from './attentionShape.ts';
 
-/** Sizes of one batch, or of several groups of samples packed one after the other (global and local crops). */
-type Batch = { readonly samples: number; readonly tokens: number; readonly groups?: undefined } | { readonly groups: readonly Group[] };
-
-export type AttentionInputs = Batch & {
-  /** [N,T,3,heads,headDim]; of groups: [all tokens,3,heads,headDim]. */
+export interface AttentionInputs {
+  /** Of samples packed one after the other (global and local crops). */
+  readonly groups: readonly Group[];
+  /** [all tokens,3,heads,headDim]. */
   readonly qkv: Region;
-  /** [N,T,heads,headDim]. */
+  /** [all tokens,heads,headDim]. */
   readonly out: Region;
-  /** f32 [N,heads,T], of groups each such block at tokenOffset * heads: the log of each row's sum, for the gradient. */
+  /** f32, for each group a block [samples,heads,tokens] at tokenOffset * heads: the log of each row's sum, for the gradient. */
   readonly lse: Region;
   readonly heads: number;
   /** A multiple of 4, at most 128. */
   readonly headDim: number;
   /** Of qkv and out. */
   readonly element: 'f32' | 'f16';
-};
+}
 
 export interface GradientRegions {
   readonly dOut: Region;
@@ -56,13 +55,12 @@ function checked(caps: Capabilities, inputs: AttentionInputs & Partial<GradientR
   }
   if (!Number.isInteger(heads) || heads < 1) throw new Error(`attention: ${heads} heads.`);
   if (element === 'f16' && !caps.f16) throw new Error('attention: this device has no f16.');
-  const all = inputs.groups ?? [{ samples: inputs.samples, tokens: inputs.tokens, tokenOffset: 0 }];
-  for (const { samples, tokens, tokenOffset } of all) {
+  for (const { samples, tokens, tokenOffset } of inputs.groups) {
     if (![samples, tokens, tokenOffset].every((count) => Number.isInteger(count) && count >= 0)) {
       throw new Error(`attention: ${samples} samples of ${tokens} tokens from token ${tokenOffset} on.`);
     }
   }
-  const groups = all.filter(({ samples, tokens }) => samples * tokens > 0);
+  const groups = inputs.groups.filter(({ samples, tokens }) => samples * tokens > 0);
   const end = groups.reduce((most, { samples, tokens, tokenOffset }) => Math.max(most, tokenOffset + samples * tokens), 0);
   const width = end * heads * headDim * (element === 'f16' ? 2 : 4);
   checkBytes({ qkv, dQkv }, 3 * width);

@@ -24,7 +24,7 @@ export interface ProductInputs {
   readonly k: number;
   readonly a: Region;
   readonly b: Region;
-  /** [m,n]. May overlap nothing that is read, but `residual` may be c itself. */
+  /** [m,n]. May overlap nothing that is read. */
   readonly c: Region;
   readonly elements: PerMatrix<'f32' | 'f16'>;
   /** Elements from one row to the next, where that is not the row's length. */
@@ -111,12 +111,10 @@ const uniforms: readonly UniformSpec[] = [
   ...(['m', 'n', 'k', 'strideA', 'strideB', 'strideC', 'startA', 'startB', 'startC', 'share'] as const).map(
     (name) => ({ name, type: 'u32' }) as const,
   ),
-  { name: 'scale', type: 'f32' },
 ];
 
 const reductionUniforms: readonly UniformSpec[] = [
   ...(['m', 'n', 'strideC', 'startC', 'splits'] as const).map((name) => ({ name, type: 'u32' }) as const),
-  { name: 'scale', type: 'f32' },
 ];
 
 /**
@@ -184,7 +182,6 @@ export function product(caps: Capabilities, inputs: ProductInputs, among?: reado
       startB: at.b.start,
       startC: split ? 0 : at.c.start,
       share,
-      scale: end.scale,
     },
     workgroups: [Math.ceil(n / tile.columns), Math.ceil(m / tile.rows), splits],
     flops: 2 * m * n * k,
@@ -244,7 +241,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
       body,
     }),
     regions: [workspace, ...end.regions],
-    uniforms: { m, n, strideC: at.stride, startC: at.start, splits, scale: end.scale },
+    uniforms: { m, n, strideC: at.stride, startC: at.start, splits },
     workgroups: [Math.ceil(n / 256), Math.ceil(m / 4), 1],
     bytes: m * n * (4 * splits + bytesOf(elements.c)),
   };
