@@ -98,6 +98,17 @@ export function program(parts: {
   return { name, bindings, uniforms, source: `${lines.join('\n')}\n${body}` };
 }
 
+const known = new WeakMap<Capabilities, Map<string, Program>>();
+
+/** The program of that name for the device, made when it is first asked for: writing the text takes longer than a dispatch. */
+export function once(caps: Capabilities, name: string, make: () => Program): Program {
+  let programs = known.get(caps);
+  if (!programs) known.set(caps, (programs = new Map()));
+  let made = programs.get(name);
+  if (!made) programs.set(name, (made = make()));
+  return made;
+}
+
 /**
  * Workgroups for `count` invocations or rows beyond what one dimension takes: [x, y, 1] with x * y >= count. The kernel
  * finds its number as `group.x + group.y * count_x` and must skip those past the end.
