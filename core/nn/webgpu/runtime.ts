@@ -28,6 +28,8 @@ const rememberedGroups = 16_384;
 export interface RuntimeOptions {
   /** Measures every dispatch (`profile`): each then has a pass of its own, which is slower. */
   readonly profile?: boolean;
+  /** Bytes that buffers may take before unused ones are given back to the device; absent: they are kept. */
+  readonly memoryLimit?: number;
 }
 
 export class Runtime {
@@ -53,13 +55,14 @@ export class Runtime {
   #peak = 0;
   #failure: AppError | null = null;
   #ended = false;
+  readonly #submit = (): void => this.flush();
 
-  constructor(device: Device, { profile = false }: RuntimeOptions = {}) {
+  constructor(device: Device, { profile = false, memoryLimit }: RuntimeOptions = {}) {
     this.device = device;
     this.capabilities = device.capabilities;
     this.#gpu = device.gpu;
-    this.pool = new BufferPool(device.gpu);
-    this.#uploads = new Uploads(this.pool);
+    this.pool = new BufferPool(device.gpu, memoryLimit);
+    this.#uploads = new Uploads(this.pool, this.#submit);
     this.#uniforms = device.gpu.createBuffer({ size: batchSize * uniformStride, usage: usage.uniform | usage.copyTarget });
     if (profile && !device.timestamps) throw new Error(`The GPU (${device.description}) cannot measure how long its work takes.`);
     this.#profile = profile ? new Profile(device.gpu, batchSize) : null;
@@ -131,7 +134,7 @@ export class Runtime {
         'Take a smaller batch, fewer prototypes or a smaller network.',
       );
     }
-    return this.#hold(this.pool.take(bytes));
+    return this.#hold(this.pool.take(bytes, this.#submit));
   }
 
   /** A region with these values. */
