@@ -65,7 +65,7 @@ export function backboneOf(
         const count = Math.min(atOnce, n - from);
         await x.scope(async () => {
           const input = x.tensor(images.subarray(from * pixels, (from + count) * pixels), [count, 3, height, width]);
-          const grid = vitForward(x, parameters, config, input, { prefix, loraScale });
+          const grid = vitForward(x, parameters, config, input, { prefix, loraScale, recompute: true });
           patches.set(await x.read(x.sliceTokens(grid.tokens, grid.firstPatch, P)), from * P * D);
           cls.set(await x.read(classTokens(x, grid)), from * D);
           if (options.norms) rowLengths(await x.read(x.sliceTokens(grid.beforeNorm, grid.firstPatch, P)), D, norms, from * P);

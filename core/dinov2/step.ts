@@ -127,9 +127,10 @@ export function teacherTargets(
   const { parameters: teacher, model } = whoTeaches(config, state);
   const maskedPositions = positionsOf(masks);
   const ibotHead = ibotHeadName(config);
-  // Nothing goes backwards here: what the layers made is freed before the student begins.
+  // Nothing goes backwards here: what the layers made is freed block by block.
   const heads = x.within(() => {
-    const grid = vitForward(x, teacher, model, crops.global, { prefix: 'backbone.', loraScale: loraScale(config) });
+    const forward = { prefix: 'backbone.', loraScale: loraScale(config), recompute: true };
+    const grid = vitForward(x, teacher, model, crops.global, forward);
     const masked = maskedPositions.length > 0 ? patchTokens(x, grid, maskedPositions) : null; // [M,D]
     return { dino: headForward(x, teacher, 'dino_head', classTokens(x, grid)), ibot: masked && headForward(x, teacher, ibotHead, masked) };
   });
@@ -168,7 +169,7 @@ export function studentLoss(
   const { dino: dinoWeight, ibot: ibotWeight, koleo: koleoWeight } = config.lossWeights;
   const common = { temperature: config.studentTemperature };
 
-  const backbone = { prefix: 'backbone.', loraScale: loraScale(config) };
+  const backbone = { prefix: 'backbone.', loraScale: loraScale(config), recompute: config.recompute ?? false };
   // The global crops with masks (also for the class token, spec 0.2), the local crops as they are. In a distillation the
   // student sees what its teacher sees; the masks then only choose the patches of the iBOT term (spec 7.2).
   const groups: ImageGroup[] = [

@@ -101,6 +101,8 @@ export interface ForwardOptions {
   readonly loraScale?: number | null;
   /** Stop after this many blocks; the final norm is applied to what is there. All blocks by default. */
   readonly blocks?: number;
+  /** What a block makes besides its result is freed; a gradient through it computes it again (`Executor.recompute`). */
+  readonly recompute?: boolean;
 }
 
 /** Images (or crops) of one size. */
@@ -151,7 +153,7 @@ export function vitForwardGroups(
   // A branch with drop path sees a batch subset drawn for its group, so those groups go one by one.
   if (groups.length > 1 && groups.some(({ dropPath }) => dropPath))
     return groups.flatMap((group) => vitForwardGroups(x, parameters, config, [group], options));
-  const { prefix = '', loraScale = null, blocks = config.depth } = options;
+  const { prefix = '', loraScale = null, blocks = config.depth, recompute = false } = options;
   const network: Network = {
     config,
     p: (name) => parameters.get(prefix + name),
@@ -162,7 +164,11 @@ export function vitForwardGroups(
   const packed = groups.length > 1 ? embedded.map(({ samples, tokensPerSample }) => ({ samples, tokens: tokensPerSample })) : undefined;
   let tokens = packed ? x.concatRows(embedded.map((group) => group.tokens)) : embedded[0]!.tokens; // [R,D], or [N,T,D]
   const dropPath = groups[0]!.dropPath ?? null;
-  for (let i = 0; i < blocks; i++) tokens = block(x, network, i, tokens, packed, dropPath?.[i]);
+  for (let i = 0; i < blocks; i++) {
+    const input = tokens;
+    const body = (): Tensor => block(x, network, i, input, packed, dropPath?.[i]);
+    tokens = recompute ? x.recompute([input], body) : body();
+  }
   const beforeNorm = tokens;
   tokens = x.layerNorm(tokens, network.p('norm.weight'), network.p('norm.bias'), EPSILON);
 

@@ -189,6 +189,15 @@ export interface Executor {
    */
   gradients(set: ParameterSet, forward: () => Tensor, lossScale?: number): Gradients;
 
+  /**
+   * Gradient checkpointing (Chen et al. 2016, https://arxiv.org/abs/1604.06174): nothing that `body` makes is kept but its
+   * result; the backward pass computes it again. Values and gradients are the same, bit for bit. Outside `gradients` it frees
+   * what the body made. tensorflow only runs the body.
+   * @param inputs all tensors that the body takes and did not make, besides parameters
+   * @param body gives the same each time; must not read or draw
+   */
+  recompute(inputs: readonly Tensor[], body: () => Tensor): Tensor;
+
   // --- differentiable operations ------------------------------------------------------------------------------------
   /** images [N,3,H,W] cut into p x p patches times weight [D,3,p,p] plus bias [D] -> [N, (H/p)(W/p), D], y major. */
   patchEmbed(images: Tensor, weight: Tensor, bias: Tensor): Tensor;

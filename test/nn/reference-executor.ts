@@ -288,6 +288,10 @@ export class ReferenceExecutor implements Executor {
     return node;
   }
 
+  recompute(_inputs: readonly Tensor[], body: () => Tensor): Tensor {
+    return body();
+  }
+
   // --- differentiable operations ------------------------------------------------------------------------------------
 
   patchEmbed(images: Tensor, weight: Tensor, bias: Tensor): Tensor {

@@ -30,6 +30,8 @@ export const prototypeLimits: PrototypeLimits = { kept: 64 * 2 ** 20, tile: 8 * 
 interface Tape {
   readonly set: CpuParameterSet;
   readonly steps: { readonly output: CpuTensor; readonly backward: Backward }[];
+  /** Only follows what has a gradient; the steps are recorded when they are computed again (`recompute`). */
+  readonly dry: boolean;
 }
 
 interface Scope {
@@ -113,6 +115,10 @@ export class Engine {
   /** @see Executor.within */
   within<T>(body: () => T): T {
     if (this.#tape) throw new Error('within: not inside gradients.');
+    return this.#within(body);
+  }
+
+  #within<T>(body: () => T): T {
     const scope: Scope = { mark: this.arena.mark(), tensors: [] };
     this.#scopes.push(scope);
     let kept: CpuTensor[] = [];
@@ -154,21 +160,21 @@ export class Engine {
 
   // --- tape ---
 
-  get recording(): boolean {
-    return this.#tape !== null;
+  /** True when a gradient with respect to the tensor is wanted, and what that takes is worth keeping. */
+  wants(tensor: CpuTensor | null): boolean {
+    return !this.#tape?.dry && this.#reaches(tensor);
   }
 
-  /** True when a gradient with respect to the tensor is wanted. */
-  wants(tensor: CpuTensor | null): boolean {
+  #reaches(tensor: CpuTensor | null): boolean {
     if (tensor === null || this.#tape === null) return false;
     return tensor.tracked || (tensor.set === this.#tape.set && this.#tape.set.frozen[tensor.index] === 0);
   }
 
   /** Records `backward` when one of the inputs wants a gradient. */
   record(output: CpuTensor, inputs: readonly (CpuTensor | null)[], backward: Backward): void {
-    if (!this.#tape || !inputs.some((input) => this.wants(input))) return;
+    if (!this.#tape || !inputs.some((input) => this.#reaches(input))) return;
     output.tracked = true;
-    this.#tape.steps.push({ output, backward });
+    if (!this.#tape.dry) this.#tape.steps.push({ output, backward });
   }
 
   /** Where the gradient of `tensor` goes, or null when none is wanted. Each call is answered by exactly one contribution. */
@@ -200,9 +206,7 @@ export class Engine {
   /** Runs `forward` and then the tape backwards. @see Executor.gradients */
   differentiate(set: CpuParameterSet, forward: () => CpuTensor, seed: number): CpuTensor {
     if (this.#tape) throw new Error('gradients: calls do not nest.');
-    const tape: Tape = { set, steps: [] };
-    this.#tape = tape;
-    try {
+    return this.#taped({ set, steps: [], dry: false }, (tape) => {
       const loss = forward();
       if (loss.size !== 1 || loss.shape.length !== 0)
         throw new Error(`gradients: the loss has shape [${loss.shape.join(',')}], [] is wanted.`);
@@ -210,23 +214,69 @@ export class Engine {
         loss.gradient = this.room(1);
         this.heap.f32[loss.gradient / 4] = seed;
       }
-      for (let i = tape.steps.length - 1; i >= 0; --i) {
-        const { output, backward } = tape.steps[i]!;
-        const dy = output.gradient;
-        // A value that the loss does not depend on.
-        if (!dy) continue;
-        output.gradient = 0;
-        if (backward(dy) !== true) this.giveBack(dy, output.size);
-      }
+      this.#backwards(tape);
       this.settle(set);
       return loss;
+    });
+  }
+
+  #taped<T>(tape: Tape, body: (tape: Tape) => T): T {
+    const outer = this.#tape;
+    this.#tape = tape;
+    try {
+      return body(tape);
     } finally {
       for (const { output } of tape.steps) {
         output.tracked = false;
         output.gradient = 0;
       }
-      this.#tape = null;
+      this.#tape = outer;
     }
+  }
+
+  #backwards({ steps }: Tape): void {
+    for (let i = steps.length - 1; i >= 0; --i) {
+      const { output, backward } = steps[i]!;
+      const dy = output.gradient;
+      // A value that the loss does not depend on.
+      if (!dy) continue;
+      output.gradient = 0;
+      if (backward(dy) !== true) this.giveBack(dy, output.size);
+    }
+  }
+
+  /** @see Executor.recompute */
+  recompute(inputs: readonly CpuTensor[], body: () => CpuTensor): CpuTensor {
+    const tape = this.#tape;
+    // Inside another one it would be computed a third time, and nothing saved.
+    if (tape?.dry) return body();
+    if (!tape) return this.#within(body);
+    const { set } = tape;
+    const output = this.#taped({ set, steps: [], dry: true }, () => this.#within(body));
+    if (!output.tracked) return output;
+    tape.steps.push({
+      output,
+      backward: (dy) => {
+        const mark = this.arena.mark();
+        const tensors: CpuTensor[] = [];
+        this.#scopes.push({ mark, tensors });
+        this.#taped({ set, steps: [], dry: false }, (again) => {
+          body().gradient = dy;
+          this.#backwards(again);
+        });
+        this.#scopes.pop();
+        // Gradients that lie in what was made now live on.
+        const kept = inputs.filter(({ gradient }) => gradient && this.arena.follows(mark, gradient));
+        const moved = this.arena.compact(
+          mark,
+          kept.map(({ gradient: address, bytes }) => ({ address, bytes })),
+        );
+        for (const tensor of tensors) tensor.address = 0;
+        kept.forEach((tensor, i) => (tensor.gradient = moved[i]!));
+        return true;
+      },
+    });
+    return output;
   }
 
   /** Writes the zeros that `fresh` stands for. */

@@ -144,6 +144,10 @@ export class TensorflowExecutor implements Executor {
     return { loss };
   }
 
+  recompute(_inputs: readonly Tensor[], body: () => Tensor): Tensor {
+    return body();
+  }
+
   // --- differentiable operations ---
 
   patchEmbed(images: Tensor, weight: Tensor, bias: Tensor): Tensor {

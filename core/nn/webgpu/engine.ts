@@ -16,6 +16,8 @@ export type Backward = (dy: Operand) => boolean | void;
 interface Tape {
   readonly set: GpuParameterSet;
   readonly steps: { readonly output: GpuTensor; readonly backward: Backward }[];
+  /** Only follows what has a gradient; the steps are recorded when they are computed again (`recompute`). */
+  readonly dry: boolean;
 }
 
 interface Scope {
@@ -131,6 +133,10 @@ export class Engine {
   /** @see Executor.within */
   within<T>(body: () => T): T {
     if (this.#tape) throw new Error('within: not inside gradients.');
+    return this.#within(body);
+  }
+
+  #within<T>(body: () => T): T {
     const scope: Scope = { tensors: new Set(), rooms: new Set() };
     this.#scopes.push(scope);
     let kept: GpuTensor[] = [];
@@ -158,17 +164,21 @@ export class Engine {
 
   // --- tape ---
 
-  /** True when a gradient with respect to the tensor is wanted. */
+  /** True when a gradient with respect to the tensor is wanted, and what that takes is worth keeping. */
   wants(tensor: GpuTensor | null): boolean {
+    return !this.#tape?.dry && this.#reaches(tensor);
+  }
+
+  #reaches(tensor: GpuTensor | null): boolean {
     if (tensor === null || this.#tape === null) return false;
     return tensor.tracked || (tensor.set === this.#tape.set && this.#tape.set.frozen[tensor.index] === 0);
   }
 
   /** Records `backward` when one of the inputs wants a gradient. */
   record(output: GpuTensor, inputs: readonly (GpuTensor | null)[], backward: Backward): void {
-    if (!this.#tape || !inputs.some((input) => this.wants(input))) return;
+    if (!this.#tape || !inputs.some((input) => this.#reaches(input))) return;
     output.tracked = true;
-    this.#tape.steps.push({ output, backward });
+    if (!this.#tape.dry) this.#tape.steps.push({ output, backward });
   }
 
   /** Where the gradient of `tensor` goes, or null when none is wanted. Each call is answered by exactly one contribution. */
@@ -200,9 +210,7 @@ export class Engine {
   /** Runs `forward` and then the tape backwards. @see Executor.gradients */
   differentiate(set: GpuParameterSet, forward: () => GpuTensor, seed: number): GpuTensor {
     if (this.#tape) throw new Error('gradients: calls do not nest.');
-    const tape: Tape = { set, steps: [] };
-    this.#tape = tape;
-    try {
+    return this.#taped({ set, steps: [], dry: false }, (tape) => {
       const loss = forward();
       if (loss.size !== 1 || loss.shape.length !== 0)
         throw new Error(`gradients: the loss has shape [${loss.shape.join(',')}], [] is wanted.`);
@@ -210,23 +218,63 @@ export class Engine {
         loss.gradient = this.room(1);
         this.run(fill(this.caps, loss.gradient, seed, 1));
       }
-      for (let i = tape.steps.length - 1; i >= 0; --i) {
-        const { output, backward } = tape.steps[i]!;
-        const dy = output.gradient;
-        // A value that the loss does not depend on.
-        if (!dy) continue;
-        output.gradient = null;
-        if (backward(dy) !== true) this.giveBack(dy);
-      }
+      this.#backwards(tape);
       this.settle(set);
       return loss;
+    });
+  }
+
+  #taped<T>(tape: Tape, body: (tape: Tape) => T): T {
+    const outer = this.#tape;
+    this.#tape = tape;
+    try {
+      return body(tape);
     } finally {
       for (const { output } of tape.steps) {
         output.tracked = false;
         output.gradient = null;
       }
-      this.#tape = null;
+      this.#tape = outer;
     }
+  }
+
+  #backwards({ steps }: Tape): void {
+    for (let i = steps.length - 1; i >= 0; --i) {
+      const { output, backward } = steps[i]!;
+      const dy = output.gradient;
+      // A value that the loss does not depend on.
+      if (!dy) continue;
+      output.gradient = null;
+      if (backward(dy) !== true) this.giveBack(dy);
+    }
+  }
+
+  /** @see Executor.recompute */
+  recompute(inputs: readonly GpuTensor[], body: () => GpuTensor): GpuTensor {
+    const tape = this.#tape;
+    // Inside another one it would be computed a third time, and nothing saved.
+    if (tape?.dry) return body();
+    if (!tape) return this.#within(body);
+    const { set } = tape;
+    const output = this.#taped({ set, steps: [], dry: true }, () => this.#within(body));
+    if (!output.tracked) return output;
+    tape.steps.push({
+      output,
+      backward: (dy) => {
+        this.#within(() => {
+          this.#taped({ set, steps: [], dry: false }, (again) => {
+            body().gradient = dy;
+            this.#backwards(again);
+          });
+          const [scope, outer] = [this.#scopes.at(-1)!, this.#scopes.at(-2)!];
+          for (const { gradient } of inputs) {
+            if (gradient && scope.rooms.delete(gradient.region)) outer.rooms.add(gradient.region);
+          }
+        });
+        return true;
+      },
+    });
+    return output;
   }
 
   /** Writes the zeros that `fresh` stands for. */

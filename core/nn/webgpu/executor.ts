@@ -161,6 +161,10 @@ export class WebgpuExecutor implements Executor {
     return { loss: this.engine.differentiate(ownSet('gradients', set), () => own('gradients', forward()), lossScale) };
   }
 
+  recompute(inputs: readonly Tensor[], body: () => Tensor): Tensor {
+    return this.engine.recompute(all('recompute', ...inputs), () => own('recompute', body()));
+  }
+
   // --- differentiable operations ---
 
   patchEmbed(images: Tensor, weight: Tensor, bias: Tensor): Tensor {
