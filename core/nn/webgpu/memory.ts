@@ -5,7 +5,7 @@
 import type { Region } from './program.ts';
 
 /** Values of GPUBufferUsage and GPUMapMode, which Node has no globals for. */
-export const usage = { mapRead: 1, copySource: 4, copyTarget: 8, uniform: 64, storage: 128, queryResolve: 512 } as const;
+export const usage = { mapRead: 1, mapWrite: 2, copySource: 4, copyTarget: 8, uniform: 64, storage: 128, queryResolve: 512 } as const;
 
 /** Bound offsets and sizes of all regions are multiples of this. */
 export const alignment = 256;
