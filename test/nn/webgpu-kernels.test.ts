@@ -213,9 +213,9 @@ describe('GPU kernels', { skip: noAdapter }, () => {
       squares: put(new Float32Array(scratch.squares)),
       partials: put(new Float32Array(scratch.partials)),
     };
-    runtime.run(
-      clipGradients(narrow, layout, { g: gradients, parts: list(parts), norms, ...rooms }, { partCount: 3, factor: 0.25, maxNorm: 5 }),
-    );
+    const lists = { segments: layout.segments, parts: list(parts) };
+    const pieces = [{ ...layout, g: gradients }];
+    runtime.run(clipGradients(narrow, pieces, { ...lists, norms, ...rooms }, { partCount: 3, factor: 0.25, maxNorm: 5 }));
     const squares = [0, 0, 0];
     g.forEach((value, i) => (squares[parts[owner[i]!]!]! += (value / 4) ** 2));
     const wanted = squares.map(Math.sqrt);

@@ -2,17 +2,10 @@
  * Buffers on the device, used again and again: a freed buffer waits in its size class for the next of its size. All work
  * runs in the order it was given, so a buffer may be handed out while commands that read its old contents still wait.
  */
-import type { Region } from './program.ts';
+import { alignedBytes, alignment, type Region } from './program.ts';
 
 /** Values of GPUBufferUsage and GPUMapMode, which Node has no globals for. */
 export const usage = { mapRead: 1, mapWrite: 2, copySource: 4, copyTarget: 8, uniform: 64, storage: 128, queryResolve: 512 } as const;
-
-/** Bound offsets and sizes of all regions are multiples of this. */
-export const alignment = 256;
-
-export function alignedBytes(bytes: number): number {
-  return Math.max(alignment, Math.ceil(bytes / alignment) * alignment);
-}
 
 /** Eight classes to a power of two: at most an eighth of a large buffer is unused. */
 export function classBytes(bytes: number): number {

@@ -37,6 +37,18 @@ export interface Region {
   readonly bytes: number;
 }
 
+/** Bound offsets and sizes of all regions are multiples of this. */
+export const alignment = 256;
+
+export function alignedBytes(bytes: number): number {
+  return Math.max(alignment, Math.ceil(bytes / alignment) * alignment);
+}
+
+/** The part of a region from byte `offset` on, a multiple of the alignment. */
+export function part({ buffer, offset: start, bytes: all }: Region, offset: number, bytes = all - offset): Region {
+  return { buffer, offset: start + offset, bytes: Math.min(alignedBytes(bytes), all - offset) };
+}
+
 /** One run of a program. `regions` and `uniforms` as the program lists them. */
 export interface Dispatch {
   readonly program: Program;

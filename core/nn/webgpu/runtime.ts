@@ -4,7 +4,7 @@
  */
 import { AppError } from '../../contract/index.ts';
 import { openDevice, type Device } from './device.ts';
-import { BufferPool, Uploads, alignedBytes, classBytes, usage } from './memory.ts';
+import { BufferPool, Uploads, classBytes, usage } from './memory.ts';
 import type { Capabilities, Dispatch, Program, Region } from './program.ts';
 import { Staging, stagedBytes } from './staging.ts';
 import { Profile, type ProgramTime } from './profile.ts';
@@ -353,9 +353,4 @@ export class Runtime {
     this.#ended = true;
     this.#gpu.destroy();
   }
-}
-
-/** The part of a region from byte `offset` on, a multiple of the alignment. */
-export function part({ buffer, offset: start, bytes: all }: Region, offset: number, bytes = all - offset): Region {
-  return { buffer, offset: start + offset, bytes: Math.min(alignedBytes(bytes), all - offset) };
 }

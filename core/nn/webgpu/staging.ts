@@ -2,7 +2,8 @@
  * The way of large arrays to a GPU with memory of its own: buffers that this process can write, used in turns. The queue's
  * own `writeBuffer` takes new memory for every call, which costs several times the copy (34 MB: 30 ms on an H100).
  */
-import { alignedBytes, usage } from './memory.ts';
+import { usage } from './memory.ts';
+import { alignedBytes } from './program.ts';
 
 /** Bytes of a buffer, and the largest array that goes through one. */
 export const stagedBytes = 2 ** 24;
