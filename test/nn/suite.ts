@@ -500,6 +500,14 @@ function gradientTests(executor: () => Executor, tolerance: number): void {
       set.dispose();
       return { found, held };
     };
+    // What goes wrong on the way back is thrown as it is, and the executor goes on.
+    let calls = 0;
+    const failing: Executor['recompute'] = (inputs, body) =>
+      e.recompute(inputs, () => {
+        if (++calls > 3) throw new Error('the second time');
+        return body();
+      });
+    if (e.name !== 'tensorflow') await assert.rejects(run([], failing), /the second time/);
     for (const frozen of [[], ['x'], ['up', 'norm'], ['bias', 'gamma', 'down']]) {
       const kept = await run(frozen, (_, body) => body());
       const again = await run(frozen, (inputs, body) => e.recompute(inputs, body));

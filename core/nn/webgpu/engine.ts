@@ -9,16 +9,7 @@ import type { Capabilities, Dispatch, Element, Region } from './program.ts';
 import type { Runtime } from './runtime.ts';
 import { bytesOf, GpuTensor, type GpuParameterSet } from './tensor.ts';
 import { sizeOf, survivors } from '../shapes.ts';
-
-/** Given d loss / d output. Returns true when it has taken that memory over (made it another gradient). */
-export type Backward = (dy: Operand) => boolean | void;
-
-interface Tape {
-  readonly set: GpuParameterSet;
-  readonly steps: { readonly output: GpuTensor; readonly backward: Backward }[];
-  /** Only follows what has a gradient; the steps are recorded when they are computed again (`recompute`). */
-  readonly dry: boolean;
-}
+import { Tape, type Backward } from '../tape.ts';
 
 interface Scope {
   readonly tensors: Set<GpuTensor>;
@@ -43,7 +34,11 @@ export class Engine {
   /** Element of activations: tokens begin as it, and results have the element of what they are made from. */
   readonly precision: Precision;
   readonly limits: PrototypeLimits;
-  #tape: Tape | null = null;
+  readonly #tape = new Tape<GpuTensor, Operand>({
+    giveBack: (gradient) => this.giveBack(gradient),
+    forwards: (body) => this.#within(body),
+    backwards: (inputs, body) => this.#within(() => this.#keepingGradients(inputs, body)),
+  });
   #scopes: Scope[] = [{ tensors: new Set(), rooms: new Set() }];
 
   constructor(runtime: Runtime, precision: Precision, limits: PrototypeLimits = prototypeLimits) {
@@ -132,7 +127,7 @@ export class Engine {
 
   /** @see Executor.within */
   within<T>(body: () => T): T {
-    if (this.#tape) throw new Error('within: not inside gradients.');
+    if (this.#tape.recording) throw new Error('within: not inside gradients.');
     return this.#within(body);
   }
 
@@ -164,21 +159,14 @@ export class Engine {
 
   // --- tape ---
 
-  /** True when a gradient with respect to the tensor is wanted, and what that takes is worth keeping. */
+  /** @see Tape.wants */
   wants(tensor: GpuTensor | null): boolean {
-    return !this.#tape?.dry && this.#reaches(tensor);
+    return this.#tape.wants(tensor);
   }
 
-  #reaches(tensor: GpuTensor | null): boolean {
-    if (tensor === null || this.#tape === null) return false;
-    return tensor.tracked || (tensor.set === this.#tape.set && this.#tape.set.frozen[tensor.index] === 0);
-  }
-
-  /** Records `backward` when one of the inputs wants a gradient. */
-  record(output: GpuTensor, inputs: readonly (GpuTensor | null)[], backward: Backward): void {
-    if (!this.#tape || !inputs.some((input) => this.#reaches(input))) return;
-    output.tracked = true;
-    if (!this.#tape.dry) this.#tape.steps.push({ output, backward });
+  /** @see Tape.record */
+  record(output: GpuTensor, inputs: readonly (GpuTensor | null)[], backward: Backward<Operand>): void {
+    this.#tape.record(output, inputs, backward);
   }
 
   /** Where the gradient of `tensor` goes, or null when none is wanted. Each call is answered by exactly one contribution. */
@@ -207,74 +195,27 @@ export class Engine {
     return false;
   }
 
-  /** Runs `forward` and then the tape backwards. @see Executor.gradients */
+  /** @see Executor.gradients */
   differentiate(set: GpuParameterSet, forward: () => GpuTensor, seed: number): GpuTensor {
-    if (this.#tape) throw new Error('gradients: calls do not nest.');
-    return this.#taped({ set, steps: [], dry: false }, (tape) => {
-      const loss = forward();
-      if (loss.size !== 1 || loss.shape.length !== 0)
-        throw new Error(`gradients: the loss has shape [${loss.shape.join(',')}], [] is wanted.`);
-      if (loss.tracked) {
-        loss.gradient = this.room(1);
-        this.run(fill(this.caps, loss.gradient, seed, 1));
-      }
-      this.#backwards(tape);
-      this.settle(set);
-      return loss;
+    const loss = this.#tape.differentiate(set, forward, () => {
+      const start = this.room(1);
+      this.run(fill(this.caps, start, seed, 1));
+      return start;
     });
-  }
-
-  #taped<T>(tape: Tape, body: (tape: Tape) => T): T {
-    const outer = this.#tape;
-    this.#tape = tape;
-    try {
-      return body(tape);
-    } finally {
-      for (const { output } of tape.steps) {
-        output.tracked = false;
-        output.gradient = null;
-      }
-      this.#tape = outer;
-    }
-  }
-
-  #backwards({ steps }: Tape): void {
-    for (let i = steps.length - 1; i >= 0; --i) {
-      const { output, backward } = steps[i]!;
-      const dy = output.gradient;
-      // A value that the loss does not depend on.
-      if (!dy) continue;
-      output.gradient = null;
-      if (backward(dy) !== true) this.giveBack(dy);
-    }
+    this.settle(set);
+    return loss;
   }
 
   /** @see Executor.recompute */
   recompute(inputs: readonly GpuTensor[], body: () => GpuTensor): GpuTensor {
-    const tape = this.#tape;
-    // Inside another one it would be computed a third time, and nothing saved.
-    if (tape?.dry) return body();
-    if (!tape) return this.#within(body);
-    const { set } = tape;
-    const output = this.#taped({ set, steps: [], dry: true }, () => this.#within(body));
-    if (!output.tracked) return output;
-    tape.steps.push({
-      output,
-      backward: (dy) => {
-        this.#within(() => {
-          this.#taped({ set, steps: [], dry: false }, (again) => {
-            body().gradient = dy;
-            this.#backwards(again);
-          });
-          const [scope, outer] = [this.#scopes.at(-1)!, this.#scopes.at(-2)!];
-          for (const { gradient } of inputs) {
-            if (gradient && scope.rooms.delete(gradient.region)) outer.rooms.add(gradient.region);
-          }
-        });
-        return true;
-      },
-    });
-    return output;
+    return this.#tape.recompute(inputs, body);
+  }
+
+  /** Gradients of these tensors that lie in the innermost scope go over to the next. */
+  #keepingGradients(inputs: readonly GpuTensor[], body: () => void): void {
+    body();
+    const [inner, outer] = [this.#scopes.at(-1)!, this.#scopes.at(-2)!];
+    for (const { gradient } of inputs) if (gradient && inner.rooms.delete(gradient.region)) outer.rooms.add(gradient.region);
   }
 
   /** Writes the zeros that `fresh` stands for. */
