@@ -44,6 +44,7 @@ const HELP = `Patchwise: self-supervised training on your own images, and masks 
   patchwise pretrain DIR                   train on the project's images (Ctrl-C stops after a checkpoint)
       --images IMAGES   make the project first     --preset ID   see below     --steps N   --batch N   --seed N
       --accumulate N    batches a step, their gradients averaged: large batches in little memory
+      --recompute       activations again in the backward pass: much less memory, a third more work
       --from-weights ID   --from-run ID   --step N   go on from imported weights, or from a checkpoint (its chosen one)
       --preset high-resolution   --size PX   with --from-run: a short phase at larger global crops, a multiple of the patch
       --distill-from-weights ID | --distill-from-run ID   --step N   learn from a frozen, larger network that has heads
@@ -110,7 +111,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
       ...['images', 'preset', 'steps', 'batch', 'seed', 'keep', 'exclude', 'engine', 'precision', 'accumulate', 'size'],
       ...['from-weights', 'from-run', 'distill-from-weights', 'distill-from-run', 'step'],
     ],
-    flags: ['balance', 'dedupe', 'no-dedupe'],
+    flags: ['balance', 'dedupe', 'no-dedupe', 'recompute'],
     run: pretrain,
   },
   resume: { folder: 'DIR', options: ['run', 'engine', 'precision'], run: resume },
@@ -219,6 +220,7 @@ async function pretrain({ local, terminal, stop, folder, values, flags }: Call):
   const numbers = {
     ...{ steps: count(values, 'steps', 1), batch: count(values, 'batch', 2), seed: count(values, 'seed', 0) },
     ...{ accumulate: count(values, 'accumulate', 1), globalSize: count(values, 'size', 1) },
+    ...(flags.has('recompute') && { recompute: true }),
   };
   const sources = sourcesOf(values);
   const wished = listOptions(values, flags);

@@ -89,6 +89,8 @@ export const inputs = {
     batch: z.int().min(2).max(4096).nullable(),
     /** Batches whose gradients make up one update; absent or null: 1. */
     accumulate: z.int().min(1).max(4096).nullable().optional(),
+    /** Activations are computed again in the backward pass; absent: where they have no room. */
+    recompute: z.boolean().optional(),
     /** Side of the global crops of a high-resolution phase, in pixels; absent or null: the preset's. */
     globalSize: z.int().min(1).max(4096).nullable().optional(),
     seed: z.int().nullable(),

@@ -85,7 +85,7 @@ export function backboneOf(
     for (let from = 0; from < n; from += atOnce) {
       const count = Math.min(atOnce, n - from);
       const reads = x.within(() => {
-        const grid = vitForward(x, parameters, config, input(from, count), { prefix, loraScale, free: true });
+        const grid = vitForward(x, parameters, config, input(from, count), { prefix, loraScale, recompute: true });
         const lengths = wantNorms ? [x.read(x.sliceTokens(grid.beforeNorm, grid.firstPatch, P))] : [];
         return [x.read(x.sliceTokens(grid.tokens, grid.firstPatch, P)), x.read(classTokens(x, grid)), ...lengths];
       });

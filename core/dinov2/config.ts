@@ -120,6 +120,8 @@ export interface RunConfig {
   readonly batch: number;
   /** Batches whose gradients are averaged for one update. Absent: 1. */
   readonly accumulate?: number;
+  /** The student's blocks keep nothing for the backward pass and are computed again there: a third more work in much less memory. */
+  readonly recompute?: boolean;
   readonly crops: CropConfig;
   readonly masking: {
     /** Share of the global crops that get a mask. */

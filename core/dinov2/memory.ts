@@ -22,7 +22,10 @@ export interface StepBytes {
 }
 
 /** What memory depends on, of a run's numbers. */
-type Sizes = Pick<RunConfig, 'seed' | 'model' | 'heads' | 'batch' | 'crops' | 'masking' | 'teacher' | 'continuation' | 'distillation'>;
+type Sizes = Pick<
+  RunConfig,
+  'seed' | 'model' | 'heads' | 'batch' | 'crops' | 'masking' | 'teacher' | 'continuation' | 'distillation' | 'recompute'
+>;
 
 /** Asked for the same run several times while presets are shown. */
 const known = new Map<string, StepBytes | null>();
@@ -34,7 +37,7 @@ const remembered = 64;
  * @returns null when one of its arrays is larger than GPUs take in one
  */
 export function stepBytes(config: RunConfig, precision: Precision = 'f32'): StepBytes | null {
-  const { seed, model, heads, batch, crops, masking, teacher, continuation, distillation } = config;
+  const { seed, model, heads, batch, crops, masking, teacher, continuation, distillation, recompute } = config;
   const sizes: Sizes = {
     seed,
     model,
@@ -45,6 +48,7 @@ export function stepBytes(config: RunConfig, precision: Precision = 'f32'): Step
     teacher,
     ...(continuation && { continuation }),
     ...(distillation && { distillation }),
+    ...(recompute && { recompute }),
   };
   const key = JSON.stringify([precision, sizes]);
   let bytes = known.get(key);
@@ -127,23 +131,36 @@ export function fits(config: RunConfig, { bytes }: GpuMemory, precision?: Precis
   return needed !== null && needed.reserved <= usable * bytes;
 }
 
+/** How a step's images go through the network. */
+export interface Split {
+  readonly batch: number;
+  readonly accumulate: number;
+  readonly recompute: boolean;
+}
+
+/**
+ * Fewest images whose batch is halved for room while activations are kept. Batches cost no work, but KoLeo and
+ * Sinkhorn-Knopp compare the images of one: with fewer, computing activations again, a third more work, is the better way.
+ */
+const fewestKept = 16;
+
 /**
  * Into which batches a step's images go, so that each has room: the batch halved and their number doubled as often as
- * needed, down to 2 images.
+ * needed, down to 16 images with activations kept, then from the whole batch on with activations recomputed, down to 2.
  * @returns null when the run has room as it is
  */
-export function splitFor(
-  config: RunConfig,
-  memory: GpuMemory,
-  precision?: Precision,
-): { readonly batch: number; readonly accumulate: number } | null {
+export function splitFor(config: RunConfig, memory: GpuMemory, precision?: Precision): Split | null {
   const batches = batchesOfStep(config);
   const images = config.batch * batches;
   let split = null;
-  for (let accumulate = batches; images >= 2 * accumulate; accumulate *= 2) {
-    const batch = Math.floor(images / accumulate);
-    if (accumulate > batches) split = { batch, accumulate };
-    if (fits({ ...config, batch }, memory, precision)) break;
+  for (const recompute of config.recompute ? [true] : [false, true]) {
+    const fewest = recompute ? 2 : Math.min(fewestKept, config.batch);
+    for (let accumulate = batches; images >= fewest * accumulate; accumulate *= 2) {
+      const wanted = { batch: Math.floor(images / accumulate), accumulate, recompute };
+      const asItIs = accumulate === batches && recompute === (config.recompute ?? false);
+      if (fits({ ...config, ...wanted }, memory, precision)) return asItIs ? null : wanted;
+      if (!asItIs) split = wanted;
+    }
   }
   return split;
 }
@@ -157,5 +174,7 @@ export function roomInWords(config: RunConfig, gpuMemory: GpuMemory | undefined,
   if (!needed) return `More than any GPU takes in one array; ${has}. Choose a smaller network or fewer prototypes.`;
   const takes = `${config.batch} at a time take ${gib(needed.reserved)} of ${has}`;
   if (!fits(config, gpuMemory, precision)) return `${takes}: too much. Choose a smaller network.`;
-  return batchesOfStep(config) === 1 ? `${takes}.` : `${takes}; all at once would have no room. Gradients are averaged over them.`;
+  const batches = batchesOfStep(config) === 1 ? '' : '; all at once would have no room. Gradients are averaged over them';
+  const again = config.recompute ? ' Activations are computed again in the backward pass: a third more work in much less memory.' : '';
+  return `${takes}${batches}.${again}`;
 }

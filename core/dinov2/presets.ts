@@ -40,6 +40,8 @@ export interface ConfigOverrides {
   readonly batch?: number | null;
   /** Batches whose gradients make up one update. */
   readonly accumulate?: number | null | undefined;
+  /** Activations are computed again in the backward pass; absent: where they have no room. */
+  readonly recompute?: boolean | undefined;
   readonly seed?: number | null;
 }
 
@@ -200,17 +202,21 @@ function gpuRecipe(id: PresetId, { images }: TrainFacts): Recipe {
 
 /**
  * A configuration whose step has room in the GPU's memory: made again with a smaller batch, and more of them a step, where
- * it has not. A batch that the person chose stays.
+ * it has not, or with activations recomputed (`splitFor`). A batch that the person chose stays.
  */
 export function withRoom<T extends ConfigOverrides>(
   make: (overrides: T) => RunConfig,
   overrides: T,
   { gpuMemory, precision }: TrainFacts,
 ): RunConfig {
-  const config = make(overrides);
+  const made = make(overrides);
+  const config = overrides.recompute ? { ...made, recompute: true } : made;
   if (!gpuMemory || overrides.batch || overrides.accumulate) return config;
   const split = splitFor(config, gpuMemory, precision);
-  return split ? make({ ...overrides, ...split }) : config;
+  if (!split) return config;
+  const { recompute, ...batches } = split;
+  const narrow = make({ ...overrides, ...batches });
+  return recompute ? { ...narrow, recompute } : narrow;
 }
 
 /**

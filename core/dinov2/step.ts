@@ -14,7 +14,7 @@ import { headForward, ibotHeadName, prototypesOf } from './heads.ts';
 import { loraScale } from './lora.ts';
 import { rates, type ParameterGroups } from './optimizer.ts';
 import type { StepValues } from './schedules.ts';
-import { classTokens, patchTokens, vitForward, type DropPath } from './vit.ts';
+import { classTokens, patchTokens, vitForward, vitForwardGroups, type DropPath, type ImageGroup, type TokenGrid } from './vit.ts';
 import { batchesOfStep, type ModelConfig, type RunConfig } from './config.ts';
 
 /** What a batch is besides its crops. */
@@ -127,9 +127,10 @@ export function teacherTargets(
   const { parameters: teacher, model } = whoTeaches(config, state);
   const maskedPositions = positionsOf(masks);
   const ibotHead = ibotHeadName(config);
-  // Nothing goes backwards here: what the layers made is freed before the student begins.
+  // Nothing goes backwards here: what the layers made is freed block by block.
   const heads = x.within(() => {
-    const grid = vitForward(x, teacher, model, crops.global, { prefix: 'backbone.', loraScale: loraScale(config) });
+    const forward = { prefix: 'backbone.', loraScale: loraScale(config), recompute: true };
+    const grid = vitForward(x, teacher, model, crops.global, forward);
     const masked = maskedPositions.length > 0 ? patchTokens(x, grid, maskedPositions) : null; // [M,D]
     return { dino: headForward(x, teacher, 'dino_head', classTokens(x, grid)), ibot: masked && headForward(x, teacher, ibotHead, masked) };
   });
@@ -168,15 +169,14 @@ export function studentLoss(
   const { dino: dinoWeight, ibot: ibotWeight, koleo: koleoWeight } = config.lossWeights;
   const common = { temperature: config.studentTemperature };
 
-  const backbone = { prefix: 'backbone.', loraScale: loraScale(config) };
-  // Two passes: the global crops with masks (also for the class token, spec 0.2), the local crops as they are. In a
-  // distillation the student sees what its teacher sees; the masks then only choose the patches of the iBOT term (spec 7.2).
-  const globalGrid = vitForward(x, student, config.model, crops.global, {
-    ...backbone,
-    mask: config.distillation ? null : batch.masks,
-    dropPath: batch.globalDropPath,
-  });
-  const localGrid = crops.local && vitForward(x, student, config.model, crops.local, { ...backbone, dropPath: batch.localDropPath });
+  const backbone = { prefix: 'backbone.', loraScale: loraScale(config), recompute: config.recompute ?? false };
+  // The global crops with masks (also for the class token, spec 0.2), the local crops as they are. In a distillation the
+  // student sees what its teacher sees; the masks then only choose the patches of the iBOT term (spec 7.2).
+  const groups: ImageGroup[] = [
+    { images: crops.global, mask: config.distillation ? null : batch.masks, dropPath: batch.globalDropPath },
+    ...(crops.local ? [{ images: crops.local, dropPath: batch.localDropPath }] : []),
+  ];
+  const [globalGrid, localGrid = null] = vitForwardGroups(x, student, config.model, groups, backbone) as [TokenGrid, TokenGrid?];
   const globalClass = classTokens(x, globalGrid); // [2B,D]
 
   // One pass through each head; tied heads take class tokens and masked patches together.

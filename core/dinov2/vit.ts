@@ -5,7 +5,7 @@
  * N images (or crops), P patches, R registers, T = 1 + R + P tokens, D width.
  */
 import type { Random } from '../random.ts';
-import type { BatchSubset, Executor, ParameterSet, ParameterSpec, Tensor } from '../nn/index.ts';
+import type { BatchSubset, Executor, ParameterSet, ParameterSpec, SampleGroup, Tensor } from '../nn/index.ts';
 import { ffnHidden, type ModelConfig } from './config.ts';
 
 /** LayerNorm's epsilon everywhere in DINOv2 (spec 1.4). */
@@ -15,10 +15,12 @@ const EPSILON = 1e-6;
 export type DropPath = readonly { readonly attention: BatchSubset; readonly ffn: BatchSubset }[];
 
 export interface TokenGrid {
-  /** [N,T,D] after the final norm: class token, registers, patches in row-major order. */
+  /** [N,T,D] after the final norm: class token, registers, patches in row-major order. Of several groups the rows of all, [R,D]. */
   readonly tokens: Tensor;
   /** The same before the final norm. */
   readonly beforeNorm: Tensor;
+  /** Where among the rows this group begins. */
+  readonly firstRow: number;
   readonly samples: number;
   readonly tokensPerSample: number;
   /** Index of the first patch among the tokens. */
@@ -95,15 +97,29 @@ function parameterList(config: ModelConfig, random: Random | null): Parameter[] 
 
 export interface ForwardOptions {
   readonly prefix?: string;
-  /** N*P bytes; 1 puts the mask token in the patch's place. */
-  readonly mask?: Uint8Array | null;
-  readonly dropPath?: DropPath | null;
   /** alpha / r of the low-rank updates, where the parameters hold some (lora.ts). */
   readonly loraScale?: number | null;
   /** Stop after this many blocks; the final norm is applied to what is there. All blocks by default. */
   readonly blocks?: number;
-  /** Frees what a block made as soon as it ends: outside `gradients` only. */
-  readonly free?: boolean;
+  /** What a block makes besides its result is freed; a gradient through it computes it again (`Executor.recompute`). */
+  readonly recompute?: boolean;
+}
+
+/** Images (or crops) of one size. */
+export interface ImageGroup {
+  /** [N,3,H,W], normalised; H and W multiples of the patch size. */
+  readonly images: Tensor;
+  /** N*P bytes; 1 puts the mask token in the patch's place. */
+  readonly mask?: Uint8Array | null;
+  readonly dropPath?: DropPath | null;
+}
+
+/** The parameters of a network by their official names, and what its layers need besides. */
+interface Network {
+  readonly config: ModelConfig;
+  readonly p: (name: string) => Tensor;
+  readonly has: (name: string) => boolean;
+  readonly loraScale: number | null;
 }
 
 /**
@@ -116,73 +132,128 @@ export function vitForward(
   parameters: ParameterSet,
   config: ModelConfig,
   images: Tensor,
-  options: ForwardOptions = {},
+  options: ForwardOptions & Omit<ImageGroup, 'images'> = {},
 ): TokenGrid {
-  const { prefix = '', mask = null, dropPath = null, loraScale = null, blocks = config.depth, free = false } = options;
-  const p = (name: string): Tensor => parameters.get(prefix + name);
-  const [N, , H, W] = images.shape as [number, number, number, number];
+  const { mask = null, dropPath = null } = options;
+  return vitForwardGroups(x, parameters, config, [{ images, mask, dropPath }], options)[0]!;
+}
+
+/**
+ * The same of several groups at once, e.g. global and local crops: their tokens lie one after the other, and only attention
+ * knows where samples end (sequence packing, DINOv2 section 5).
+ * @throws as vitForward
+ */
+export function vitForwardGroups(
+  x: Executor,
+  parameters: ParameterSet,
+  config: ModelConfig,
+  groups: readonly ImageGroup[],
+  options: ForwardOptions = {},
+): TokenGrid[] {
+  // A branch with drop path sees a batch subset drawn for its group, so those groups go one by one.
+  if (groups.length > 1 && groups.some(({ dropPath }) => dropPath))
+    return groups.flatMap((group) => vitForwardGroups(x, parameters, config, [group], options));
+  const { prefix = '', loraScale = null, blocks = config.depth, recompute = false } = options;
+  const network: Network = {
+    config,
+    p: (name) => parameters.get(prefix + name),
+    has: (name) => parameters.has(prefix + name),
+    loraScale,
+  };
+  const embedded = groups.map((group) => embed(x, network, group));
+  const packed = groups.length > 1 ? embedded.map(({ samples, tokensPerSample }) => ({ samples, tokens: tokensPerSample })) : undefined;
+  let tokens = packed ? x.concatRows(embedded.map((group) => group.tokens)) : embedded[0]!.tokens; // [R,D], or [N,T,D]
+  const dropPath = groups[0]!.dropPath ?? null;
+  for (let i = 0; i < blocks; i++) {
+    const input = tokens;
+    const body = (): Tensor => block(x, network, i, input, packed, dropPath?.[i]);
+    tokens = recompute ? x.recompute([input], body) : body();
+  }
+  const beforeNorm = tokens;
+  tokens = x.layerNorm(tokens, network.p('norm.weight'), network.p('norm.bias'), EPSILON);
+
+  let firstRow = 0;
+  return embedded.map((group) => {
+    const grid = { ...group, tokens, beforeNorm, firstRow, firstPatch: 1 + config.registers };
+    firstRow += group.samples * group.tokensPerSample;
+    return grid;
+  });
+}
+
+/** What goes into the first block, [N,T,D]. */
+function embed(
+  x: Executor,
+  { config, p }: Network,
+  { images, mask }: ImageGroup,
+): Pick<TokenGrid, 'tokens' | 'samples' | 'tokensPerSample' | 'gridHeight' | 'gridWidth'> {
+  const [samples, , H, W] = images.shape as [number, number, number, number];
   if (H % config.patchSize !== 0 || W % config.patchSize !== 0) {
     throw new Error(`vitForward: ${H} x ${W} pixels are not multiples of the patch size ${config.patchSize}`);
   }
   const gridHeight = H / config.patchSize;
   const gridWidth = W / config.patchSize;
-
   let patches = x.patchEmbed(images, p('patch_embed.proj.weight'), p('patch_embed.proj.bias')); // [N,P,D]
   if (mask) patches = x.maskPatches(patches, mask, p('mask_token')); // before positions are added
   const resize = { gridHeight, gridWidth, offset: config.positionOffset, antialias: config.positionAntialias };
   const positions = x.resizePositions(p('pos_embed'), resize); // [1+P,D]
   const registers = config.registers > 0 ? p('register_tokens') : null;
-  let tokens = x.assembleTokens(patches, p('cls_token'), positions, registers); // [N,T,D]
-  const attentionLinear = (layer: string, input: Tensor): Tensor => {
-    const output = x.linear(input, p(`${layer}.weight`), p(`${layer}.bias`));
-    return parameters.has(`${prefix}${layer}.lora_a`) ? withLora(x, p, layer, input, output, loraScale) : output;
-  };
-  for (let i = 0; i < blocks; i++) {
-    const given = tokens;
-    const run = (): Tensor => block(x, p, attentionLinear, config, i, given, dropPath);
-    tokens = free ? x.within(run) : run();
-  }
-  const beforeNorm = tokens;
-  tokens = x.layerNorm(tokens, p('norm.weight'), p('norm.bias'), EPSILON);
-
-  const firstPatch = 1 + config.registers;
-  return { tokens, beforeNorm, samples: N, tokensPerSample: firstPatch + gridHeight * gridWidth, firstPatch, gridHeight, gridWidth };
+  const tokens = x.assembleTokens(patches, p('cls_token'), positions, registers); // [N,T,D]
+  return { tokens, samples, tokensPerSample: tokens.shape[1]!, gridHeight, gridWidth };
 }
 
 /** x + gamma1 * Attention(LN1(x)), then x + gamma2 * FFN(LN2(x)). With drop path a branch sees its batch subset only. */
 function block(
   x: Executor,
-  p: (name: string) => Tensor,
-  attentionLinear: (layer: string, input: Tensor) => Tensor,
-  config: ModelConfig,
+  network: Network,
   index: number,
   tokens: Tensor,
-  dropPath: DropPath | null,
+  packed: readonly SampleGroup[] | undefined,
+  subsets: DropPath[number] | undefined,
 ): Tensor {
+  const { config, p } = network;
   const name = `blocks.${index}`;
-  const subsets = dropPath?.[index];
 
   let input = subsets ? x.gatherSamples(tokens, subsets.attention.rows) : tokens;
   let branch = x.layerNorm(input, p(`${name}.norm1.weight`), p(`${name}.norm1.bias`), EPSILON);
-  branch = attentionLinear(`${name}.attn.qkv`, branch); // [N,T,3D]
-  branch = x.attention(branch, config.heads); // [N,T,D]
-  branch = attentionLinear(`${name}.attn.proj`, branch);
-  tokens = x.addResidual(tokens, branch, p(`${name}.ls1.gamma`), subsets?.attention);
+  branch = linear(x, network, `${name}.attn.qkv`, branch); // [N,T,3D]
+  branch = x.attention(branch, config.heads, packed); // [N,T,D]
+  tokens = residual(x, network, tokens, branch, `${name}.attn.proj`, `${name}.ls1`, subsets?.attention);
 
   input = subsets ? x.gatherSamples(tokens, subsets.ffn.rows) : tokens;
   branch = x.layerNorm(input, p(`${name}.norm2.weight`), p(`${name}.norm2.bias`), EPSILON);
   if (config.ffn === 'mlp') {
     branch = x.linear(branch, p(`${name}.mlp.fc1.weight`), p(`${name}.mlp.fc1.bias`), 'gelu'); // [N,T,4D]
-    branch = x.linear(branch, p(`${name}.mlp.fc2.weight`), p(`${name}.mlp.fc2.bias`));
-  } else {
-    branch = x.swiglu(x.linear(branch, p(`${name}.mlp.w12.weight`), p(`${name}.mlp.w12.bias`))); // [N,T,H]
-    branch = x.linear(branch, p(`${name}.mlp.w3.weight`), p(`${name}.mlp.w3.bias`));
+    return residual(x, network, tokens, branch, `${name}.mlp.fc2`, `${name}.ls2`, subsets?.ffn);
   }
-  return x.addResidual(tokens, branch, p(`${name}.ls2.gamma`), subsets?.ffn);
+  branch = x.swiglu(x.linear(branch, p(`${name}.mlp.w12.weight`), p(`${name}.mlp.w12.bias`))); // [N,T,H]
+  return residual(x, network, tokens, branch, `${name}.mlp.w3`, `${name}.ls2`, subsets?.ffn);
+}
+
+/** tokens plus gamma times the last layer of a branch. */
+function residual(
+  x: Executor,
+  network: Network,
+  tokens: Tensor,
+  branch: Tensor,
+  layer: string,
+  scale: string,
+  subset: BatchSubset | undefined,
+): Tensor {
+  const { p, has } = network;
+  const gamma = p(`${scale}.gamma`);
+  if (!subset && !has(`${layer}.lora_a`)) return x.linearResidual(tokens, branch, p(`${layer}.weight`), p(`${layer}.bias`), gamma);
+  return x.addResidual(tokens, linear(x, network, layer, branch), gamma, subset);
+}
+
+/** A linear layer with the low-rank update that it may have. */
+function linear(x: Executor, network: Network, layer: string, input: Tensor): Tensor {
+  const { p, has } = network;
+  const output = x.linear(input, p(`${layer}.weight`), p(`${layer}.bias`));
+  return has(`${layer}.lora_a`) ? withLora(x, network, layer, input, output) : output;
 }
 
 /** The layer's output [N,T,O] plus scale B A x: a residual whose gammas are all the scale. */
-function withLora(x: Executor, p: (name: string) => Tensor, layer: string, input: Tensor, output: Tensor, scale: number | null): Tensor {
+function withLora(x: Executor, { p, loraScale: scale }: Network, layer: string, input: Tensor, output: Tensor): Tensor {
   if (scale === null) throw new Error(`vitForward: ${layer} has a low-rank update, and its scale was not given`);
   const update = x.linear(x.linear(input, p(`${layer}.lora_a`), null), p(`${layer}.lora_b`), null); // [N,T,r], [N,T,O]
   const width = output.shape.at(-1)!;
@@ -193,7 +264,7 @@ function withLora(x: Executor, p: (name: string) => Tensor, layer: string, input
 export function classTokens(x: Executor, grid: TokenGrid): Tensor {
   return x.gatherRows(
     grid.tokens,
-    Int32Array.from({ length: grid.samples }, (_, n) => n * grid.tokensPerSample),
+    Int32Array.from({ length: grid.samples }, (_, n) => grid.firstRow + n * grid.tokensPerSample),
   );
 }
 
@@ -202,7 +273,7 @@ export function patchTokens(x: Executor, grid: TokenGrid, positions: Int32Array)
   const P = grid.gridHeight * grid.gridWidth;
   return x.gatherRows(
     grid.tokens,
-    positions.map((position) => Math.floor(position / P) * grid.tokensPerSample + grid.firstPatch + (position % P)),
+    positions.map((position) => grid.firstRow + Math.floor(position / P) * grid.tokensPerSample + grid.firstPatch + (position % P)),
   );
 }
 

@@ -65,7 +65,7 @@ export interface GpuFacts {
 /** What an engine is chosen from, and how the GPU's is started. */
 export interface Machine {
   facts(): Promise<GpuFacts>;
-  webgpu(options: { readonly precision?: Precision }): Promise<WebgpuExecutor>;
+  webgpu(options: { readonly precision?: Precision; readonly memoryLimit?: number }): Promise<WebgpuExecutor>;
 }
 
 const thisMachine: Machine = {
@@ -146,12 +146,17 @@ export async function createExecutor(options: ExecutorOptions = {}, machine: Mac
   return createCpuExecutor(threads === undefined ? {} : { threads });
 }
 
+/** Part of a GPU's memory that the engine may hold buffers for that it does not use at the moment. */
+const kept = 0.9;
+
 /**
  * A program that acts as a GPU is not checked: it takes a minute or more for that, and is never taken by itself.
  * @throws AppError engine-unavailable when the driver computes wrongly
  */
 async function startWebgpu({ gpuChecks, precision }: ExecutorOptions, machine: Machine): Promise<Executor> {
-  const executor = await machine.webgpu(precision ? { precision } : {});
+  const { webgpu } = await machine.facts();
+  const memory = webgpu.memory?.bytes;
+  const executor = await machine.webgpu({ ...(precision && { precision }), ...(memory && { memoryLimit: kept * memory }) });
   if (executor.engine.runtime.device.software) return executor;
   try {
     await checkDriver(executor, { file: gpuChecks ?? null, reference: () => createCpuExecutor({ threads: 1 }) });

@@ -78,6 +78,13 @@ export interface BatchSubset {
   readonly scale: number;
 }
 
+/** Samples of one length. Groups lie one after the other in the same rows: global and local crops. */
+export interface SampleGroup {
+  readonly samples: number;
+  /** Of each sample. */
+  readonly tokens: number;
+}
+
 /** How a teacher's logits become targets; temperature: the teacher's. */
 export type TargetKind =
   /** Sinkhorn-Knopp over all rows (spec 5.2); three iterations in DINOv2. */
@@ -200,6 +207,15 @@ export interface Executor {
    */
   gradients(set: ParameterSet, forward: () => Tensor, lossScale?: number): Gradients;
 
+  /**
+   * Gradient checkpointing (Chen et al. 2016, https://arxiv.org/abs/1604.06174): nothing that `body` makes is kept but its
+   * result; the backward pass computes it again. Values and gradients are the same, bit for bit. Outside `gradients` it frees
+   * what the body made. tensorflow only runs the body.
+   * @param inputs all tensors that the body takes and did not make, besides parameters
+   * @param body gives the same each time; must not read or draw
+   */
+  recompute(inputs: readonly Tensor[], body: () => Tensor): Tensor;
+
   // --- differentiable operations ------------------------------------------------------------------------------------
   /** images [N,3,H,W] cut into p x p patches times weight [D,3,p,p] plus bias [D] -> [N, (H/p)(W/p), D], y major. */
   patchEmbed(images: Tensor, weight: Tensor, bias: Tensor): Tensor;
@@ -213,8 +229,11 @@ export interface Executor {
   layerNorm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: number): Tensor;
   /** x [..., I] times weight [O, I] transposed, plus bias [O] or null, then the activation (exact erf GELU). */
   linear(x: Tensor, weight: Tensor, bias: Tensor | null, activation?: Activation): Tensor;
-  /** qkv [N,T,3D] (q, k, v each as heads x 64 or D/heads) -> softmax(q k^T / sqrt(D/heads)) v, [N,T,D]. */
-  attention(qkv: Tensor, heads: number): Tensor;
+  /**
+   * qkv [N,T,3D] (q, k, v each as heads x 64 or D/heads) -> softmax(q k^T / sqrt(D/heads)) v, [N,T,D].
+   * @param groups samples of several lengths: qkv is [R,3D] then, R the tokens of all, and the result [R,D]
+   */
+  attention(qkv: Tensor, heads: number, groups?: readonly SampleGroup[]): Tensor;
   /** x [..., 2H] -> silu(first half) * second half, [..., H]. */
   swiglu(x: Tensor): Tensor;
   /**
@@ -222,13 +241,15 @@ export interface Executor {
    * added times subset.scale to the samples named by subset.rows only.
    */
   addResidual(x: Tensor, branch: Tensor, gamma: Tensor, subset?: BatchSubset): Tensor;
+  /** x [..., D] plus gamma [D] times linear(input [..., I], weight [D, I], bias [D]): what a block's branches end with. */
+  linearResidual(x: Tensor, input: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor): Tensor;
   /** Samples of x [N, ...] in the order of rows -> [rows.length, ...]. */
   gatherSamples(x: Tensor, rows: Int32Array): Tensor;
   /** Tokens start .. start+count-1 of each sample of x [N,T,D] -> [N,count,D]. */
   sliceTokens(x: Tensor, start: number, count: number): Tensor;
   /** Rows of x seen as [product of leading axes, D] -> [rows.length, D]. A row may be named more than once. */
   gatherRows(x: Tensor, rows: Int32Array): Tensor;
-  /** [R1,D], [R2,D], ... -> [R1+R2+..., D]. */
+  /** [R1,D], [R2,D], ... -> [R1+R2+..., D]; leading axes of a part count as one. */
   concatRows(parts: readonly Tensor[]): Tensor;
   /** x / max(||x||, epsilon) over the last axis. */
   l2Normalize(x: Tensor, epsilon: number): Tensor;

@@ -1,5 +1,7 @@
 /** What every engine asks of shapes and rows, and which tensors a scope's result keeps. */
 
+import type { BatchSubset, SampleGroup } from './ops.ts';
+
 /** The part of a tensor that is asked. */
 interface Shaped {
   readonly shape: readonly number[];
@@ -27,6 +29,45 @@ export function check(right: boolean, operation: string, ...tensors: readonly (S
 export function checkRows(operation: string, rows: Int32Array, count: number, distinct = false): void {
   for (const row of rows) if (row < 0 || row >= count) throw new Error(`${operation}: row ${row} is not in 0 to ${count - 1}.`);
   if (distinct && new Set(rows).size !== rows.length) throw new Error(`${operation}: a row is named twice.`);
+}
+
+/**
+ * Where the samples of attention lie in the rows of qkv: one group [N,T,3D], or several [R,3D].
+ * @throws Error naming the shape when they or the heads do not fit it
+ */
+export function groupsOf(qkv: Shaped, heads: number, packed?: readonly SampleGroup[]): (SampleGroup & { readonly tokenOffset: number })[] {
+  const { rows, n } = rowsOf(qkv);
+  const [samples = 0, tokens = 0] = qkv.shape;
+  let tokenOffset = 0;
+  const groups = (packed ?? [{ samples, tokens }]).map((group) => {
+    const placed = { ...group, tokenOffset };
+    tokenOffset += group.samples * group.tokens;
+    return placed;
+  });
+  const d = n / 3 / heads;
+  const whole = groups.every((group) => group.samples >= 0 && group.tokens >= 0);
+  const fits = qkv.shape.length === (packed ? 2 : 3) && tokenOffset === rows && whole;
+  check(fits && Number.isInteger(d) && d > 0, `attention with ${heads} heads${packed ? ` on ${tokenOffset} tokens` : ''}`, qkv);
+  return groups;
+}
+
+/**
+ * x [N,T,n] and the samples of the branch; without a subset x may have any leading axes, and is seen as one sample.
+ * @throws Error naming the shapes when they do not fit
+ */
+export function residualShape(
+  x: Shaped,
+  branch: Shaped,
+  gamma: Shaped,
+  subset?: BatchSubset,
+): { N: number; T: number; n: number; samples: number } {
+  const { rows, n } = rowsOf(x);
+  const [N, T] = subset ? [x.shape[0] ?? 0, x.shape[1] ?? 0] : [1, rows];
+  const samples = subset ? subset.rows.length : N;
+  const wanted = subset ? [samples, T, n] : x.shape;
+  const fits = branch.shape.length === wanted.length && branch.shape.every((length, i) => length === wanted[i]);
+  check(fits && (!subset || x.shape.length === 3) && gamma.size === n, 'addResidual', x, branch, gamma);
+  return { N, T, n, samples };
 }
 
 /** The tensors that a scope returns: alone, in an array or in a plain object. */

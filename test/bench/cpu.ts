@@ -6,7 +6,7 @@
 import { parseArgs } from 'node:util';
 import { createCpuExecutor, type CpuExecutor } from '../../core/nn/cpu/index.ts';
 import { createTensorflowExecutor } from '../../core/nn/tensorflow/index.ts';
-import { BenchStep, type StepSettings } from './cpu-step.ts';
+import { BenchStep, type StepSettings } from './step.ts';
 import { flagsOf, median, runPeer, settingsOf, stepFlags } from './setting.ts';
 
 const standard: StepSettings[] = [

@@ -75,7 +75,7 @@ async function measureAttention(samples: number, tokens: number, heads: number, 
   const rows = (): ReturnType<Runtime['take']> => runtime.take(samples * tokens * heads * 4);
   const forward = { qkv: take(3 * width), out: take(width), lse: rows() };
   const backward = { dOut: take(width), dQkv: take(3 * width), delta: rows() };
-  const inputs = { ...forward, samples, tokens, heads, headDim: 64, element };
+  const inputs = { ...forward, groups: [{ samples, tokens, tokenOffset: 0 }], heads, headDim: 64, element };
   console.log(`\nattention: ${samples} samples of ${tokens} tokens, ${heads} heads of 64, ${element}`);
   const dispatches = [...attention(caps, inputs), ...attentionBackward(caps, { ...inputs, ...backward })];
   for (const [name, { ms, flops }] of await best(dispatches)) console.log(line(ms, flops, name));

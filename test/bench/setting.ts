@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { StepSettings } from './cpu-step.ts';
+import type { StepSettings } from './step.ts';
 
 const text = { type: 'string' } as const;
 /** For parseArgs. */

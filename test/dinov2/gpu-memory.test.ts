@@ -82,6 +82,7 @@ test('a batch without room is halved until it has, the images of a step stay', (
   assert.ok(!fits({ ...narrow, batch: narrow.batch * 2 }, facts(0, 12).gpuMemory!));
   assert.equal(narrow.optimizer.learningRate, roomy.optimizer.learningRate);
   assert.deepEqual([roomy.teacher.centering, narrow.teacher.centering], ['sinkhorn', 'softmax']);
+  assert.equal(narrow.recompute, undefined);
   const { batch, ...others } = narrow;
   assert.deepEqual({ ...others, batch: 64, accumulate: undefined, teacher: roomy.teacher }, { ...roomy, accumulate: undefined });
   assert.ok(batch >= 2);
@@ -91,7 +92,27 @@ test('a batch without room is halved until it has, the images of a step stay', (
   const { gpuMemory: _, ...unknown } = facts(5000, 12);
   assert.equal(resolveConfig('standard', unknown).batch, 64);
   assert.equal(splitFor(tiny, { bytes: GiB, source: '' }), null);
-  assert.deepEqual(splitFor({ ...tiny, batch: 7 }, { bytes: 1, source: '' }), { batch: 3, accumulate: 2 });
+  assert.deepEqual(splitFor({ ...tiny, batch: 7 }, { bytes: 1, source: '' }), { batch: 3, accumulate: 2, recompute: true });
+});
+
+test('activations are recomputed where 16 images have no room with them, from the whole batch on', () => {
+  // A network whose activations outweigh its parameters.
+  const sizes = { globalSize: 224, localSize: 98, localCount: 8 };
+  const heads = { dino: { hidden: 64, bottleneck: 16, prototypes: 64 }, ibot: null };
+  const model = modelConfig('small', { positionGrid: 16, layerScale: 0.1 });
+  const config: RunConfig = { ...tiny, model, heads, crops: { ...tiny.crops, ...sizes }, batch: 64 };
+  const held = (batch: number, recompute: boolean): number => stepBytes({ ...config, batch, recompute })!.reserved;
+  assert.ok(held(64, true) < held(64, false) / 2, `${held(64, true)} bytes, ${held(64, false)} with everything kept`);
+  const card = (bytes: number): ReturnType<typeof splitFor> => splitFor(config, { bytes: bytes / 0.85 + 1, source: '' });
+  assert.equal(card(held(64, false)), null);
+  assert.deepEqual(card(held(16, false)), { batch: 16, accumulate: 4, recompute: false });
+  const less = card(held(16, false) - 2 ** 20)!;
+  assert.ok(less.recompute && less.batch > 8, JSON.stringify(less));
+  assert.ok(held(less.batch, true) < held(16, false));
+  assert.ok(less.batch === 64 || held(2 * less.batch, true) >= held(16, false));
+  // Asked for, it stays however large the card is.
+  assert.equal(splitFor({ ...config, recompute: true }, { bytes: 2 ** 40, source: '' }), null);
+  assert.equal(resolveConfig('standard', facts(5000, 512), { recompute: true }).recompute, true);
 });
 
 test('the presets tell what a batch takes of the GPU', () => {
@@ -103,5 +124,6 @@ test('the presets tell what a batch takes of the GPU', () => {
   assert.match(row(512).reason, /^64 at a time take [\d.]+ GiB of the GPU's 512\.0 GiB \(its driver\)\.$/);
   assert.match(row(12).value, /^64 images, \d+ at a time$/);
   assert.match(row(12).reason, /of the GPU's 12\.0 GiB \(its driver\); all at once would have no room\. Gradients are averaged/);
-  assert.match(row(1).reason, /: too much\. Choose a smaller network\.$/);
+  assert.match(row(4).reason, /of the GPU's 4\.0 GiB .*\. Activations are computed again in the backward pass: a third more work/);
+  assert.match(row(0.5).reason, /: too much\. Choose a smaller network\.$/);
 });

@@ -1,11 +1,13 @@
 /** What training holds does not grow: not the tensors, not the WebAssembly memory under them. */
 import assert from 'node:assert/strict';
+import { join } from 'node:path';
 import { test } from 'node:test';
 import type { RunConfig } from '../../core/dinov2/config.ts';
+import { readSafetensors } from '../../core/dinov2/safetensors.ts';
 import { pretrain } from '../../core/dinov2/train.ts';
 import { createCpuExecutor } from '../../core/nn/cpu/index.ts';
 import { pictures, scanned } from './pictures.ts';
-import { folder, never } from './runs.ts';
+import { collect, folder, never, run } from './runs.ts';
 import { tinyRun } from './tiny-run.ts';
 
 const crops = { ...tinyRun().crops, globalSize: 28, localSize: 14 };
@@ -41,5 +43,21 @@ for (const [variant, changes] of Object.entries(VARIANTS)) {
     t.diagnostic(`${held.get(20)!.join(' bytes of tensors in ')} bytes of memory`);
     assert.equal(x.memoryBytes(), before);
     await x.dispose();
+  });
+}
+
+for (const [variant, changes] of Object.entries(VARIANTS)) {
+  test(`a run that computes activations again ends with the bytes of one that keeps them (${variant})`, async (t) => {
+    const hashes = [];
+    for (const recompute of [false, true]) {
+      const x = await createCpuExecutor({ threads: 2 });
+      const runDir = await folder(t);
+      await collect(run(x, runDir, tinyRun({ steps: 4, checkpointEvery: 2, recompute, ...changes })));
+      const { metadata } = await readSafetensors(join(runDir, 'checkpoints', '4', 'training.safetensors'));
+      hashes.push(metadata['sha256']);
+      await x.dispose();
+    }
+    assert.match(hashes[0]!, /^[0-9a-f]{64}$/);
+    assert.equal(hashes[1], hashes[0]);
   });
 }

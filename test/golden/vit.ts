@@ -1,7 +1,7 @@
 /** Outputs of a recorded backbone: class token, patches and registers, whole, masked, and one block early. */
 import type { Executor } from '../../core/nn/index.ts';
 import type { SafeTensorFile } from '../../core/dinov2/safetensors.ts';
-import { classTokens, patchTokens, vitForward, type ForwardOptions } from '../../core/dinov2/vit.ts';
+import { classTokens, patchTokens, vitForward } from '../../core/dinov2/vit.ts';
 import { relativeError, weightsOf } from '../dinov2/golden.ts';
 import { modelOf } from './network.ts';
 import { tensorOf, TOLERANCE, valuesOf, type Precision, type Row } from './rows.ts';
@@ -33,7 +33,7 @@ export async function checkVit(x: Executor, file: string, recorded: SafeTensorFi
       const image = tensorOf(recorded, `${size}.image`);
       await x.scope(async () => {
         const images = x.tensor(image.values as Float32Array, image.shape);
-        const compare = async (prefix: string, forward: ForwardOptions): Promise<void> => {
+        const compare = async (prefix: string, forward: Parameters<typeof vitForward>[4]): Promise<void> => {
           const grid = vitForward(x, parameters, model, images, forward);
           const P = grid.gridHeight * grid.gridWidth;
           const every = Int32Array.from({ length: grid.samples * P }, (_, i) => i);

@@ -1,5 +1,5 @@
 /** The operations of ops.ts with shapes that reach every path of an executor: odd sizes, edges of tiles, several blocks. */
-import type { Executor, Tensor } from '../../core/nn/index.ts';
+import type { Executor, SampleGroup, Tensor } from '../../core/nn/index.ts';
 import { Random } from './draw.ts';
 import * as plain from './plain.ts';
 
@@ -43,6 +43,26 @@ function attentionCase(N: number, T: number, heads: number, d: number, samples: 
     samples,
     run: (e, p) => e.attention(p('qkv'), heads),
     plain: (p) => plain.attention(p['qkv']!, heads),
+  };
+}
+
+/** Samples of different lengths in the same rows. */
+function packedAttentionCase(groups: readonly SampleGroup[], heads: number, d: number, samples: number): Case {
+  const width = 3 * heads * d;
+  const rows = groups.reduce((sum, group) => sum + group.samples * group.tokens, 0);
+  return {
+    name: `attention of ${groups.map((group) => `${group.samples} x ${group.tokens}`).join(' and ')} tokens`,
+    inputs: { qkv: [rows, width] },
+    samples,
+    run: (e, p) => e.attention(p('qkv'), heads, groups),
+    plain: (p) => {
+      let from = 0;
+      const parts = groups.map(({ samples: N, tokens: T }) => {
+        const part = p['qkv']!.data.subarray(from, (from += N * T * width));
+        return plain.attention(plain.value([N, T, width], part), heads);
+      });
+      return plain.concatRows(parts);
+    },
   };
 }
 
@@ -147,6 +167,33 @@ function residualCase(N: number, T: number, n: number, rows: readonly number[] |
   };
 }
 
+function linearResidualCase(lead: readonly number[], inputs: number, outputs: number, samples: number): Case {
+  return {
+    name: `linearResidual [${lead.join(',')},${outputs}] from ${inputs}`,
+    inputs: { x: [...lead, outputs], input: [...lead, inputs], weight: [outputs, inputs], bias: [outputs], gamma: [outputs] },
+    samples,
+    run: (e, p) => e.linearResidual(p('x'), p('input'), p('weight'), p('bias'), p('gamma')),
+    plain: (p) => plain.linearResidual(p['x']!, p['input']!, p['weight']!, p['bias']!, p['gamma']!),
+  };
+}
+
+/** The value of a GELU goes to layers and elsewhere, so its gradient comes in two forms. */
+const mlpCase: Case = {
+  name: 'a GELU between layers that also goes elsewhere',
+  inputs: { x: [2, 5, 16], up: [16, 16], upBias: [16], down: [16, 16], downBias: [16], gamma: [16], beside: [16, 16] },
+  samples: 30,
+  run: (e, p) => {
+    const hidden = e.linear(p('x'), p('up'), p('upBias'), 'gelu');
+    const y = e.linearResidual(p('x'), hidden, p('down'), p('downBias'), p('gamma'));
+    return e.concatRows([hidden, e.linear(hidden, p('beside'), null), y]);
+  },
+  plain: (p) => {
+    const hidden = plain.linear(p['x']!, p['up']!, p['upBias']!, 'gelu');
+    const y = plain.linearResidual(p['x']!, hidden, p['down']!, p['downBias']!, p['gamma']!);
+    return plain.concatRows([hidden, plain.linear(hidden, p['beside']!, null), y]);
+  },
+};
+
 const rowsTwice = Int32Array.of(4, 0, 4, 2, 4);
 const patchMask = Uint8Array.from({ length: 2 * 9 }, (_, i) => (i % 5 === 1 || i % 7 === 0 ? 1 : 0));
 const images = new Random(77).normals(2 * 3 * 10 * 15);
@@ -162,6 +209,9 @@ export const cases: readonly Case[] = [
   linearCase([2, 101], 37, 29, true, 'gelu', 8),
   linearCase([170], 300, 150, true, 'none', 5),
   linearCase([300], 7, 30, true, 'gelu', 8),
+  linearResidualCase([3, 7], 13, 22, 20),
+  linearResidualCase([2, 70], 40, 36, 8),
+  mlpCase,
   layerNormCase(5, 7),
   layerNormCase(3, 64),
   layerNormCase(550, 33),
@@ -170,6 +220,15 @@ export const cases: readonly Case[] = [
   attentionCase(3, 17, 3, 8, 40),
   attentionCase(1, 65, 1, 64, 20),
   attentionCase(1, 203, 1, 6, 12),
+  packedAttentionCase(
+    [
+      { samples: 2, tokens: 17 },
+      { samples: 3, tokens: 5 },
+    ],
+    3,
+    8,
+    40,
+  ),
   {
     name: 'swiglu',
     inputs: { x: [3, 5, 14] },

@@ -206,13 +206,21 @@ export function swiglu(x: Value): Value {
 }
 
 export function addResidual(x: Value, branch: Value, gamma: Value, rows: Int32Array | null, scale: number): Value {
-  const [N, T, n] = x.shape as [number, number, number];
+  const n = gamma.data.length;
+  const [T, samples] = rows ? [x.shape[1]!, rows] : [x.data.length / n, Int32Array.of(0)];
   const y = value(x.shape, x.data);
-  const samples = rows ?? Int32Array.from({ length: N }, (_, i) => i);
   samples.forEach((sample, s) => {
     for (let i = 0; i < T * n; ++i) y.data[sample * T * n + i]! += scale * gamma.data[i % n]! * branch.data[s * T * n + i]!;
   });
   return y;
+}
+
+export function linearResidual(x: Value, input: Value, weight: Value, bias: Value, gamma: Value): Value {
+  const branch = linear(input, weight, bias, 'none');
+  return value(
+    x.shape,
+    x.data.map((v, i) => v + gamma.data[i % gamma.data.length]! * branch.data[i]!),
+  );
 }
 
 /** Rows of n values picked by number. */
@@ -230,7 +238,7 @@ export function sliceTokens(x: Value, start: number, length: number): Value {
 }
 
 export function concatRows(parts: readonly Value[]): Value {
-  const n = parts[0]!.shape[1]!;
+  const n = parts[0]!.shape.at(-1)!;
   const data = parts.flatMap((part) => Array.from(part.data));
   return value([data.length / n, n], data);
 }

@@ -15,6 +15,7 @@ import type {
   PositionResize,
   PrototypeLossInputs,
   PrototypeTargets,
+  SampleGroup,
   TargetKind,
   Tensor,
 } from '../../core/nn/ops.ts';
@@ -287,6 +288,10 @@ export class ReferenceExecutor implements Executor {
     return node;
   }
 
+  recompute(_inputs: readonly Tensor[], body: () => Tensor): Tensor {
+    return body();
+  }
+
   // --- differentiable operations ------------------------------------------------------------------------------------
 
   patchEmbed(images: Tensor, weight: Tensor, bias: Tensor): Tensor {
@@ -462,8 +467,24 @@ export class ReferenceExecutor implements Executor {
     });
   }
 
-  attention(qkv: Tensor, heads: number): Tensor {
-    const [N, T, D3] = qkv.shape as [number, number, number];
+  /** Of groups: each by itself. */
+  attention(qkv: Tensor, heads: number, groups?: readonly SampleGroup[]): Tensor {
+    if (!groups) return this.#attention(qkv, heads);
+    let start = 0;
+    const parts = groups.map(({ samples, tokens }) => {
+      const count = samples * tokens;
+      const rows = this.gatherRows(
+        qkv,
+        Int32Array.from({ length: count }, (_, i) => start + i),
+      );
+      start += count;
+      return this.#attention(rows, heads, [samples, tokens, last(qkv.shape)]);
+    });
+    return this.concatRows(parts);
+  }
+
+  #attention(qkv: Tensor, heads: number, shape = qkv.shape): Tensor {
+    const [N, T, D3] = shape as [number, number, number];
     const D = D3 / 3;
     const d = D / heads;
     must(Number.isInteger(d), 'attention', qkv.shape, [heads]);
@@ -550,10 +571,10 @@ export class ReferenceExecutor implements Executor {
   }
 
   addResidual(x: Tensor, branch: Tensor, gamma: Tensor, subset?: BatchSubset): Tensor {
-    const [N, T, D] = x.shape as [number, number, number];
-    const rows = subset ? subset.rows : Int32Array.from({ length: N }, (_, i) => i);
+    const D = last(x.shape);
+    const [T, rows] = subset ? [x.shape[1]!, subset.rows] : [product(x.shape) / D, Int32Array.of(0)];
     const scale = subset ? subset.scale : 1;
-    must(branch.shape[0] === rows.length && branch.shape[1] === T && branch.shape[2] === D, 'addResidual', x.shape, branch.shape);
+    must(product(branch.shape) === rows.length * T * D && product(gamma.shape) === D, 'addResidual', x.shape, branch.shape);
     const b = of(branch).data;
     const g = of(gamma).data;
     const out = Float64Array.from(of(x).data);
@@ -571,6 +592,10 @@ export class ReferenceExecutor implements Executor {
           if (dg) dg[i % D]! += e * b[r * T * D + i]!;
         }
     });
+  }
+
+  linearResidual(x: Tensor, input: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor): Tensor {
+    return this.addResidual(x, this.linear(input, weight, bias), gamma);
   }
 
   gatherSamples(x: Tensor, rows: Int32Array): Tensor {
@@ -604,11 +629,11 @@ export class ReferenceExecutor implements Executor {
   concatRows(parts: readonly Tensor[]): Tensor {
     const D = last(parts[0]!.shape);
     must(
-      parts.every((part) => part.shape.length === 2 && part.shape[1] === D),
+      parts.every((part) => part.shape.length > 1 && last(part.shape) === D),
       'concatRows',
       ...parts.map((part) => part.shape),
     );
-    const R = parts.reduce((sum, part) => sum + part.shape[0]!, 0);
+    const R = parts.reduce((sum, part) => sum + of(part).data.length, 0) / D;
     const out = new Float64Array(R * D);
     let at = 0;
     for (const part of parts) {

@@ -1,7 +1,8 @@
 /** Arrays on a device for kernel tests: from the middle of larger buffers, so that offsets count, and guarded by sentinels. */
 import assert from 'node:assert/strict';
 import type { Region } from '../../core/nn/webgpu/program.ts';
-import { part, type Runtime } from '../../core/nn/webgpu/runtime.ts';
+import { part } from '../../core/nn/webgpu/program.ts';
+import type { Runtime } from '../../core/nn/webgpu/runtime.ts';
 import type { Random } from './draw.ts';
 
 export type Stored = 'f32' | 'f16';

@@ -89,8 +89,7 @@ async function check(test: Case): Promise<void> {
     out: arrays.put(element, new Float64Array(tokens * D)),
     lse: arrays.put('f32', new Float64Array(tokens * heads)),
   };
-  const sizes = test.groups.length === 1 ? test.groups[0]! : { groups };
-  const inputs = { ...regions, heads, headDim: d, element, ...sizes };
+  const inputs = { ...regions, groups, heads, headDim: d, element };
   const dispatches = attention(caps, inputs);
   assert.equal(dispatches[0]!.program.name.includes(' by '), units !== null);
   runtime.run(ready(dispatches));
@@ -198,25 +197,33 @@ describe('attention on the GPU', { skip: noAdapter }, () => {
     for (const workgroupStorage of [10_240, 16_384, 32_768])
       await check({ groups, heads: 1, headDim: 64, capabilities: { workgroupStorage } });
     assert.throws(
-      () => attention({ ...runtime.capabilities, workgroupStorage: 1024 }, { ...nowhere(), samples: 1, tokens: 1, headDim: 64 }),
+      () => attention({ ...runtime.capabilities, workgroupStorage: 1024 }, { ...nowhere(1), headDim: 64 }),
       /heads of 64 do not fit 1024 bytes/,
     );
   });
 
-  const nowhere = () => {
+  const nowhere = (tokens: number, samples = 1) => {
     const region = { buffer: {} as GPUBuffer, offset: 0, bytes: 4096 };
-    return { qkv: region, out: region, lse: region, heads: 1, headDim: 64, element: 'f32' } as const;
+    return {
+      groups: [{ samples, tokens, tokenOffset: 0 }],
+      qkv: region,
+      out: region,
+      lse: region,
+      heads: 1,
+      headDim: 64,
+      element: 'f32',
+    } as const;
   };
 
   it('names what does not fit', () => {
     const caps = runtime.capabilities;
-    const inputs = { ...nowhere(), samples: 1, tokens: 5 };
+    const inputs = nowhere(5);
     assert.equal(attention(caps, inputs).length, 1);
-    assert.throws(() => attention(caps, { ...inputs, tokens: 6 }), /qkv needs 4608 bytes, its region has 4096/);
+    assert.throws(() => attention(caps, nowhere(6)), /qkv needs 4608 bytes, its region has 4096/);
     assert.throws(() => attention(caps, { ...inputs, headDim: 66 }), /heads of 66/);
     assert.throws(() => attention(caps, { ...inputs, headDim: 132 }), /heads of 132/);
-    assert.throws(() => attention(caps, { ...inputs, tokens: 2.5 }), /1 samples of 2.5 tokens/);
+    assert.throws(() => attention(caps, nowhere(2.5)), /1 samples of 2.5 tokens/);
     assert.throws(() => attention({ ...caps, f16: false }, { ...inputs, element: 'f16' }), /no f16/);
-    assert.deepEqual(attention(caps, { ...inputs, samples: 0 }), []);
+    assert.deepEqual(attention(caps, nowhere(5, 0)), []);
   });
 });

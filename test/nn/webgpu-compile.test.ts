@@ -45,7 +45,7 @@ describe('kernels that this device may not run', { skip: !dawnLibrary() && 'ther
   const epilogues: Epilogue[] = [
     { kind: 'none' },
     { kind: 'bias-gelu', bias: other, slope: other },
-    { kind: 'residual', bias: other, gamma: other, residual: other, branch: other },
+    { kind: 'residual', bias: other, gamma: other, residual: other },
   ];
   const shapes = [
     { M: 16, N: 16, K: 16 },
@@ -77,11 +77,12 @@ describe('kernels that this device may not run', { skip: !dawnLibrary() && 'ther
           }
     });
 
+  const groups = [{ samples: 2, tokens: 50, tokenOffset: 0 }];
   for (const shape of shapes)
     it(`attention with units of ${shape.M} x ${shape.N} x ${shape.K} compiles`, async () => {
       const caps: Capabilities = { ...capabilities, matrices: [{ ...shape, result: 'f32' }] };
       for (const headDim of [16, 32, 48, 64]) {
-        const inputs = { qkv: region, out: region, lse: region, samples: 2, tokens: 50, heads: 6, headDim, element: 'f16' } as const;
+        const inputs = { qkv: region, out: region, lse: region, groups, heads: 6, headDim, element: 'f16' } as const;
         const backward = attentionBackward(caps, { ...inputs, dOut: region, dQkv: region, delta: region });
         const all = [...attention(caps, inputs), ...backward];
         assert.equal(all.filter(({ program }) => program.name.includes(' by ')).length, 3);
@@ -90,7 +91,7 @@ describe('kernels that this device may not run', { skip: !dawnLibrary() && 'ther
     });
 
   it('f16 without matrix units compiles', async () => {
-    const sizes = { samples: 2, tokens: 50, heads: 6, headDim: 64, element: 'f16' } as const;
+    const sizes = { groups, heads: 6, headDim: 64, element: 'f16' } as const;
     const inputs = { qkv: region, out: region, lse: region, ...sizes };
     const backward = attentionBackward(capabilities, { ...inputs, dOut: region, dQkv: region, delta: region });
     for (const dispatch of [...attention(capabilities, inputs), ...backward]) assert.deepEqual(await complaints(dispatch), []);

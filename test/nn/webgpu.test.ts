@@ -5,7 +5,11 @@ import { before, describe, it } from 'node:test';
 import { AppError } from '../../core/contract/index.ts';
 import { listCheckpoints } from '../../core/dinov2/index.ts';
 import type { Executor, ParameterSet, TargetKind, Tensor } from '../../core/nn/index.ts';
-import { createWebgpuExecutor, webgpuState, type WebgpuExecutor } from '../../core/nn/webgpu/index.ts';
+import { Engine } from '../../core/nn/webgpu/engine.ts';
+import { WebgpuExecutor } from '../../core/nn/webgpu/executor.ts';
+import { createWebgpuExecutor, webgpuState } from '../../core/nn/webgpu/index.ts';
+import { Runtime } from '../../core/nn/webgpu/runtime.ts';
+import { GpuParameterSet } from '../../core/nn/webgpu/tensor.ts';
 import { tinyRun } from '../dinov2/tiny-run.ts';
 import { collect, folder, goOn, metricsLines, run } from '../dinov2/runs.ts';
 import { Random } from './draw.ts';
@@ -44,6 +48,18 @@ function executorTests(): void {
     const other = await createWebgpuExecutor();
     assert.deepEqual(await step(other), first);
     await other.dispose();
+  });
+
+  it('spreads parameters over several arrays where the device binds little at once, and computes the same', async () => {
+    // On the device of the others, which stays open. All parameters together are 37 KiB.
+    const { device, capabilities } = e.engine.runtime;
+    const narrow = new Runtime({ ...device, capabilities: { ...capabilities, bindingBytes: 2 ** 15 } });
+    const x = new WebgpuExecutor(new Engine(narrow, e.precision));
+    const specs = [4000, 3000, 2000, 70].map((size, i) => ({ name: `${i}`, shape: [size], values: new Float32Array(size).fill(i) }));
+    const set = x.createParameters(specs);
+    assert(set instanceof GpuParameterSet && set.values.pieces.length === 2);
+    assert.deepEqual(await x.readParameters(set), Float32Array.from(specs.flatMap(({ values }) => [...values])));
+    assert.deepEqual(await step(x), await step(e));
   });
 
   it('holds and reserves the same memory after 60 steps as after 5', async () => {

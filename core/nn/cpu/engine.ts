@@ -6,9 +6,7 @@ import { Arena, Heap, type Mark } from './memory.ts';
 import { Pool, type Kernels } from './pool.ts';
 import { CpuAdamState, CpuParameterSet, CpuTensor } from './tensor.ts';
 import { sizeOf, survivors } from '../shapes.ts';
-
-/** Given the address of d loss / d output. Returns true when it has taken that memory over (made it another gradient). */
-export type Backward = (dy: number) => boolean | void;
+import { Tape, type Backward } from '../tape.ts';
 
 /** Where a gradient goes: stored there, or added to what is there. */
 export interface GradientTarget {
@@ -27,11 +25,6 @@ export interface PrototypeLimits {
 /** 256 MiB and 32 MiB. */
 export const prototypeLimits: PrototypeLimits = { kept: 64 * 2 ** 20, tile: 8 * 2 ** 20 };
 
-interface Tape {
-  readonly set: CpuParameterSet;
-  readonly steps: { readonly output: CpuTensor; readonly backward: Backward }[];
-}
-
 interface Scope {
   readonly mark: Mark;
   readonly tensors: CpuTensor[];
@@ -43,8 +36,13 @@ export class Engine {
   readonly pool: Pool;
   readonly limits: PrototypeLimits;
   readonly #persistent = new Set<CpuParameterSet | CpuAdamState>();
-  #tape: Tape | null = null;
   #scopes: Scope[];
+  /** Gradients by address. */
+  readonly #tape = new Tape<CpuTensor, number>({
+    giveBack: (address, { size }) => this.giveBack(address, size),
+    forwards: (body) => this.#within(body),
+    backwards: (inputs, body) => this.#withinBackwards(inputs, body),
+  });
 
   private constructor(heap: Heap, pool: Pool, limits: PrototypeLimits) {
     this.heap = heap;
@@ -112,7 +110,11 @@ export class Engine {
 
   /** @see Executor.within */
   within<T>(body: () => T): T {
-    if (this.#tape) throw new Error('within: not inside gradients.');
+    if (this.#tape.recording) throw new Error('within: not inside gradients.');
+    return this.#within(body);
+  }
+
+  #within<T>(body: () => T): T {
     const scope: Scope = { mark: this.arena.mark(), tensors: [] };
     this.#scopes.push(scope);
     let kept: CpuTensor[] = [];
@@ -154,21 +156,14 @@ export class Engine {
 
   // --- tape ---
 
-  get recording(): boolean {
-    return this.#tape !== null;
-  }
-
-  /** True when a gradient with respect to the tensor is wanted. */
+  /** @see Tape.wants */
   wants(tensor: CpuTensor | null): boolean {
-    if (tensor === null || this.#tape === null) return false;
-    return tensor.tracked || (tensor.set === this.#tape.set && this.#tape.set.frozen[tensor.index] === 0);
+    return this.#tape.wants(tensor);
   }
 
-  /** Records `backward` when one of the inputs wants a gradient. */
-  record(output: CpuTensor, inputs: readonly (CpuTensor | null)[], backward: Backward): void {
-    if (!this.#tape || !inputs.some((input) => this.wants(input))) return;
-    output.tracked = true;
-    this.#tape.steps.push({ output, backward });
+  /** @see Tape.record */
+  record(output: CpuTensor, inputs: readonly (CpuTensor | null)[], backward: Backward<number>): void {
+    this.#tape.record(output, inputs, backward);
   }
 
   /** Where the gradient of `tensor` goes, or null when none is wanted. Each call is answered by exactly one contribution. */
@@ -180,7 +175,7 @@ export class Engine {
       set.fresh[tensor.index] = 0;
       return { address: set.gradients + set.specs[tensor.index]!.offset * 4, accumulate };
     }
-    if (tensor.gradient) return { address: tensor.gradient, accumulate: 1 };
+    if (tensor.gradient !== null) return { address: tensor.gradient, accumulate: 1 };
     tensor.gradient = this.room(tensor.size);
     return { address: tensor.gradient, accumulate: 0 };
   }
@@ -188,7 +183,7 @@ export class Engine {
   /** Makes the memory at dy the gradient of `tensor` if none has arrived, else adds it. Returns true when taken over. */
   passOn(tensor: CpuTensor, dy: number): boolean {
     if (!this.wants(tensor)) return false;
-    if (!tensor.set && !tensor.gradient) {
+    if (!tensor.set && tensor.gradient === null) {
       tensor.gradient = dy;
       return true;
     }
@@ -197,35 +192,33 @@ export class Engine {
     return false;
   }
 
-  /** Runs `forward` and then the tape backwards. @see Executor.gradients */
+  /** @see Executor.gradients */
   differentiate(set: CpuParameterSet, forward: () => CpuTensor, seed: number): CpuTensor {
-    if (this.#tape) throw new Error('gradients: calls do not nest.');
-    const tape: Tape = { set, steps: [] };
-    this.#tape = tape;
+    const loss = this.#tape.differentiate(set, forward, () => this.floats([seed]));
+    this.settle(set);
+    return loss;
+  }
+
+  /** @see Executor.recompute */
+  recompute(inputs: readonly CpuTensor[], body: () => CpuTensor): CpuTensor {
+    return this.#tape.recompute(inputs, body);
+  }
+
+  #withinBackwards(inputs: readonly CpuTensor[], body: () => void): void {
+    const scope: Scope = { mark: this.arena.mark(), tensors: [] };
+    this.#scopes.push(scope);
     try {
-      const loss = forward();
-      if (loss.size !== 1 || loss.shape.length !== 0)
-        throw new Error(`gradients: the loss has shape [${loss.shape.join(',')}], [] is wanted.`);
-      if (loss.tracked) {
-        loss.gradient = this.room(1);
-        this.heap.f32[loss.gradient / 4] = seed;
-      }
-      for (let i = tape.steps.length - 1; i >= 0; --i) {
-        const { output, backward } = tape.steps[i]!;
-        const dy = output.gradient;
-        // A value that the loss does not depend on.
-        if (!dy) continue;
-        output.gradient = 0;
-        if (backward(dy) !== true) this.giveBack(dy, output.size);
-      }
-      this.settle(set);
-      return loss;
+      body();
     } finally {
-      for (const { output } of tape.steps) {
-        output.tracked = false;
-        output.gradient = 0;
-      }
-      this.#tape = null;
+      this.#scopes.pop();
+      const inside = (address: number | null): address is number => address !== null && this.arena.follows(scope.mark, address);
+      const kept = inputs.filter(({ gradient }) => inside(gradient));
+      const moved = this.arena.compact(
+        scope.mark,
+        kept.map(({ gradient, bytes }) => ({ address: gradient!, bytes })),
+      );
+      for (const tensor of scope.tensors) tensor.address = 0;
+      kept.forEach((tensor, i) => (tensor.gradient = moved[i]!));
     }
   }
 

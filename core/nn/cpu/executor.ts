@@ -16,6 +16,7 @@ import type {
   PositionResize,
   PrototypeLossInputs,
   PrototypeTargets,
+  SampleGroup,
   TargetKind,
   Tensor,
 } from '../ops.ts';
@@ -165,6 +166,10 @@ export class CpuExecutor implements Executor {
     return { loss: this.engine.differentiate(ownSet('gradients', set), () => own('gradients', forward()), lossScale) };
   }
 
+  recompute(inputs: readonly Tensor[], body: () => Tensor): Tensor {
+    return this.engine.recompute(all('recompute', ...inputs), () => own('recompute', body()));
+  }
+
   // --- differentiable operations ---
 
   patchEmbed(images: Tensor, weight: Tensor, bias: Tensor): Tensor {
@@ -194,8 +199,8 @@ export class CpuExecutor implements Executor {
     return layers.linear(this.engine, own('linear', x), own('linear', weight), bias && own('linear', bias), activation);
   }
 
-  attention(qkv: Tensor, heads: number): Tensor {
-    return layers.attention(this.engine, own('attention', qkv), heads);
+  attention(qkv: Tensor, heads: number, groups?: readonly SampleGroup[]): Tensor {
+    return layers.attention(this.engine, own('attention', qkv), heads, groups);
   }
 
   swiglu(x: Tensor): Tensor {
@@ -205,6 +210,10 @@ export class CpuExecutor implements Executor {
   addResidual(x: Tensor, branch: Tensor, gamma: Tensor, subset?: BatchSubset): Tensor {
     const [a, b, g] = all('addResidual', x, branch, gamma);
     return layers.addResidual(this.engine, a!, b!, g!, subset);
+  }
+
+  linearResidual(x: Tensor, input: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor): Tensor {
+    return this.addResidual(x, this.linear(input, weight, bias), gamma);
   }
 
   gatherSamples(x: Tensor, rows: Int32Array): Tensor {

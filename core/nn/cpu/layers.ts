@@ -1,10 +1,10 @@
 /** The layers of a transformer block and their gradients: linear, LayerNorm, attention, SwiGLU, LayerScale residual. */
-import type { Activation, BatchSubset } from '../ops.ts';
+import type { Activation, BatchSubset, SampleGroup } from '../ops.ts';
 import { rowsPerChunk, type Engine, type GradientTarget } from './engine.ts';
 import { roundUp } from './memory.ts';
 import { edgeTile, productNN, productNT, productTN } from './products.ts';
 import type { CpuTensor } from './tensor.ts';
-import { check, checkRows, rowsOf } from '../shapes.ts';
+import { check, checkRows, groupsOf, residualShape, rowsOf } from '../shapes.ts';
 
 /**
  * Sums by fixed groups of rows, then over the groups: `run` fills `groups` rows of `width` partial sums at the address
@@ -94,26 +94,36 @@ const scoreRows = 48;
 /** Rows of one forward chunk: packing keys and values again for each costs about one part in a hundred. */
 const forwardRows = 192;
 
-/** qkv [N,T,3,heads,d] -> [N,T,heads,d]. */
-export function attention(engine: Engine, qkv: CpuTensor, heads: number): CpuTensor {
-  const [N = 0, T = 0, width = 0] = qkv.shape;
-  const d = width / 3 / heads;
-  check(qkv.shape.length === 3 && Number.isInteger(d) && d > 0, `attention with ${heads} heads`, qkv);
-  const out = engine.make([N, T, width / 3]);
-  const lse = engine.wants(qkv) ? engine.room(N * heads * T) : 0;
-  // Padded to whole panels.
-  const tokens = roundUp(T, engine.pool.columns);
+/** qkv [N,T,3,heads,d] -> [N,T,heads,d], or of groups [R,3,heads,d] -> [R,heads,d]. */
+export function attention(engine: Engine, qkv: CpuTensor, heads: number, packed?: readonly SampleGroup[]): CpuTensor {
+  const width = qkv.shape.at(-1)! / 3;
+  const d = width / heads;
+  const places = groupsOf(qkv, heads, packed).map(({ samples: N, tokens: T, tokenOffset }) => ({
+    N,
+    T,
+    // Bytes before the group in out and, times three, in qkv; before its rows [N,heads,T] in lse.
+    start: tokenOffset * width * 4,
+    lseStart: tokenOffset * heads * 4,
+    // Two products of T x T x d for each sample and head.
+    flops: 4 * N * heads * T * T * d,
+    // Padded to whole panels.
+    tokens: roundUp(T, engine.pool.columns),
+  }));
   const channels = roundUp(d, engine.pool.columns);
-  engine.pool.scratch(edgeTile + 4 * (tokens * d + channels * T + scoreRows * tokens));
-  const groups = Math.ceil(T / forwardRows);
-  // Two products of T x T x d for each sample and head.
-  const flops = 4 * N * heads * T * T * d;
-  engine.pool.run('kAttention', N * heads * groups, [qkv.address, out.address, lse, T, heads, d, forwardRows], flops);
+  const out = engine.make([...qkv.shape.slice(0, -1), width]);
+  const lse = engine.wants(qkv) ? engine.room((out.size / width) * heads) : 0;
+  for (const { N, T, start, lseStart, flops, tokens } of places) {
+    engine.pool.scratch(edgeTile + 4 * (tokens * d + channels * T + scoreRows * tokens));
+    const args = [qkv.address + 3 * start, out.address + start, lse ? lse + lseStart : 0, T, heads, d, forwardRows];
+    engine.pool.run('kAttention', N * heads * Math.ceil(T / forwardRows), args, flops);
+  }
   engine.record(out, [qkv], (dy) => {
     const target = engine.gradient(qkv)!;
-    engine.pool.scratch(edgeTile + 4 * (2 * tokens * d + channels * T + 2 * channels * scoreRows + 2 * scoreRows * tokens));
-    const args = [qkv.address, lse, out.address, dy, target.address, T, heads, d, target.accumulate];
-    engine.pool.run('kAttentionBackward', N * heads, args, 2.5 * flops);
+    for (const { N, T, start, lseStart, flops, tokens } of places) {
+      engine.pool.scratch(edgeTile + 4 * (2 * tokens * d + channels * T + 2 * channels * scoreRows + 2 * scoreRows * tokens));
+      const args = [qkv.address + 3 * start, lse + lseStart, out.address + start, dy + start, target.address + 3 * start];
+      engine.pool.run('kAttentionBackward', N * heads, [...args, T, heads, d, target.accumulate], 2.5 * flops);
+    }
   });
   return out;
 }
@@ -132,12 +142,9 @@ export function swiglu(engine: Engine, x: CpuTensor): CpuTensor {
   return y;
 }
 
-/** x [N,T,D] + gamma [D] * branch, or scale * gamma * branch [s,T,D] on the samples of a subset. */
+/** x [...,D] + gamma [D] * branch, or of x [N,T,D] scale * gamma * branch [s,T,D] on the samples of a subset. */
 export function addResidual(engine: Engine, x: CpuTensor, branch: CpuTensor, gamma: CpuTensor, subset?: BatchSubset): CpuTensor {
-  const [N = 0, T = 0, n = 0] = x.shape;
-  const samples = subset ? subset.rows.length : N;
-  const fits = branch.shape.length === 3 && branch.shape[0] === samples && branch.shape[1] === T && branch.shape[2] === n;
-  check(x.shape.length === 3 && fits && gamma.size === n, 'addResidual', x, branch, gamma);
+  const { N, T, n, samples } = residualShape(x, branch, gamma, subset);
   if (subset) checkRows('addResidual', subset.rows, N, true);
   const y = engine.make(x.shape);
   const index = subset ? engine.ints(subset.rows) : 0;

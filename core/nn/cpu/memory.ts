@@ -131,7 +131,7 @@ export class Heap {
       throw new AppError(
         'engine-out-of-memory',
         `The CPU engine needs ${gib(end)} GiB; it can hold at most ${gib(maximumPages * page)} GiB, and this machine gave ${gib(this.reserved)} GiB.`,
-        'Choose a smaller batch, with several of them accumulated, smaller crops, a smaller model or fewer prototypes.',
+        'Choose a smaller batch, with several of them accumulated, smaller crops, a smaller model or fewer prototypes; from the command line, --recompute.',
         { cause },
       );
     }
@@ -222,6 +222,16 @@ export class Arena {
     return { segment: this.#segment, offset: this.#offset, used: this.used };
   }
 
+  /** Whether the address lies where `mark` leaves room. */
+  follows(mark: Mark, address: number): boolean {
+    const segment = this.#segmentOf(address);
+    return segment > mark.segment || (segment === mark.segment && address >= this.#segments[segment]!.start + mark.offset);
+  }
+
+  #segmentOf(address: number): number {
+    return this.#segments.findIndex(({ start, bytes }) => address >= start && address < start + bytes);
+  }
+
   release(mark: Mark): void {
     this.#recycled.clear();
     this.#segment = mark.segment;
@@ -234,10 +244,8 @@ export class Arena {
    * @returns their new addresses
    */
   compact(mark: Mark, blocks: readonly { readonly address: number; readonly bytes: number }[]): number[] {
-    const segmentOf = (address: number): number =>
-      this.#segments.findIndex(({ start, bytes }) => address >= start && address < start + bytes);
     // In the order of allocation a block's new place never lies behind its old one, so none overwrites a later one.
-    const order = blocks.map(({ address, bytes }, i) => ({ i, address, bytes, segment: segmentOf(address) }));
+    const order = blocks.map(({ address, bytes }, i) => ({ i, address, bytes, segment: this.#segmentOf(address) }));
     order.sort((a, b) => a.segment - b.segment || a.address - b.address);
     this.release(mark);
     const moved: number[] = [];

@@ -13,8 +13,8 @@ export class CpuTensor implements Tensor {
   readonly index: number;
   /** True when recorded: something it was made from wants a gradient. */
   tracked = false;
-  /** Address of its gradient during the backward pass, 0 when none has arrived. */
-  gradient = 0;
+  /** Address of its gradient during the backward pass, null when none has arrived. */
+  gradient: number | null = null;
 
   constructor(shape: readonly number[], address: number, set: CpuParameterSet | null = null, index = 0) {
     this.shape = shape;

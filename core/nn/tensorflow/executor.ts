@@ -14,11 +14,13 @@ import type {
   PositionResize,
   PrototypeLossInputs,
   PrototypeTargets,
+  SampleGroup,
   TargetKind,
   Tensor,
 } from '../ops.ts';
 import { startBackend, type BackendName } from './backend.ts';
 import { Engine, type PrototypeLimits, type TfTensor } from './engine.ts';
+import { attention } from './attention.ts';
 import * as layers from './layers.ts';
 import * as losses from './losses.ts';
 import { prototypeLogits } from './prototypes.ts';
@@ -142,6 +144,10 @@ export class TensorflowExecutor implements Executor {
     return { loss };
   }
 
+  recompute(_inputs: readonly Tensor[], body: () => Tensor): Tensor {
+    return body();
+  }
+
   // --- differentiable operations ---
 
   patchEmbed(images: Tensor, weight: Tensor, bias: Tensor): Tensor {
@@ -177,8 +183,8 @@ export class TensorflowExecutor implements Executor {
     );
   }
 
-  attention(qkv: Tensor, heads: number): Tensor {
-    return layers.attention(this.engine, this.engine.own('attention', qkv), heads);
+  attention(qkv: Tensor, heads: number, groups?: readonly SampleGroup[]): Tensor {
+    return attention(this.engine, this.engine.own('attention', qkv), heads, groups);
   }
 
   swiglu(x: Tensor): Tensor {
@@ -188,6 +194,10 @@ export class TensorflowExecutor implements Executor {
   addResidual(x: Tensor, branch: Tensor, gamma: Tensor, subset?: BatchSubset): Tensor {
     const [a, b, g] = this.#all('addResidual', x, branch, gamma);
     return layers.addResidual(this.engine, a!, b!, g!, subset);
+  }
+
+  linearResidual(x: Tensor, input: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor): Tensor {
+    return this.addResidual(x, this.linear(input, weight, bias), gamma);
   }
 
   gatherSamples(x: Tensor, rows: Int32Array): Tensor {

@@ -4,7 +4,7 @@
  */
 import type { Activation, BatchSubset } from '../ops.ts';
 import { type Engine, type TfTensor } from './engine.ts';
-import { check, checkRows, rowsOf } from '../shapes.ts';
+import { check, checkRows, residualShape, rowsOf } from '../shapes.ts';
 
 /** Gaussian error linear unit, exact: h (1 + erf(h / sqrt 2)) / 2. */
 function gelu({ tf }: Engine, h: TfTensor): TfTensor {
@@ -72,46 +72,6 @@ export function layerNorm(engine: Engine, x: TfTensor, weight: TfTensor, bias: T
   );
 }
 
-export function attention(engine: Engine, qkv: TfTensor, heads: number): TfTensor {
-  const { tf } = engine;
-  const [N = 0, T = 0, width = 0] = qkv.shape;
-  const D = width / 3;
-  const d = D / heads;
-  check(qkv.shape.length === 3 && Number.isInteger(d) && d > 0, `attention with ${heads} heads`, qkv);
-  const scale = 1 / Math.sqrt(d);
-  /** [N,T,D] -> [N*heads, T, d]. */
-  const byHead = (x: TfTensor): TfTensor => tf.reshape(tf.transpose(tf.reshape(x, [N, T, heads, d]), [0, 2, 1, 3]), [N * heads, T, d]);
-  /** [N*heads, T, d] -> [N,T,D]. */
-  const together = (x: TfTensor): TfTensor => tf.reshape(tf.transpose(tf.reshape(x, [N, heads, T, d]), [0, 2, 1, 3]), [N, T, D]);
-  /** q (scaled), k and v, each [N*heads, T, d]. */
-  const parts = (): [TfTensor, TfTensor, TfTensor] => {
-    const [q, k, v] = [0, 1, 2].map((part) => byHead(tf.slice(qkv, [0, 0, part * D], [N, T, D]))) as [TfTensor, TfTensor, TfTensor];
-    return [tf.mul(q, scale), k, v];
-  };
-  const weights = (q: TfTensor, k: TfTensor): TfTensor => tf.softmax(tf.matMul(q, k, false, true)); // [N*heads, T, T]
-  return engine.make(() =>
-    engine.custom(
-      [qkv],
-      () => {
-        const [q, k, v] = parts();
-        return together(tf.matMul(weights(q, k), v));
-      },
-      // The weights are made again: kept, they would be the largest tensors of a step.
-      (dy) => {
-        const [q, k, v] = parts();
-        const p = weights(q, k);
-        const dOut = byHead(dy);
-        const dV = tf.matMul(p, dOut, true);
-        const dP = tf.matMul(dOut, v, false, true);
-        const dScores = tf.mul(p, tf.sub(dP, tf.sum(tf.mul(dP, p), 2, true)));
-        const dQ = tf.mul(tf.matMul(dScores, k), scale);
-        const dK = tf.matMul(dScores, q, true); // q carries the scale
-        return [tf.concat([dQ, dK, dV].map(together), 2)];
-      },
-    ),
-  );
-}
-
 export function swiglu(engine: Engine, x: TfTensor): TfTensor {
   const { tf } = engine;
   const { rows, n } = rowsOf(x);
@@ -143,10 +103,7 @@ export function swiglu(engine: Engine, x: TfTensor): TfTensor {
 
 export function addResidual(engine: Engine, x: TfTensor, branch: TfTensor, gamma: TfTensor, subset?: BatchSubset): TfTensor {
   const { tf } = engine;
-  const [N = 0, T = 0, n = 0] = x.shape;
-  const samples = subset ? subset.rows.length : N;
-  const fits = branch.shape.length === 3 && branch.shape[0] === samples && branch.shape[1] === T && branch.shape[2] === n;
-  check(x.shape.length === 3 && fits && gamma.size === n, 'addResidual', x, branch, gamma);
+  const { N, T, n, samples } = residualShape(x, branch, gamma, subset);
   if (subset) checkRows('addResidual', subset.rows, N, true);
   const flat = [samples * T, n];
   const scale = subset?.scale ?? 1;

@@ -166,15 +166,19 @@ export function sliceTokens(engine: Engine, x: TfTensor, start: number, count: n
 }
 
 export function concatRows(engine: Engine, parts: readonly TfTensor[]): TfTensor {
-  const n = parts[0]?.shape[1];
-  check(parts.length > 0 && parts.every((part) => part.shape.length === 2 && part.shape[1] === n), 'concatRows', ...parts);
+  const n = parts[0]?.shape.at(-1) ?? 0;
+  check(parts.length > 0 && parts.every((part) => part.shape.length > 1 && part.shape.at(-1) === n), 'concatRows', ...parts);
   const { tf } = engine;
-  const sizes = parts.map((part) => part.shape[0]!);
+  const sizes = parts.map((part) => rowsOf(part).rows);
   return engine.make(() =>
     engine.custom(
       parts,
-      () => tf.concat([...parts], 0),
-      (dy) => (parts.length > 1 ? tf.split(dy, sizes, 0) : [tf.clone(dy)]),
+      () =>
+        tf.concat(
+          parts.map((part, i) => tf.reshape(part, [sizes[i]!, n])),
+          0,
+        ),
+      (dy) => tf.split(dy, sizes, 0).map((rows, i) => tf.reshape(rows, [...parts[i]!.shape])),
     ),
   );
 }

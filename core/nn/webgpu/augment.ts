@@ -3,9 +3,9 @@ import { blurWeights, bicubicWeights, BLUR_RADIUS } from '../filters.ts';
 import type { CropDraw, CropGroup, PixelImage } from '../crops.ts';
 import { augment, RECORD, recordPlace, type CropPart, type RecordField } from './kernels/augment.ts';
 import type { Operand } from './kernels/kernel.ts';
-import { alignedBytes } from './memory.ts';
 import type { Region } from './program.ts';
-import { part as regionPart, type Runtime } from './runtime.ts';
+import { alignedBytes, part as regionPart } from './program.ts';
+import type { Runtime } from './runtime.ts';
 
 /** Most bytes of rows between the two passes of a resize: crops beyond go through in parts. */
 const rowBytes = 2 ** 28;

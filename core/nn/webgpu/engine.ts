@@ -9,14 +9,7 @@ import type { Capabilities, Dispatch, Element, Region } from './program.ts';
 import type { Runtime } from './runtime.ts';
 import { bytesOf, GpuTensor, type GpuParameterSet } from './tensor.ts';
 import { sizeOf, survivors } from '../shapes.ts';
-
-/** Given d loss / d output. Returns true when it has taken that memory over (made it another gradient). */
-export type Backward = (dy: Operand) => boolean | void;
-
-interface Tape {
-  readonly set: GpuParameterSet;
-  readonly steps: { readonly output: GpuTensor; readonly backward: Backward }[];
-}
+import { Tape, type Backward } from '../tape.ts';
 
 interface Scope {
   readonly tensors: Set<GpuTensor>;
@@ -41,7 +34,11 @@ export class Engine {
   /** Element of activations: tokens begin as it, and results have the element of what they are made from. */
   readonly precision: Precision;
   readonly limits: PrototypeLimits;
-  #tape: Tape | null = null;
+  readonly #tape = new Tape<GpuTensor, Operand>({
+    giveBack: (gradient) => this.giveBack(gradient),
+    forwards: (body) => this.#within(body),
+    backwards: (inputs, body) => this.#within(() => this.#keepingGradients(inputs, body)),
+  });
   #scopes: Scope[] = [{ tensors: new Set(), rooms: new Set() }];
 
   constructor(runtime: Runtime, precision: Precision, limits: PrototypeLimits = prototypeLimits) {
@@ -60,6 +57,11 @@ export class Engine {
   /** A new tensor with undefined contents. */
   make(shape: readonly number[], element: Element = 'f32'): GpuTensor {
     return this.#own(new GpuTensor(shape, element, this.runtime.take(sizeOf(shape) * bytesOf(element))));
+  }
+
+  /** A tensor for the tape alone, which has a gradient and no values. */
+  withoutValues(shape: readonly number[], element: Element): GpuTensor {
+    return new GpuTensor(shape, element, null);
   }
 
   /** A new tensor with these values. */
@@ -125,7 +127,11 @@ export class Engine {
 
   /** @see Executor.within */
   within<T>(body: () => T): T {
-    if (this.#tape) throw new Error('within: not inside gradients.');
+    if (this.#tape.recording) throw new Error('within: not inside gradients.');
+    return this.#within(body);
+  }
+
+  #within<T>(body: () => T): T {
     const scope: Scope = { tensors: new Set(), rooms: new Set() };
     this.#scopes.push(scope);
     let kept: GpuTensor[] = [];
@@ -153,17 +159,14 @@ export class Engine {
 
   // --- tape ---
 
-  /** True when a gradient with respect to the tensor is wanted. */
+  /** @see Tape.wants */
   wants(tensor: GpuTensor | null): boolean {
-    if (tensor === null || this.#tape === null) return false;
-    return tensor.tracked || (tensor.set === this.#tape.set && this.#tape.set.frozen[tensor.index] === 0);
+    return this.#tape.wants(tensor);
   }
 
-  /** Records `backward` when one of the inputs wants a gradient. */
-  record(output: GpuTensor, inputs: readonly (GpuTensor | null)[], backward: Backward): void {
-    if (!this.#tape || !inputs.some((input) => this.wants(input))) return;
-    output.tracked = true;
-    this.#tape.steps.push({ output, backward });
+  /** @see Tape.record */
+  record(output: GpuTensor, inputs: readonly (GpuTensor | null)[], backward: Backward<Operand>): void {
+    this.#tape.record(output, inputs, backward);
   }
 
   /** Where the gradient of `tensor` goes, or null when none is wanted. Each call is answered by exactly one contribution. */
@@ -192,36 +195,27 @@ export class Engine {
     return false;
   }
 
-  /** Runs `forward` and then the tape backwards. @see Executor.gradients */
+  /** @see Executor.gradients */
   differentiate(set: GpuParameterSet, forward: () => GpuTensor, seed: number): GpuTensor {
-    if (this.#tape) throw new Error('gradients: calls do not nest.');
-    const tape: Tape = { set, steps: [] };
-    this.#tape = tape;
-    try {
-      const loss = forward();
-      if (loss.size !== 1 || loss.shape.length !== 0)
-        throw new Error(`gradients: the loss has shape [${loss.shape.join(',')}], [] is wanted.`);
-      if (loss.tracked) {
-        loss.gradient = this.room(1);
-        this.run(fill(this.caps, loss.gradient, seed, 1));
-      }
-      for (let i = tape.steps.length - 1; i >= 0; --i) {
-        const { output, backward } = tape.steps[i]!;
-        const dy = output.gradient;
-        // A value that the loss does not depend on.
-        if (!dy) continue;
-        output.gradient = null;
-        if (backward(dy) !== true) this.giveBack(dy);
-      }
-      this.settle(set);
-      return loss;
-    } finally {
-      for (const { output } of tape.steps) {
-        output.tracked = false;
-        output.gradient = null;
-      }
-      this.#tape = null;
-    }
+    const loss = this.#tape.differentiate(set, forward, () => {
+      const start = this.room(1);
+      this.run(fill(this.caps, start, seed, 1));
+      return start;
+    });
+    this.settle(set);
+    return loss;
+  }
+
+  /** @see Executor.recompute */
+  recompute(inputs: readonly GpuTensor[], body: () => GpuTensor): GpuTensor {
+    return this.#tape.recompute(inputs, body);
+  }
+
+  /** Gradients of these tensors that lie in the innermost scope go over to the next. */
+  #keepingGradients(inputs: readonly GpuTensor[], body: () => void): void {
+    body();
+    const [inner, outer] = [this.#scopes.at(-1)!, this.#scopes.at(-2)!];
+    for (const { gradient } of inputs) if (gradient && inner.rooms.delete(gradient.region)) outer.rooms.add(gradient.region);
   }
 
   /** Writes the zeros that `fresh` stands for. */

@@ -15,6 +15,7 @@ import type {
   Precision,
   PrototypeLossInputs,
   PrototypeTargets,
+  SampleGroup,
   TargetKind,
   Tensor,
 } from '../ops.ts';
@@ -179,6 +180,10 @@ export class WebgpuExecutor implements Executor {
     return { loss: this.engine.differentiate(ownSet('gradients', set), () => own('gradients', forward()), lossScale) };
   }
 
+  recompute(inputs: readonly Tensor[], body: () => Tensor): Tensor {
+    return this.engine.recompute(all('recompute', ...inputs), () => own('recompute', body()));
+  }
+
   // --- differentiable operations ---
 
   patchEmbed(images: Tensor, weight: Tensor, bias: Tensor): Tensor {
@@ -208,8 +213,8 @@ export class WebgpuExecutor implements Executor {
     return layers.linear(this.engine, own('linear', x), own('linear', weight), bias && own('linear', bias), activation);
   }
 
-  attention(qkv: Tensor, heads: number): Tensor {
-    return layers.attention(this.engine, own('attention', qkv), heads);
+  attention(qkv: Tensor, heads: number, groups?: readonly SampleGroup[]): Tensor {
+    return layers.attention(this.engine, own('attention', qkv), heads, groups);
   }
 
   swiglu(x: Tensor): Tensor {
@@ -219,6 +224,11 @@ export class WebgpuExecutor implements Executor {
   addResidual(x: Tensor, branch: Tensor, gamma: Tensor, subset?: BatchSubset): Tensor {
     const [a, b, g] = all('addResidual', x, branch, gamma);
     return layers.addResidual(this.engine, a!, b!, g!, subset);
+  }
+
+  linearResidual(x: Tensor, input: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor): Tensor {
+    const [a, i, w, b, g] = all('linearResidual', x, input, weight, bias, gamma);
+    return layers.linearResidual(this.engine, a!, i!, w!, b!, g!);
   }
 
   gatherSamples(x: Tensor, rows: Int32Array): Tensor {

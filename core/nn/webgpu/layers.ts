@@ -1,8 +1,9 @@
 /** The layers of a transformer block and their gradients: linear, LayerNorm, attention, SwiGLU, LayerScale residual. */
-import type { Activation, BatchSubset } from '../ops.ts';
+import type { Activation, BatchSubset, SampleGroup } from '../ops.ts';
 import { type Engine } from './engine.ts';
 import * as kernels from './kernels/attention.ts';
 import { biasBackward, normWeightBackward, residualBackward, rowGroups, sumRows } from './kernels/columns.ts';
+import { layerScaleBackward, scaleRows } from './kernels/layerScale.ts';
 import * as elementwise from './kernels/elementwise.ts';
 import { padHeads, unpadHeads, type HeadShape } from './kernels/heads.ts';
 import { stored, type Operand } from './kernels/kernel.ts';
@@ -10,7 +11,7 @@ import * as normalize from './kernels/normalize.ts';
 import type { Epilogue } from './kernels/product.ts';
 import { multiply } from './products.ts';
 import type { GpuTensor } from './tensor.ts';
-import { check, checkRows, rowsOf } from '../shapes.ts';
+import { check, checkRows, groupsOf, residualShape, rowsOf } from '../shapes.ts';
 
 /** x [..., I], weight [O, ...] with I values a row -> [..., O]. */
 export function linear(engine: Engine, x: GpuTensor, weight: GpuTensor, bias: GpuTensor | null, activation: Activation): GpuTensor {
@@ -28,20 +29,103 @@ export function linear(engine: Engine, x: GpuTensor, weight: GpuTensor, bias: Gp
   if (gelu) epilogue = { kind: 'bias-gelu', bias: vector!.region, ...(slope ? { slope: slope.region } : {}) };
   else if (vector) epilogue = { kind: 'bias', bias: vector.region };
   multiply(engine, 'nt', { m: rows, n: outputs, k: inputs }, x, factor, y, epilogue);
-  engine.record(y, [x, weight, bias], (dy) => {
+  const before = slope ? engine.withoutValues(y.shape, y.element) : y;
+  engine.record(before, [x, weight, bias], (dy) => {
     const dBias = engine.gradient(bias);
-    if (slope || dBias) {
-      const { groups } = rowGroups(rows);
-      const partials = engine.room(groups * outputs);
-      engine.run(biasBackward(dy, slope, partials, rows, outputs));
-      if (dBias) engine.run(sumRows(engine.caps, partials, dBias, { rows: groups, n: outputs }));
-      engine.giveBack(partials);
+    if (dBias) {
+      const sums = columnSums(engine, dy, rows, outputs);
+      engine.run(sumRows(engine.caps, sums.partials, dBias, { rows: sums.groups, n: outputs }));
+      engine.giveBack(sums.partials);
     }
     if (slope) engine.giveBack(slope);
     const dWeight = engine.gradient(weight);
     if (dWeight) multiply(engine, 'tn', { m: outputs, n: inputs, k: rows }, dy, x, dWeight);
-    const dx = engine.gradient(x);
-    if (dx) multiply(engine, 'nn', { m: rows, n: inputs, k: outputs }, dy, factor, dx);
+    inputGradient(engine, x, dy, factor, { rows, inputs, outputs });
+  });
+  if (slope) recordSlope(engine, y, before, slope);
+  return y;
+}
+
+/** Group sums of the rows of dy [rows, n]: partials [groups, n]. */
+function columnSums(engine: Engine, dy: Operand, rows: number, n: number): { partials: Operand; groups: number } {
+  const { groups } = rowGroups(rows);
+  const partials = engine.room(groups * n);
+  engine.run(biasBackward(dy, partials, rows, n));
+  return { partials, groups };
+}
+
+/**
+ * y = GELU(before), whose gradient is dy times the slope. A layer that takes y multiplies on its way out of registers
+ * (`inputGradient`); what comes to y from elsewhere is multiplied here.
+ */
+function recordSlope(engine: Engine, y: GpuTensor, before: GpuTensor, slope: Operand): void {
+  y.activation = { before, slope };
+  engine.record(y, [before], (dy) => engine.run(elementwise.times(engine.caps, dy, slope, engine.gradient(before)!, y.size)));
+}
+
+/**
+ * The gradient of a layer's input x [rows, inputs]: dy [rows, outputs] times factor [outputs, inputs], times the one number
+ * in `scale`. Where x is the value of a GELU the product goes through its slope at once, to what was before it.
+ */
+function inputGradient(
+  engine: Engine,
+  x: GpuTensor,
+  dy: Operand,
+  factor: Operand,
+  { rows, inputs, outputs }: { rows: number; inputs: number; outputs: number },
+  scale?: Operand,
+): void {
+  const { before, slope } = x.activation ?? { before: x, slope: null };
+  const dx = engine.gradient(before);
+  if (!dx) return;
+  const epilogue: Epilogue =
+    slope || scale ? { kind: 'times', ...(slope && { factor: slope.region }), ...(scale && { scale: scale.region }) } : { kind: 'none' };
+  multiply(engine, 'nn', { m: rows, n: inputs, k: outputs }, dy, factor, dx, epilogue);
+}
+
+/**
+ * x + gamma [D] * (input [..., I] weight^T + bias), the LayerScale residual of a linear layer. What is added exists nowhere
+ * as an array: with raw = dy^T input [D,I], weight's gradient is gamma raw, row by row, and gamma's is the sum of weight raw
+ * over the row plus bias times the sum of dy.
+ */
+export function linearResidual(
+  engine: Engine,
+  x: GpuTensor,
+  input: GpuTensor,
+  weight: GpuTensor,
+  bias: GpuTensor,
+  gamma: GpuTensor,
+): GpuTensor {
+  const { caps } = engine;
+  const { rows, n: outputs } = rowsOf(x);
+  const inputs = input.shape.at(-1) ?? 0;
+  const fits = input.size === rows * inputs && weight.size === outputs * inputs && weight.shape[0] === outputs;
+  check(fits && bias.size === outputs && gamma.size === outputs, 'linearResidual', x, input, weight, bias, gamma);
+  const y = engine.make(x.shape, x.element);
+  const factor = engine.factor(weight, input.element);
+  const epilogue: Epilogue = { kind: 'residual', bias: bias.region, gamma: gamma.region, residual: x.region };
+  multiply(engine, 'nt', { m: rows, n: outputs, k: inputs }, input, factor, y, epilogue);
+  engine.record(y, [x, input, weight, bias, gamma], (dy) => {
+    const targets = [weight, bias, gamma].map((parameter) => engine.gradient(parameter));
+    if (targets.some((target) => target !== null)) {
+      const { partials, groups } = columnSums(engine, dy, rows, outputs);
+      const sums = engine.room(outputs);
+      engine.run(sumRows(caps, partials, stored(sums), { rows: groups, n: outputs }));
+      const raw = engine.room(outputs * inputs);
+      multiply(engine, 'tn', { m: outputs, n: inputs, k: rows }, dy, input, raw);
+      const [dWeight, dBias, dGamma] = targets.map((target, i) => target ?? stored(engine.room(i === 0 ? weight.size : outputs)));
+      const arrays = { raw, sums, weight, bias, gamma, dWeight: dWeight!, dBias: dBias!, dGamma: dGamma! };
+      engine.run(layerScaleBackward(caps, arrays, outputs, inputs));
+      for (const room of [partials, sums, raw]) engine.giveBack(room);
+    }
+    if (engine.wants(input.activation?.before ?? input)) {
+      // Small gammas (1e-5) would leave f16's range if they came to the weights as they are.
+      const scaled = { weight: engine.room(weight.size, input.element), scale: engine.room(4) };
+      engine.run(scaleRows(caps, { weight, gamma, y: scaled.weight, scale: scaled.scale }, outputs, inputs));
+      inputGradient(engine, input, dy, scaled.weight, { rows, inputs, outputs }, scaled.scale);
+      for (const room of Object.values(scaled)) engine.giveBack(room);
+    }
+    return engine.passOn(x, dy);
   });
   return y;
 }
@@ -82,16 +166,16 @@ export function layerNorm(engine: Engine, x: GpuTensor, weight: GpuTensor, bias:
 /** The attention kernels take heads of whole vectors of four. */
 const headStep = 4;
 
-/** qkv [N,T,3,heads,d] -> [N,T,heads,d]. */
-export function attention(engine: Engine, qkv: GpuTensor, heads: number): GpuTensor {
+/** qkv [N,T,3,heads,d] -> [N,T,heads,d], or of groups [R,3,heads,d] -> [R,heads,d]. */
+export function attention(engine: Engine, qkv: GpuTensor, heads: number, packed?: readonly SampleGroup[]): GpuTensor {
   const { caps } = engine;
-  const [N = 0, T = 0, width = 0] = qkv.shape;
+  const groups = groupsOf(qkv, heads, packed);
+  const width = qkv.shape.at(-1)!;
   const d = width / 3 / heads;
-  check(qkv.shape.length === 3 && Number.isInteger(d) && d > 0, `attention with ${heads} heads`, qkv);
   const element = qkv.element as 'f32' | 'f16';
-  const out = engine.make([N, T, width / 3], element);
+  const out = engine.make([...qkv.shape.slice(0, -1), width / 3], element);
   const headDim = Math.ceil(d / headStep) * headStep;
-  const rows = N * T * heads;
+  const rows = out.size / d;
   const wide = { rows: rows * 3, heads, d, padded: headDim, queries: true };
   const narrow = { ...wide, rows, queries: false };
   const pad = (x: Operand, shape: HeadShape): Operand => {
@@ -104,7 +188,7 @@ export function attention(engine: Engine, qkv: GpuTensor, heads: number): GpuTen
   const attended = headDim === d ? out : engine.room(rows * headDim, element);
   const lse = engine.room(rows);
   const regions = { qkv: kept.region, out: attended.region, lse: lse.region };
-  const inputs = { samples: N, tokens: T, heads, headDim, element, ...regions };
+  const inputs = { groups, heads, headDim, element, ...regions };
   engine.run(kernels.attention(caps, inputs));
   if (headDim !== d) engine.run(unpadHeads(caps, attended, stored(out), narrow));
   engine.record(out, [qkv], (dy) => {
@@ -137,13 +221,10 @@ export function swiglu(engine: Engine, x: GpuTensor): GpuTensor {
   return y;
 }
 
-/** x [N,T,D] + gamma [D] * branch, or scale * gamma * branch [s,T,D] on the samples of a subset. */
+/** x [...,D] + gamma [D] * branch, or of x [N,T,D] scale * gamma * branch [s,T,D] on the samples of a subset. */
 export function addResidual(engine: Engine, x: GpuTensor, branch: GpuTensor, gamma: GpuTensor, subset?: BatchSubset): GpuTensor {
   const { caps } = engine;
-  const [N = 0, T = 0, n = 0] = x.shape;
-  const samples = subset ? subset.rows.length : N;
-  const fits = branch.shape.length === 3 && branch.shape[0] === samples && branch.shape[1] === T && branch.shape[2] === n;
-  check(x.shape.length === 3 && fits && gamma.size === n, 'addResidual', x, branch, gamma);
+  const { N, T, n, samples } = residualShape(x, branch, gamma, subset);
   if (subset) checkRows('addResidual', subset.rows, N, true);
   const y = engine.make(x.shape, x.element);
   const scale = subset ? subset.scale : 1;

@@ -2,17 +2,10 @@
  * Buffers on the device, used again and again: a freed buffer waits in its size class for the next of its size. All work
  * runs in the order it was given, so a buffer may be handed out while commands that read its old contents still wait.
  */
-import type { Region } from './program.ts';
+import { alignedBytes, alignment, type Region } from './program.ts';
 
 /** Values of GPUBufferUsage and GPUMapMode, which Node has no globals for. */
-export const usage = { mapRead: 1, copySource: 4, copyTarget: 8, uniform: 64, storage: 128, queryResolve: 512 } as const;
-
-/** Bound offsets and sizes of all regions are multiples of this. */
-export const alignment = 256;
-
-export function alignedBytes(bytes: number): number {
-  return Math.max(alignment, Math.ceil(bytes / alignment) * alignment);
-}
+export const usage = { mapRead: 1, mapWrite: 2, copySource: 4, copyTarget: 8, uniform: 64, storage: 128, queryResolve: 512 } as const;
 
 /** Eight classes to a power of two: at most an eighth of a large buffer is unused. */
 export function classBytes(bytes: number): number {
@@ -28,17 +21,23 @@ const slack = 1.5;
 export class BufferPool {
   readonly #device: GPUDevice;
   readonly #free = new Map<number, GPUBuffer[]>();
+  readonly #limit: number;
   /** Bytes of all buffers, waiting ones included. */
   reserved = 0;
 
-  constructor(device: GPUDevice) {
+  /** @param limit bytes of all buffers beyond which waiting ones are given back for a new one: what runs then wants others */
+  constructor(device: GPUDevice, limit = Infinity) {
     this.#device = device;
+    this.#limit = limit;
   }
 
-  /** Contents are undefined. */
-  take(bytes: number): Region {
+  /**
+   * Contents are undefined.
+   * @param submit called before buffers are given back to the device: commands that wait must not lose theirs
+   */
+  take(bytes: number, submit: () => void): Region {
     const size = classBytes(bytes);
-    return { buffer: this.#waiting(size) ?? this.#make(size), offset: 0, bytes: alignedBytes(bytes) };
+    return { buffer: this.#waiting(size) ?? this.#make(size, submit), offset: 0, bytes: alignedBytes(bytes) };
   }
 
   /** A buffer of the class, or of the next ones up to `slack` its size, whose rest is then unused. */
@@ -50,9 +49,25 @@ export class BufferPool {
     return undefined;
   }
 
-  #make(size: number): GPUBuffer {
+  #make(size: number, submit: () => void): GPUBuffer {
+    if (this.reserved + size > this.#limit) {
+      submit();
+      this.#giveBack(this.reserved + size - this.#limit);
+    }
     this.reserved += size;
     return this.#device.createBuffer({ size, usage: usage.storage | usage.copySource | usage.copyTarget });
+  }
+
+  /** At least so many bytes, the largest buffers first; all that wait where they are fewer. */
+  #giveBack(bytes: number): void {
+    const sizes = [...this.#free.keys()].sort((a, b) => b - a);
+    for (const size of sizes) {
+      const waiting = this.#free.get(size)!;
+      for (; bytes > 0 && waiting.length > 0; bytes -= size) {
+        waiting.pop()!.destroy();
+        this.reserved -= size;
+      }
+    }
   }
 
   /** Takes a region of `take` back. */
@@ -83,11 +98,14 @@ const blockBytes = 2 ** 20;
  */
 export class Uploads {
   readonly #pool: BufferPool;
+  readonly #submit: () => void;
   readonly #blocks = new Map<GPUBuffer, Block>();
   #current: Block | null = null;
 
-  constructor(pool: BufferPool) {
+  /** @param submit as BufferPool.take has it */
+  constructor(pool: BufferPool, submit: () => void) {
     this.#pool = pool;
+    this.#submit = submit;
   }
 
   /** @param data at most 1 MiB */
@@ -103,7 +121,7 @@ export class Uploads {
   }
 
   #open(): Block {
-    const region = this.#pool.take(blockBytes);
+    const region = this.#pool.take(blockBytes, this.#submit);
     const block = { region, shadow: new Uint8Array(blockBytes), filled: 0, written: 0, live: 0 };
     this.#blocks.set(region.buffer, block);
     return block;

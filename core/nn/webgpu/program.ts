@@ -37,6 +37,18 @@ export interface Region {
   readonly bytes: number;
 }
 
+/** Bound offsets and sizes of all regions are multiples of this. */
+export const alignment = 256;
+
+export function alignedBytes(bytes: number): number {
+  return Math.max(alignment, Math.ceil(bytes / alignment) * alignment);
+}
+
+/** The part of a region from byte `offset` on, a multiple of the alignment. */
+export function part({ buffer, offset: start, bytes: all }: Region, offset: number, bytes = all - offset): Region {
+  return { buffer, offset: start + offset, bytes: Math.min(alignedBytes(bytes), all - offset) };
+}
+
 /** One run of a program. `regions` and `uniforms` as the program lists them. */
 export interface Dispatch {
   readonly program: Program;
@@ -96,6 +108,17 @@ export function program(parts: {
     lines.push(`@group(0) @binding(${bindings.length}) var<uniform> u: Uniforms;`);
   }
   return { name, bindings, uniforms, source: `${lines.join('\n')}\n${body}` };
+}
+
+const known = new WeakMap<Capabilities, Map<string, Program>>();
+
+/** The program of that name for the device, made when it is first asked for: writing the text takes longer than a dispatch. */
+export function once(caps: Capabilities, name: string, make: () => Program): Program {
+  let programs = known.get(caps);
+  if (!programs) known.set(caps, (programs = new Map()));
+  let made = programs.get(name);
+  if (!made) programs.set(name, (made = make()));
+  return made;
 }
 
 /**

@@ -2,9 +2,8 @@
 import { type Engine } from './engine.ts';
 import type { Operand } from './kernels/kernel.ts';
 import { prototypeScales as scalesKernel } from './kernels/loss.ts';
-import { alignment } from './memory.ts';
 import { multiply } from './products.ts';
-import { part } from './runtime.ts';
+import { alignment, part } from './program.ts';
 import { bytesOf, type GpuTensor } from './tensor.ts';
 import { check, rowsOf } from '../shapes.ts';
 

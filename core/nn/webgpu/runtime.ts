@@ -4,8 +4,9 @@
  */
 import { AppError } from '../../contract/index.ts';
 import { openDevice, type Device } from './device.ts';
-import { BufferPool, Uploads, alignedBytes, classBytes, usage } from './memory.ts';
+import { BufferPool, Uploads, classBytes, usage } from './memory.ts';
 import type { Capabilities, Dispatch, Program, Region } from './program.ts';
+import { Staging, stagedBytes } from './staging.ts';
 import { Profile, type ProgramTime } from './profile.ts';
 
 /** Dispatches to a submit: enough that submitting costs little, few enough that the device is not kept idle. */
@@ -28,6 +29,8 @@ const rememberedGroups = 16_384;
 export interface RuntimeOptions {
   /** Measures every dispatch (`profile`): each then has a pass of its own, which is slower. */
   readonly profile?: boolean;
+  /** Bytes that buffers may take before unused ones are given back to the device; absent: they are kept. */
+  readonly memoryLimit?: number;
 }
 
 export class Runtime {
@@ -36,6 +39,8 @@ export class Runtime {
   readonly pool: BufferPool;
   readonly #gpu: GPUDevice;
   readonly #uploads: Uploads;
+  /** null where `writeBuffer` writes to the device's memory itself. */
+  readonly #staging: Staging | null;
   readonly #compiled = new Map<string, Compiled>();
   readonly #groups = new Map<string, GPUBindGroup>();
   readonly #bufferIds = new WeakMap<GPUBuffer, number>();
@@ -53,13 +58,15 @@ export class Runtime {
   #peak = 0;
   #failure: AppError | null = null;
   #ended = false;
+  readonly #submit = (): void => this.flush();
 
-  constructor(device: Device, { profile = false }: RuntimeOptions = {}) {
+  constructor(device: Device, { profile = false, memoryLimit }: RuntimeOptions = {}) {
     this.device = device;
     this.capabilities = device.capabilities;
     this.#gpu = device.gpu;
-    this.pool = new BufferPool(device.gpu);
-    this.#uploads = new Uploads(this.pool);
+    this.pool = new BufferPool(device.gpu, memoryLimit);
+    this.#uploads = new Uploads(this.pool, this.#submit);
+    this.#staging = device.software ? null : new Staging(device.gpu);
     this.#uniforms = device.gpu.createBuffer({ size: batchSize * uniformStride, usage: usage.uniform | usage.copyTarget });
     if (profile && !device.timestamps) throw new Error(`The GPU (${device.description}) cannot measure how long its work takes.`);
     this.#profile = profile ? new Profile(device.gpu, batchSize) : null;
@@ -131,7 +138,7 @@ export class Runtime {
         'Take a smaller batch, fewer prototypes or a smaller network.',
       );
     }
-    return this.#hold(this.pool.take(bytes));
+    return this.#hold(this.pool.take(bytes, this.#submit));
   }
 
   /** A region with these values. */
@@ -157,10 +164,17 @@ export class Runtime {
     if (!this.#uploads.give(region)) this.pool.give(region);
   }
 
-  /** Overwrites the beginning of a region of `take`, after all work given before. */
+  /** Overwrites the beginning of a region of `take`, after all work given before; up to three bytes behind become undefined. */
   write({ buffer, offset }: Region, data: ArrayBufferView): void {
-    this.flush();
     const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+    if (this.#staging && bytes.length > 0 && bytes.length <= stagedBytes) {
+      const from = this.#staging.put(bytes);
+      this.#endPass();
+      this.#encoder ??= this.#gpu.createCommandEncoder();
+      this.#encoder.copyBufferToBuffer(from.buffer, from.offset, buffer, offset, from.count);
+      return;
+    }
+    this.flush();
     // The device takes multiples of four.
     const whole = bytes.length - (bytes.length % 4);
     if (whole > 0) this.#gpu.queue.writeBuffer(buffer, offset, bytes, 0, whole);
@@ -308,8 +322,10 @@ export class Runtime {
       this.#profile?.resolve(this.#encoder);
       const { queue } = this.#gpu;
       this.#uploads.write(queue);
+      this.#staging?.beforeSubmit();
       if (this.#pending > 0) queue.writeBuffer(this.#uniforms, 0, this.#uniformData.buffer, 0, this.#pending * uniformStride);
       queue.submit([this.#encoder.finish()]);
+      this.#staging?.afterSubmit();
       this.#profile?.submitted();
       this.#encoder = null;
       this.#pending = 0;
@@ -337,9 +353,4 @@ export class Runtime {
     this.#ended = true;
     this.#gpu.destroy();
   }
-}
-
-/** The part of a region from byte `offset` on, a multiple of the alignment. */
-export function part({ buffer, offset: start, bytes: all }: Region, offset: number, bytes = all - offset): Region {
-  return { buffer, offset: start + offset, bytes: Math.min(alignedBytes(bytes), all - offset) };
 }

@@ -132,14 +132,25 @@ const families: readonly Family[] = [
   {
     operation: "matrix products' gradients",
     run: (e, random) =>
-      differentiated(e, random, { x: [600, 33], a: [70, 33], b: [70], c: [19, 70] }, (p) =>
-        e.linear(e.linear(p('x'), p('a'), p('b'), 'gelu'), p('c'), null),
-      ),
+      differentiated(e, random, { x: [600, 33], a: [70, 33], b: [70], c: [33, 70], d: [33], gamma: [33], f: [19, 33] }, (p) => {
+        const hidden = e.linear(p('x'), p('a'), p('b'), 'gelu');
+        return e.linear(e.linearResidual(p('x'), hidden, p('c'), p('d'), p('gamma')), p('f'), null);
+      }),
   },
-  ...([12, 64] as const).map((width) => ({
-    operation: `attention over heads ${width} wide`,
-    run: (e: Executor, random: Random) => differentiated(e, random, { qkv: [2, 70, 2 * 3 * width] }, (p) => e.attention(p('qkv'), 2)),
-  })),
+  {
+    operation: 'attention over heads 12 wide',
+    run: (e, random) => differentiated(e, random, { qkv: [2, 70, 2 * 3 * 12] }, (p) => e.attention(p('qkv'), 2)),
+  },
+  {
+    operation: 'attention over heads 64 wide, of samples of two lengths',
+    run: (e, random) => {
+      const groups = [
+        { samples: 2, tokens: 70 },
+        { samples: 3, tokens: 9 },
+      ];
+      return differentiated(e, random, { qkv: [167, 2 * 3 * 64] }, (p) => e.attention(p('qkv'), 2, groups));
+    },
+  },
   {
     operation: 'layer normalisation',
     run: (e, random) => differentiated(e, random, { x: [67, 45], w: [45], b: [45] }, (p) => e.layerNorm(p('x'), p('w'), p('b'), 1e-6)),

@@ -155,8 +155,8 @@ export function gatherRows(engine: Engine, x: GpuTensor, rows: Int32Array): GpuT
 /** [R1,D], [R2,D], ... -> [R1+R2+...,D]. */
 export function concatRows(engine: Engine, parts: readonly GpuTensor[]): GpuTensor {
   const n = parts[0]?.shape.at(-1) ?? 0;
-  check(parts.length > 0 && parts.every((part) => part.shape.length === 2 && part.shape[1] === n), 'concatRows', ...parts);
-  const rows = parts.reduce((sum, part) => sum + part.shape[0]!, 0);
+  check(parts.length > 0 && parts.every((part) => part.shape.length > 1 && part.shape.at(-1) === n), 'concatRows', ...parts);
+  const rows = parts.reduce((sum, part) => sum + rowsOf(part).rows, 0);
   const y = engine.make([rows, n], parts[0]!.element);
   const joined = stored(y);
   let start = 0;

@@ -10,10 +10,14 @@ export function clipGradients(engine: Engine, set: GpuParameterSet, parts: Int32
   engine.settle(set);
   const partCount = parts.reduce((most, part) => Math.max(most, part + 1), 0);
   const norms = engine.make([partCount]);
-  const scratch = kernels.clipScratch(set.layout.count, partCount);
+  const pieces = set.layout.map((layout, i) => ({ ...layout, g: set.gradients.pieces[i]! }));
+  const scratch = kernels.clipScratch(
+    pieces.reduce((sum, { count }) => sum + count, 0),
+    partCount,
+  );
   const [squares, partials, factors] = [engine.room(scratch.squares), engine.room(scratch.partials), engine.room(partCount)];
-  const arrays = { g: set.gradients, parts: engine.list(parts), norms, factors, squares, partials };
-  engine.run(kernels.clipGradients(engine.caps, set.layout, arrays, { partCount, factor: gradientScale, maxNorm }));
+  const arrays = { segments: set.segments, parts: engine.list(parts), norms, factors, squares, partials };
+  engine.run(kernels.clipGradients(engine.caps, pieces, arrays, { partCount, factor: gradientScale, maxNorm }));
   for (const room of [squares, partials, factors]) engine.giveBack(room);
   return norms;
 }
@@ -39,9 +43,12 @@ export function adamW(
   const table = new Float32Array(learningRates.length * 2);
   learningRates.forEach((rate, i) => table.set([1 - rate * weightDecays[i]!, -rate / correction], i * 2));
   const rates = engine.floats(table);
-  const arrays = { p: set.values, half: set.halves, g: set.gradients, m: state.m, v: state.v, rates, guard };
-  const root = 1 / Math.sqrt(1 - beta2 ** updateNumber);
-  engine.run(kernels.adamW(engine.caps, set.layout, arrays, { beta1, beta2, epsilon, root, guards: guard?.size ?? 0 }));
+  const numbers = { beta1, beta2, epsilon, root: 1 / Math.sqrt(1 - beta2 ** updateNumber), guards: guard?.size ?? 0 };
+  set.layout.forEach((layout, i) => {
+    const [p, g, m, v] = [set.values, set.gradients, state.m, state.v].map(({ pieces }) => pieces[i]!);
+    const arrays = { p: p!, half: set.halves?.pieces[i] ?? null, g: g!, m: m!, v: v!, rates, guard };
+    engine.run(kernels.adamW(engine.caps, layout, arrays, numbers));
+  });
   engine.giveBack(rates);
 }
 
@@ -55,6 +62,9 @@ export function emaUpdate(
 ): void {
   const same = teacher.specs.length === student.specs.length && teacher.specs.every((spec, i) => spec.offset === student.specs[i]!.offset);
   if (!same || teacher.size !== student.size) throw new Error('emaUpdate: teacher and student have different parameters.');
-  const arrays = { x: student.values, y: teacher.values, half: teacher.halves, guard };
-  engine.run(kernels.movingAverage(engine.caps, arrays, teacher.layout.count, { momentum, guards: guard?.size ?? 0 }));
+  teacher.layout.forEach(({ count }, i) => {
+    const [x, y] = [student.values.pieces[i]!, teacher.values.pieces[i]!];
+    const arrays = { x, y, half: teacher.halves?.pieces[i] ?? null, guard };
+    engine.run(kernels.movingAverage(engine.caps, arrays, count, { momentum, guards: guard?.size ?? 0 }));
+  });
 }

@@ -1,5 +1,5 @@
 /** Softmax attention and its gradient: which kernel runs, on which workgroups. */
-import { program, type Binding, type Capabilities, type Dispatch, type Program, type Region } from '../program.ts';
+import { once, program, type Binding, type Capabilities, type Dispatch, type Program, type Region } from '../program.ts';
 import { shapeDispatch, shapeUniforms, type Group, type Shape } from './attentionShape.ts';
 import * as matrix from './attentionMatrix.ts';
 import { matrixShape } from './productMatrix.ts';
@@ -7,22 +7,21 @@ import { blocksFor, delta as rowSums, forward, keys, queries, type Kernel } from
 
 export type { Group } from './attentionShape.ts';
 
-/** Sizes of one batch, or of several groups of samples packed one after the other (global and local crops). */
-type Batch = { readonly samples: number; readonly tokens: number; readonly groups?: undefined } | { readonly groups: readonly Group[] };
-
-export type AttentionInputs = Batch & {
-  /** [N,T,3,heads,headDim]; of groups: [all tokens,3,heads,headDim]. */
+export interface AttentionInputs {
+  /** Of samples packed one after the other (global and local crops). */
+  readonly groups: readonly Group[];
+  /** [all tokens,3,heads,headDim]. */
   readonly qkv: Region;
-  /** [N,T,heads,headDim]. */
+  /** [all tokens,heads,headDim]. */
   readonly out: Region;
-  /** f32 [N,heads,T], of groups each such block at tokenOffset * heads: the log of each row's sum, for the gradient. */
+  /** f32, for each group a block [samples,heads,tokens] at tokenOffset * heads: the log of each row's sum, for the gradient. */
   readonly lse: Region;
   readonly heads: number;
   /** A multiple of 4, at most 128. */
   readonly headDim: number;
   /** Of qkv and out. */
   readonly element: 'f32' | 'f16';
-};
+}
 
 export interface GradientRegions {
   readonly dOut: Region;
@@ -56,13 +55,12 @@ function checked(caps: Capabilities, inputs: AttentionInputs & Partial<GradientR
   }
   if (!Number.isInteger(heads) || heads < 1) throw new Error(`attention: ${heads} heads.`);
   if (element === 'f16' && !caps.f16) throw new Error('attention: this device has no f16.');
-  const all = inputs.groups ?? [{ samples: inputs.samples, tokens: inputs.tokens, tokenOffset: 0 }];
-  for (const { samples, tokens, tokenOffset } of all) {
+  for (const { samples, tokens, tokenOffset } of inputs.groups) {
     if (![samples, tokens, tokenOffset].every((count) => Number.isInteger(count) && count >= 0)) {
       throw new Error(`attention: ${samples} samples of ${tokens} tokens from token ${tokenOffset} on.`);
     }
   }
-  const groups = all.filter(({ samples, tokens }) => samples * tokens > 0);
+  const groups = inputs.groups.filter(({ samples, tokens }) => samples * tokens > 0);
   const end = groups.reduce((most, { samples, tokens, tokenOffset }) => Math.max(most, tokenOffset + samples * tokens), 0);
   const width = end * heads * headDim * (element === 'f16' ? 2 : 4);
   checkBytes({ qkv, dQkv }, 3 * width);
@@ -73,27 +71,37 @@ function checked(caps: Capabilities, inputs: AttentionInputs & Partial<GradientR
 }
 
 /** The kernel for the device: what it is called, how many rows a workgroup holds, its code. */
-function choose(caps: Capabilities, kernel: Kernel, shape: Shape): { name: string; held: number; code: string; units: boolean } {
+function choose(caps: Capabilities, kernel: Kernel, shape: Shape): { name: string; held: number; code: () => string; units: boolean } {
   const units = matrix.attentionUnits(kernel, shape, caps, matrixShape(caps));
   if (units) {
     const { M, N, K } = units;
     const name = `${kernel} by ${M}x${N}x${K} of ${caps.subgroups!.max}`;
-    return { name, held: matrix.heldRows(units), code: matrix[kernel](shape, units, caps), units: true };
+    return { name, held: matrix.heldRows(units), code: () => matrix[kernel](shape, units, caps), units: true };
   }
   const blocks = blocksFor(kernel, shape.headDim, caps);
-  const code = { forward, queries, keys }[kernel](shape, blocks);
+  const code = (): string => ({ forward, queries, keys })[kernel](shape, blocks);
   return { name: `${kernel} ${blocks.held}x${blocks.step}`, held: blocks.held, code, units: false };
 }
 
-function programOf(name: string, shape: Shape, bindings: readonly Binding[], body: string, units = false): Program {
+function programOf(
+  caps: Capabilities,
+  kernelName: string,
+  shape: Shape,
+  bindings: readonly Binding[],
+  body: () => string,
+  units = false,
+): Program {
   const { headDim, element, groups } = shape;
-  return program({
-    name: `attention ${name} ${element} heads of ${headDim}, groups ${groups}`,
-    bindings,
-    uniforms: shapeUniforms(groups),
-    features: units ? ['f16', 'subgroups', 'chromium_experimental_subgroup_matrix'] : [],
-    body,
-  });
+  const name = `attention ${kernelName} ${element} heads of ${headDim}, groups ${groups}`;
+  return once(caps, name, () =>
+    program({
+      name,
+      bindings,
+      uniforms: shapeUniforms(groups),
+      features: units ? ['f16', 'subgroups', 'chromium_experimental_subgroup_matrix'] : [],
+      body: body(),
+    }),
+  );
 }
 
 /** out = softmax(q k^T / sqrt(headDim)) v for every sample and head, and lse. */
@@ -106,6 +114,7 @@ export function attention(caps: Capabilities, inputs: AttentionInputs): Dispatch
   return [
     {
       program: programOf(
+        caps,
         name,
         shape,
         [
@@ -142,20 +151,20 @@ export function attentionBackward(caps: Capabilities, inputs: AttentionGradientI
   const width = tokens * heads * headDim * (element === 'f16' ? 2 : 4);
   return [
     {
-      program: programOf('delta', shape, [read('out'), read('dOut'), rows('delta', 'read_write')], rowSums(shape)),
+      program: programOf(caps, 'delta', shape, [read('out'), read('dOut'), rows('delta', 'read_write')], () => rowSums(shape)),
       regions: [out, dOut, inputs.delta],
       ...shapeDispatch(caps, groups, heads, 64),
       bytes: 2 * width,
     },
     {
-      program: programOf(forQueries.name, shape, bindings, forQueries.code, forQueries.units),
+      program: programOf(caps, forQueries.name, shape, bindings, forQueries.code, forQueries.units),
       regions,
       ...shapeDispatch(caps, groups, heads, forQueries.held),
       flops: 3 * flops,
       bytes: 5 * width,
     },
     {
-      program: programOf(forKeys.name, shape, bindings, forKeys.code, forKeys.units),
+      program: programOf(caps, forKeys.name, shape, bindings, forKeys.code, forKeys.units),
       regions,
       ...shapeDispatch(caps, groups, heads, forKeys.held),
       flops: 4 * flops,

@@ -88,14 +88,6 @@ function columnGroups(n: number, groups: number): [number, number, number] {
   return [Math.ceil(n / columnWidth), groups, 1];
 }
 
-const slopeText = columnsKernel(
-  { name: 'biasBackward with slope', reads: ['slope'], writes: ['dy', 'partials'], uniforms: {} },
-  '  var sum = 0.0;',
-  `    let d = dy_at(i) * slope_at(i);
-    dy_put(i, d);
-    sum += d;`,
-  '  partials_put(group_id.y * u.n + column, sum);',
-);
 const biasText = columnsKernel(
   { name: 'biasBackward', reads: ['dy'], writes: ['partials'], uniforms: {} },
   '  var sum = 0.0;',
@@ -103,15 +95,10 @@ const biasText = columnsKernel(
   '  partials_put(group_id.y * u.n + column, sum);',
 );
 
-/**
- * What a linear layer's backward does with dy [rows, n] before the products: dy *= slope where there is one, and the sums of
- * each group of rows (`rowGroups`) into partials [groups, n].
- */
-export function biasBackward(dy: Operand, slope: Operand | null, partials: Operand, rows: number, n: number): Dispatch[] {
+/** Group sums (`rowGroups`) of dy [rows, n], the gradient of a bias: partials [groups, n]. */
+export function biasBackward(dy: Operand, partials: Operand, rows: number, n: number): Dispatch[] {
   const { per, groups } = rowGroups(rows);
-  const uniforms = { rows, n, per };
-  if (slope) return [slopeText({ slope, dy, partials }, uniforms, columnGroups(n, groups), { bytes: rows * n * 12 })];
-  return [biasText({ dy, partials }, uniforms, columnGroups(n, groups), { bytes: rows * n * 4 })];
+  return [biasText({ dy, partials }, { rows, n, per }, columnGroups(n, groups), { bytes: rows * n * 4 })];
 }
 
 /** Element of dy that belongs to element i of the branch, in both kernels below. */

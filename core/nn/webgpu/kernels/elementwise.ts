@@ -80,6 +80,21 @@ export function scale(caps: Capabilities, x: Operand, y: Target, factor: number,
   return [scaleText({ x, y }, { count, factor, add_y: Number(y.accumulate) }, workgroups(caps, count))];
 }
 
+const timesText = kernel({
+  name: 'times',
+  reads: ['x', 'factor'],
+  writes: ['y'],
+  uniforms: { count: 'u32', add_y: 'u32' },
+  width: elementWidth,
+  body: `${element}
+  if (i < u.count) { y_add(i, x_at(i) * factor_at(i)); }`,
+});
+
+/** y (+)= x * factor. */
+export function times(caps: Capabilities, x: Operand, factor: Operand, y: Target, count: number): Dispatch[] {
+  return [timesText({ x, factor, y }, { count, add_y: Number(y.accumulate) }, workgroups(caps, count), { bytes: count * 12 })];
+}
+
 const swigluText = kernel({
   name: 'swiglu',
   reads: ['x'],

@@ -2,10 +2,29 @@
  * Matrix products: which kernel, how large a tile, over how many workgroups k is split. Sizes and capabilities decide,
  * so the same product always sums in the same order.
  */
-import { program, type Capabilities, type Dispatch, type Element, type MatrixShape, type Region, type UniformSpec } from '../program.ts';
+import {
+  once,
+  program,
+  type Capabilities,
+  type Dispatch,
+  type Element,
+  type MatrixShape,
+  type Region,
+  type UniformSpec,
+} from '../program.ts';
 import { ending, type Epilogue } from './productEpilogue.ts';
-import { matrixProduct, matrixShape, matrixTileFits, matrixTiles, type MatrixTile } from './productMatrix.ts';
-import { tileFits, tileProduct, tiles, operandBinding, type Form, type Operand, type Tile } from './productTile.ts';
+import { matrixProduct, matrixProductName, matrixShape, matrixTileFits, matrixTiles, type MatrixTile } from './productMatrix.ts';
+import {
+  tileFits,
+  tileProduct,
+  tileProductName,
+  tiles,
+  operandBinding,
+  type Form,
+  type Operand,
+  type Tile,
+  type Work,
+} from './productTile.ts';
 
 export type { Epilogue } from './productEpilogue.ts';
 export type { Form } from './productTile.ts';
@@ -24,7 +43,7 @@ export interface ProductInputs {
   readonly k: number;
   readonly a: Region;
   readonly b: Region;
-  /** [m,n]. May overlap nothing that is read, but `residual` may be c itself. */
+  /** [m,n]. May overlap nothing that is read. */
   readonly c: Region;
   readonly elements: PerMatrix<'f32' | 'f16'>;
   /** Elements from one row to the next, where that is not the row's length. */
@@ -111,12 +130,10 @@ const uniforms: readonly UniformSpec[] = [
   ...(['m', 'n', 'k', 'strideA', 'strideB', 'strideC', 'startA', 'startB', 'startC', 'share'] as const).map(
     (name) => ({ name, type: 'u32' }) as const,
   ),
-  { name: 'scale', type: 'f32' },
 ];
 
 const reductionUniforms: readonly UniformSpec[] = [
   ...(['m', 'n', 'strideC', 'startC', 'splits'] as const).map((name) => ({ name, type: 'u32' }) as const),
-  { name: 'scale', type: 'f32' },
 ];
 
 /**
@@ -161,17 +178,18 @@ export function product(caps: Capabilities, inputs: ProductInputs, among?: reado
   const end = split
     ? ending({ kind: 'none' }, { c: workspace!, element: 'f32', wide: n % 4 === 0, accumulate: false })
     : ending(epilogue, { c: inputs.c, element: elements.c, wide: at.c.wide, accumulate });
-  const { name, body } = choice.shape
-    ? matrixProduct(caps, choice.tile, choice.shape, a, b, end, split)
-    : tileProduct(caps, choice.tile, a, b, end, split);
+  const work: Work = { a, b, end, split };
+  const name = `product ${choice.shape ? matrixProductName(caps, choice.tile, choice.shape, work) : tileProductName(caps, choice.tile, work)}`;
   const main: Dispatch = {
-    program: program({
-      name: `product ${name}`,
-      bindings: [operandBinding('a', a), operandBinding('b', b), ...end.bindings],
-      uniforms,
-      features: shape ? ['f16', 'subgroups', 'chromium_experimental_subgroup_matrix'] : [],
-      body,
-    }),
+    program: once(caps, name, () =>
+      program({
+        name,
+        bindings: [operandBinding('a', a), operandBinding('b', b), ...end.bindings],
+        uniforms,
+        features: shape ? ['f16', 'subgroups', 'chromium_experimental_subgroup_matrix'] : [],
+        body: choice.shape ? matrixProduct(caps, choice.tile, choice.shape, work) : tileProduct(caps, choice.tile, work),
+      }),
+    ),
     regions: [inputs.a, inputs.b, ...end.regions],
     uniforms: {
       m,
@@ -184,7 +202,6 @@ export function product(caps: Capabilities, inputs: ProductInputs, among?: reado
       startB: at.b.start,
       startC: split ? 0 : at.c.start,
       share,
-      scale: end.scale,
     },
     workgroups: [Math.ceil(n / tile.columns), Math.ceil(m / tile.rows), splits],
     flops: 2 * m * n * k,
@@ -193,7 +210,7 @@ export function product(caps: Capabilities, inputs: ProductInputs, among?: reado
   if (main.workgroups.some((count) => count > caps.workgroupsPerDimension)) {
     throw new Error(`product: ${m} x ${n} x ${k} takes more workgroups than this device runs at once.`);
   }
-  return split ? [main, reduction(inputs, epilogue, workspace!, splits, at.c)] : [main];
+  return split ? [main, reduction(caps, inputs, epilogue, workspace!, splits, at.c)] : [main];
 }
 
 /** The plan that the workspace allows. */
@@ -209,6 +226,7 @@ function choose(caps: Capabilities, inputs: ProductInputs, among?: readonly Choi
 
 /** Sums the slices of the workspace, [splits][m][n], in order; then the epilogue. */
 function reduction(
+  caps: Capabilities,
   { m, n, c, elements, accumulate = false }: ProductInputs,
   epilogue: Epilogue,
   workspace: Region,
@@ -217,13 +235,32 @@ function reduction(
 ): Dispatch {
   const wide = n % 4 === 0;
   const end = ending(epilogue, { c, element: elements.c, wide: at.wide, accumulate });
+  const name = `product reduction ${wide ? 'f32x4' : 'f32'} ${end.name}`;
+  return {
+    program: once(caps, name, () =>
+      program({
+        name,
+        bindings: [{ name: 'partials', element: 'f32', access: 'read', type: wide ? 'array<vec4<f32>>' : 'array<f32>' }, ...end.bindings],
+        uniforms: reductionUniforms,
+        body: reductionBody(wide, end.code),
+      }),
+    ),
+    regions: [workspace, ...end.regions],
+    uniforms: { m, n, strideC: at.stride, startC: at.start, splits },
+    workgroups: [Math.ceil(n / 256), Math.ceil(m / 4), 1],
+    bytes: m * n * (4 * splits + bytesOf(elements.c)),
+  };
+}
+
+/** Four neighbouring columns an invocation. */
+function reductionBody(wide: boolean, ending: string): string {
   const partial = wide
     ? 'sums += partials[(slice * u.m * u.n + row * u.n + column) / 4u];'
     : `for (var i = 0u; i < 4u; i++) {
         if (column + i < u.n) { sums[i] += partials[slice * u.m * u.n + row * u.n + column + i]; }
       }`;
-  const body = `
-${end.code}
+  return `
+${ending}
 @compute @workgroup_size(64, 4)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   let row = id.y;
@@ -236,16 +273,4 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   store4(row, column, 0u, sums);
 }
 `;
-  return {
-    program: program({
-      name: `product reduction ${wide ? 'f32x4' : 'f32'} ${end.name}`,
-      bindings: [{ name: 'partials', element: 'f32', access: 'read', type: wide ? 'array<vec4<f32>>' : 'array<f32>' }, ...end.bindings],
-      uniforms: reductionUniforms,
-      body,
-    }),
-    regions: [workspace, ...end.regions],
-    uniforms: { m, n, strideC: at.stride, startC: at.start, splits, scale: end.scale },
-    workgroups: [Math.ceil(n / 256), Math.ceil(m / 4), 1],
-    bytes: m * n * (4 * splits + bytesOf(elements.c)),
-  };
 }

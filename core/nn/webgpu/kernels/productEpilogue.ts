@@ -8,40 +8,28 @@ import type { Binding, Element, Region } from '../program.ts';
  *   GELU: both are one matrix written and one read, but backward is then a single multiplication (`times`), and f16 holds
  *   a number in [-0.13, 1.13] to 5e-4 whatever the size of the value.
  * - column-scale: sum * scale.
- * - times: sum * factor, element by element: the gradient through GELU, with the slope as factor.
- * - residual: residual + scale * gamma * (sum + bias), the LayerScale residual; `branch` receives sum + bias, which the
- *   gradient of gamma needs. `residual` may be c itself.
+ * - times: sum * scale [1] * factor, element by element: the gradient through GELU, with the slope as factor.
+ * - residual: residual + gamma * (sum + bias), the LayerScale residual.
  */
 export type Epilogue =
   | { readonly kind: 'none' }
   | { readonly kind: 'bias'; readonly bias: Region }
   | { readonly kind: 'bias-gelu'; readonly bias: Region; readonly slope?: Region }
   | { readonly kind: 'column-scale'; readonly scale: Region }
-  | { readonly kind: 'times'; readonly factor: Region }
-  | {
-      readonly kind: 'residual';
-      readonly bias: Region | null;
-      readonly gamma: Region;
-      readonly residual: Region;
-      readonly scale?: number;
-      readonly branch?: Region;
-    };
+  | { readonly kind: 'times'; readonly factor?: Region; readonly scale?: Region }
+  | { readonly kind: 'residual'; readonly bias: Region; readonly gamma: Region; readonly residual: Region };
 
 export interface Ending {
   /** Says all that the code depends on. */
   readonly name: string;
   readonly bindings: readonly Binding[];
   readonly regions: readonly Region[];
-  /** Value of the uniform `scale`; the uniform is there for every ending, so that all products have the same. */
-  readonly scale: number;
   /**
    * Declares `store4(row, column, shift, sums)` for four neighbouring columns from a multiple of 4 on; rows and columns
    * outside the result are left out. `shift` elements are added to the place in c. Reads u.m, u.n, u.startC, u.strideC.
    */
   readonly code: string;
 }
-
-const same = (a: Region, b: Region): boolean => a.buffer === b.buffer && a.offset === b.offset;
 
 /**
  * @param c where the result goes; bound as `c`
@@ -61,7 +49,6 @@ export function ending(
   };
   const lines: string[] = [];
   const words: string[] = [epilogue.kind];
-  let scale = 1;
   bind('c', c, element, 'read_write');
   const column = wide ? 'column / 4u' : 'column';
   switch (epilogue.kind) {
@@ -86,29 +73,24 @@ export function ending(
       lines.push(`v *= columnScale[${column}];`);
       break;
     case 'times':
-      bind('factor', epilogue.factor, element, 'read');
-      lines.push(`v *= ${many('f32')}(factor[dense]);`);
+      if (epilogue.scale) {
+        words.push('scale');
+        bindings.push({ name: 'scale', element: 'f32', access: 'read' });
+        regions.push(epilogue.scale);
+        lines.push('v *= scale[0];');
+      }
+      if (epilogue.factor) {
+        words.push('factor');
+        bind('factor', epilogue.factor, element, 'read');
+        lines.push(`v *= ${many('f32')}(factor[dense]);`);
+      }
       break;
-    case 'residual': {
-      scale = epilogue.scale ?? 1;
+    case 'residual':
+      bind('bias', epilogue.bias, 'f32', 'read');
       bind('gamma', epilogue.gamma, 'f32', 'read');
-      if (epilogue.bias) {
-        words.push('bias');
-        bind('bias', epilogue.bias, 'f32', 'read');
-        lines.push(`v += bias[${column}];`);
-      }
-      if (epilogue.branch) {
-        words.push('branch');
-        bind('branch', epilogue.branch, element, 'read_write');
-        lines.push(`branch[dense] = ${many(element)}(v);`);
-      }
-      // A buffer may not be bound twice where one of the two writes.
-      const inPlace = same(epilogue.residual, c);
-      if (inPlace) words.push('in place');
-      else bind('residual', epilogue.residual, element, 'read');
-      lines.push(`v = ${many('f32')}(${inPlace ? 'c[at]' : 'residual[dense]'}) + u.scale * gamma[${column}] * v;`);
+      bind('residual', epilogue.residual, element, 'read');
+      lines.push(`v = ${many('f32')}(residual[dense]) + gamma[${column}] * (v + bias[${column}]);`);
       break;
-    }
   }
   if (accumulate) {
     words.push('accumulate');
@@ -133,7 +115,7 @@ fn store4(row: u32, column: u32, shift: u32, sums: vec4<f32>) {
   }
 }
 `;
-  return { name: [element, wide ? 'wide' : 'narrow', ...words].join(' '), bindings, regions, scale, code };
+  return { name: [element, wide ? 'wide' : 'narrow', ...words].join(' '), bindings, regions, code };
 }
 
 /**

@@ -4,8 +4,7 @@
  * fragment's elements cannot be reached where they are.
  */
 import type { Capabilities, MatrixShape } from '../program.ts';
-import type { Ending } from './productEpilogue.ts';
-import { loader, operandName, type Operand } from './productTile.ts';
+import { loader, operandName, type Operand, type Work } from './productTile.ts';
 
 /** A tile of the result and the part of it that one subgroup sums. */
 export interface MatrixTile {
@@ -86,16 +85,22 @@ export function matrixTileFits(tile: MatrixTile, shape: MatrixShape, caps: Capab
 
 const each = <T>(count: number, code: (i: number) => T): T[] => Array.from({ length: count }, (_, i) => code(i));
 
+/** Says all that `matrixProduct` depends on. */
+export function matrixProductName(caps: Capabilities, tile: MatrixTile, shape: MatrixShape, { a, b, end, split }: Work): string {
+  const { rows, columns, subgroupRows, subgroupColumns, depth, prefetch } = tile;
+  const { min, max } = caps.subgroups!;
+  return [
+    `matrix ${shape.M}x${shape.N}x${shape.K} of ${max}${min === max ? '' : ` down to ${min}`}`,
+    `${rows}x${columns}x${depth} by ${subgroupRows}x${subgroupColumns}${prefetch ? ' prefetch' : ''} out ${strip(tile, shape, caps)}`,
+    operandName(a),
+    operandName(b),
+    split ? 'split' : 'whole',
+    end.name,
+  ].join(' ');
+}
+
 /** As `tileProduct`: workgroup (x, y, z) sums the tile of column x and row y over share z of k. */
-export function matrixProduct(
-  caps: Capabilities,
-  tile: MatrixTile,
-  shape: MatrixShape,
-  a: Operand,
-  b: Operand,
-  end: Ending,
-  split: boolean,
-): { name: string; body: string } {
+export function matrixProduct(caps: Capabilities, tile: MatrixTile, shape: MatrixShape, { a, b, end, split }: Work): string {
   const { rows, columns, subgroupRows, subgroupColumns, depth, prefetch } = tile;
   const { M, N, K } = shape;
   const { min, max } = caps.subgroups!;
@@ -151,15 +156,7 @@ export function matrixProduct(
     store4(row1 + ${i * M}u + n / ${stripQuads}u, column1 + ${j * N}u + 4u * (n % ${stripQuads}u), shift, sumTile[part * ${M * outPitch}u + (n / ${stripQuads}u) * ${outPitch}u + n % ${stripQuads}u]);
   }`)}
   workgroupBarrier();`;
-  const name = [
-    `matrix ${M}x${N}x${K} of ${max}${min === max ? '' : ` down to ${min}`}`,
-    `${rows}x${columns}x${depth} by ${subgroupRows}x${subgroupColumns}${prefetch ? ' prefetch' : ''} out ${out}`,
-    operandName(a),
-    operandName(b),
-    split ? 'split' : 'whole',
-    end.name,
-  ].join(' ');
-  const body = `
+  return `
 alias Left = subgroup_matrix_left<f16, ${K}, ${M}>;
 alias Right = subgroup_matrix_right<f16, ${N}, ${K}>;
 alias Sum = subgroup_matrix_result<f32, ${N}, ${M}>;
@@ -224,5 +221,4 @@ fn main(
     .join('')}
 }
 `;
-  return { name, body };
 }

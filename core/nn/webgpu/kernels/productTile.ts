@@ -73,18 +73,23 @@ export function operandBinding(name: string, { element, wide }: Operand): Bindin
   return wide ? { name, element, access: 'read', type: `array<vec4<${element}>>` } : { name, element, access: 'read' };
 }
 
-/**
- * Workgroup (x, y, z) sums the tile of column x and row y over k from z * u.share on, u.share steps at most.
- * @param split sums go to slice z of c, [z][m][n]
- */
-export function tileProduct(
-  caps: Capabilities,
-  tile: Tile,
-  a: Operand,
-  b: Operand,
-  end: Ending,
-  split: boolean,
-): { name: string; body: string } {
+/** What a product is done with: operands, ending, and whether k is split over workgroups. */
+export interface Work {
+  readonly a: Operand;
+  readonly b: Operand;
+  readonly end: Ending;
+  /** Sums go to slice z of c, [z][m][n]. */
+  readonly split: boolean;
+}
+
+/** Says all that `tileProduct` depends on. */
+export function tileProductName(caps: Capabilities, tile: Tile, { a, b, end, split }: Work): string {
+  const size = `${tile.rows}x${tile.columns}x${depth(tile, caps)}`;
+  return ['tile', size, operandName(a), operandName(b), split ? 'split' : 'whole', end.name].join(' ');
+}
+
+/** Workgroup (x, y, z) sums the tile of column x and row y over k from z * u.share on, u.share steps at most. */
+export function tileProduct(caps: Capabilities, tile: Tile, { a, b, split, end }: Work): string {
   const threads = tileThreads(tile);
   const k = depth(tile, caps);
   const acrossColumns = tile.columns / (4 * tile.columnQuads);
@@ -142,8 +147,7 @@ export function tileProduct(
     ...each(tile.columnQuads, (j) => `let right${j} = bTile[k * ${pitch(tile.columns)}u + tx + ${j * acrossColumns}u];`),
     ...sums.flatMap((row, i) => row.map((sum, j) => `${sum} = fma(vec4<f32>(left${i >> 2}[${i & 3}]), right${j}, ${sum});`)),
   ];
-  const name = ['tile', `${tile.rows}x${tile.columns}x${k}`, operandName(a), operandName(b), split ? 'split' : 'whole', end.name].join(' ');
-  const body = `
+  return `
 var<workgroup> aTile: array<vec4<f32>, ${k * pitch(tile.rows)}>;
 var<workgroup> bTile: array<vec4<f32>, ${k * pitch(tile.columns)}>;
 ${loader('a', a, 'f32')}
@@ -192,5 +196,4 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   )}
 }
 `;
-  return { name, body };
 }

@@ -2,7 +2,7 @@
  * Updates over whole sets of parameters at once. Parameters lie in one flat array, each padded with zeros to whole blocks of
  * 64; `segments` names the parameter of each block, small tables say what holds for each parameter.
  */
-import { spread, type Capabilities, type Dispatch, type Region } from '../program.ts';
+import { part, spread, type Capabilities, type Dispatch, type Region } from '../program.ts';
 import { elementWidth, kernel, reduction, type Operand } from './kernel.ts';
 
 /** Elements of a block; a power of two whose bytes are a multiple of what bound offsets must be. */
@@ -98,30 +98,38 @@ export interface FlatLayout {
   readonly segments: Region;
 }
 
-/** Elements of the scratch that `clipGradients` needs. */
+/** Elements of the scratch that `clipGradients` needs; count: of all pieces. */
 export function clipScratch(count: number, parts: number): { squares: number; partials: number } {
   return { squares: count / blockSize, partials: parts * slices };
 }
 
 /**
- * norms [parts] of the gradients g times `factor`; then g is multiplied by factor and, where its part's norm is above
- * `maxNorm` (0: never), by maxNorm / norm. parts: u32, the part of each parameter. squares, partials, factors [parts]: scratch.
+ * norms [parts] of the gradients times `factor`; then they are multiplied by factor and, where their part's norm is above
+ * `maxNorm` (0: never), by maxNorm / norm. Gradients g come in pieces, one after the other in blocks; all but the last have a
+ * multiple of 64 blocks. parts: u32, the part of each parameter. squares, partials, factors [parts]: scratch.
  */
 export function clipGradients(
   caps: Capabilities,
-  { count, segments }: FlatLayout,
-  arrays: { g: Operand; parts: Region; norms: Operand; factors: Operand; squares: Operand; partials: Operand },
+  pieces: readonly (FlatLayout & { readonly g: Operand })[],
+  arrays: { segments: Region; parts: Region; norms: Operand; factors: Operand; squares: Operand; partials: Operand },
   { partCount, factor, maxNorm }: { partCount: number; factor: number; maxNorm: number },
 ): Dispatch[] {
-  const { g, parts, norms, factors, squares, partials } = arrays;
-  const blocks = count / blockSize;
-  const dispatches = [
-    squaresText({ g, squares }, { blocks }, spread(Math.ceil(blocks / blocksEach), caps), { flops: 2 * count, bytes: 4 * count }),
+  const { segments, parts, norms, factors, squares, partials } = arrays;
+  let blocks = 0;
+  const dispatches = pieces.map(({ g, count }) => {
+    const own = count / blockSize;
+    const place = { ...squares, region: part(squares.region, blocks * 4, own * 4) };
+    blocks += own;
+    const cost = { flops: 2 * count, bytes: 4 * count };
+    return squaresText({ g, squares: place }, { blocks: own }, spread(Math.ceil(own / blocksEach), caps), cost);
+  });
+  dispatches.push(
     partsText({ squares, partials, segments, parts }, { blocks, per: Math.ceil(blocks / slices) }, [slices, partCount, 1]),
     normsText({ partials, norms, factors }, { factor, most: maxNorm }, [partCount, 1, 1]),
-  ];
+  );
   if (maxNorm > 0 || factor !== 1)
-    dispatches.push(clipText({ factors, g, segments, parts }, { count }, workgroups(caps, count), { bytes: 8 * count }));
+    for (const { g, count, segments: own } of pieces)
+      dispatches.push(clipText({ factors, g, segments: own, parts }, { count }, workgroups(caps, count), { bytes: 8 * count }));
   return dispatches;
 }
 
