@@ -40,7 +40,7 @@ export interface Backbone {
 
 /**
  * Bounds the network's memory, large enough to keep it busy: a core by little, a GPU by matrices of many rows. A block of
- * the large network makes 450 MiB of f16 of 16,384 tokens.
+ * the large network makes up to 450 MiB of f16 of 16,384 tokens.
  */
 const TOKENS_AT_ONCE = { beside: 16_384, here: 4096 } as const;
 

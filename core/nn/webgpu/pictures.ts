@@ -2,8 +2,8 @@
 import type { PixelImage } from '../crops.ts';
 import type { Operand } from './kernels/kernel.ts';
 import { normalisePictures } from './kernels/pictures.ts';
-import { alignedBytes } from './memory.ts';
-import { part, type Runtime } from './runtime.ts';
+import { alignedBytes, part } from './program.ts';
+import type { Runtime } from './runtime.ts';
 
 /** @throws Error naming what does not fit @returns the size of all pictures */
 export function checkPictures(
