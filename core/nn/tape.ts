@@ -31,8 +31,11 @@ export interface TapeMemory<T extends TapeTensor<G>, G> {
 interface Recording<T extends TapeTensor<G>, G> {
   readonly set: T['set'];
   readonly steps: { readonly output: T; readonly backward: Backward<G> }[];
-  /** Only follows what has a gradient; the steps are recorded when they are computed again. */
-  readonly dry: boolean;
+  /**
+   * Only follows what has a gradient; the steps are recorded when they are computed again. What may be followed: inputs and
+   * what was made of them. Null: not dry.
+   */
+  readonly dry: Set<T> | null;
 }
 
 export class Tape<T extends TapeTensor<G>, G> {
@@ -60,9 +63,16 @@ export class Tape<T extends TapeTensor<G>, G> {
 
   /** Records `backward` when one of the inputs wants a gradient. */
   record(output: T, inputs: readonly (T | null)[], backward: Backward<G>): void {
-    if (!this.#recording || !inputs.some((input) => this.#reaches(input))) return;
+    if (!this.#recording) return;
+    const reached = inputs.filter((input) => this.#reaches(input));
+    if (reached.length === 0) return;
+    const { steps, dry } = this.#recording;
+    // The gradient of another tensor would be freed with what is computed again.
+    if (dry && reached.some((input) => !input!.set && !dry.has(input!)))
+      throw new Error('recompute: the body takes a tensor with a gradient that is not among its inputs.');
     output.tracked = true;
-    if (!this.#recording.dry) this.#recording.steps.push({ output, backward });
+    if (dry) dry.add(output);
+    else steps.push({ output, backward });
   }
 
   /**
@@ -71,7 +81,7 @@ export class Tape<T extends TapeTensor<G>, G> {
    */
   differentiate(set: T['set'], forward: () => T, begin: () => G): T {
     if (this.#recording) throw new Error('gradients: calls do not nest.');
-    return this.#record({ set, steps: [], dry: false }, (recording) => {
+    return this.#record({ set, steps: [], dry: null }, (recording) => {
       const loss = forward();
       if (loss.size !== 1 || loss.shape.length !== 0)
         throw new Error(`gradients: the loss has shape [${loss.shape.join(',')}], [] is wanted.`);
@@ -88,11 +98,11 @@ export class Tape<T extends TapeTensor<G>, G> {
     if (outer?.dry) return body();
     if (!outer) return this.#memory.forwards(body);
     const { set } = outer;
-    const output = this.#record({ set, steps: [], dry: true }, () => this.#memory.forwards(body));
+    const output = this.#record({ set, steps: [], dry: new Set(inputs) }, () => this.#memory.forwards(body));
     if (!output.tracked) return output;
     const backward = (dy: G): true => {
       this.#memory.backwards(inputs, () => {
-        this.#record({ set, steps: [], dry: false }, (again) => {
+        this.#record({ set, steps: [], dry: null }, (again) => {
           body().gradient = dy;
           this.#backwards(again);
         });
