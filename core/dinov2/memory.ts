@@ -175,6 +175,10 @@ export function roomInWords(config: RunConfig, gpuMemory: GpuMemory | undefined,
   const takes = `${config.batch} at a time take ${gib(needed.reserved)} of ${has}`;
   if (!fits(config, gpuMemory, precision)) return `${takes}: too much. Choose a smaller network.`;
   const batches = batchesOfStep(config) === 1 ? '' : '; all at once would have no room. Gradients are averaged over them';
-  const again = config.recompute ? ' Activations are computed again in the backward pass: a third more work in much less memory.' : '';
-  return `${takes}${batches}.${again}`;
+  return `${takes}${batches}.${recomputeInWords(config)}`;
+}
+
+/** A sentence after others, or none. */
+export function recomputeInWords({ recompute }: RunConfig): string {
+  return recompute ? ' Activations are computed again in the backward pass: a third more work in much less memory.' : '';
 }

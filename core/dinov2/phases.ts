@@ -5,6 +5,7 @@
 import { AppError, type TrainPreset, type TrainPresets } from '../contract/index.ts';
 import { batchesOfStep, modelConfig, wholePatches, type CropConfig, type ModelConfig, type ModelName, type RunConfig } from './config.ts';
 import { estimatedSeconds, explain, headConfig, resolveConfig, withRoom, type ConfigOverrides, type TrainFacts } from './presets.ts';
+import { recomputeInWords } from './memory.ts';
 import type { StartFacts } from './start.ts';
 
 export const HIGH_RESOLUTION = 'high-resolution';
@@ -162,7 +163,7 @@ function highResolutionPreset(source: StartFacts, facts: TrainFacts): TrainPrese
       {
         name: 'Batch',
         value: `${images} images${config.accumulate === 1 ? '' : `, ${config.batch} at a time`}`,
-        reason: 'As in the run; at a time so many that memory holds about as many patches as before.',
+        reason: `As in the run; at a time so many that memory holds about as many patches as before.${recomputeInWords(config)}`,
       },
       {
         name: 'Learning rate',
@@ -195,7 +196,9 @@ function studentConfig(teacher: StartFacts, facts: TrainFacts, overrides: Config
       'Choose a run of this project or an imported training checkpoint; published weights come without heads.',
     );
   }
-  const base = resolveConfig('standard', facts, overrides);
+  // Whether there is room is a question of the student.
+  const { gpuMemory: _memory, ...machine } = facts;
+  const base = resolveConfig('standard', machine, overrides);
   const { patchSize } = teacher.model;
   const crops = {
     ...base.crops,

@@ -17,7 +17,7 @@ import {
 } from './config.ts';
 
 import { continuationOf, continuedModel, continuePlan, continueWarning, explainContinued } from './continuation.ts';
-import { roomInWords, splitFor } from './memory.ts';
+import { fits, roomInWords, splitFor } from './memory.ts';
 import type { StartFacts } from './start.ts';
 
 export interface TrainFacts {
@@ -202,7 +202,8 @@ function gpuRecipe(id: PresetId, { images }: TrainFacts): Recipe {
 
 /**
  * A configuration whose step has room in the GPU's memory: made again with a smaller batch, and more of them a step, where
- * it has not, or with activations recomputed (`splitFor`). A batch that the person chose stays.
+ * it has not, or with activations recomputed (`splitFor`). A batch that the person chose stays; its activations are
+ * recomputed where it has room only so.
  */
 export function withRoom<T extends ConfigOverrides>(
   make: (overrides: T) => RunConfig,
@@ -211,7 +212,11 @@ export function withRoom<T extends ConfigOverrides>(
 ): RunConfig {
   const made = make(overrides);
   const config = overrides.recompute ? { ...made, recompute: true } : made;
-  if (!gpuMemory || overrides.batch || overrides.accumulate) return config;
+  if (!gpuMemory) return config;
+  if (overrides.batch || overrides.accumulate) {
+    const again = { ...config, recompute: true };
+    return !fits(config, gpuMemory, precision) && fits(again, gpuMemory, precision) ? again : config;
+  }
   const split = splitFor(config, gpuMemory, precision);
   if (!split) return config;
   const { recompute, ...batches } = split;

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { after, test } from 'node:test';
 import { modelConfig, type RunConfig } from '../../core/dinov2/config.ts';
 import { fits, splitFor, stepBytes } from '../../core/dinov2/memory.ts';
+import { distillConfig } from '../../core/dinov2/phases.ts';
 import { resolveConfig, trainPresets, type TrainFacts } from '../../core/dinov2/presets.ts';
 import { openDevice } from '../../core/nn/webgpu/device.ts';
 import { Engine } from '../../core/nn/webgpu/engine.ts';
@@ -87,8 +88,17 @@ test('a batch without room is halved until it has, the images of a step stay', (
   assert.deepEqual({ ...others, batch: 64, accumulate: undefined, teacher: roomy.teacher }, { ...roomy, accumulate: undefined });
   assert.ok(batch >= 2);
 
-  // What a person chose stays, and so does a batch on an engine whose memory is not known.
-  assert.equal(resolveConfig('standard', facts(5000, 12), { batch: 64 }).accumulate, undefined);
+  // What a person chose stays, with activations recomputed where that gives room, and so does a batch on an engine whose
+  // memory is not known.
+  const chosen = (gib: number): unknown[] => {
+    const { batch: images, accumulate, recompute } = resolveConfig('standard', facts(5000, gib), { batch: 64 });
+    return [images, accumulate, recompute];
+  };
+  assert.deepEqual([1, 12, 512].map(chosen), [
+    [64, undefined, undefined],
+    [64, undefined, true],
+    [64, undefined, undefined],
+  ]);
   const { gpuMemory: _, ...unknown } = facts(5000, 12);
   assert.equal(resolveConfig('standard', unknown).batch, 64);
   assert.equal(splitFor(tiny, { bytes: GiB, source: '' }), null);
@@ -113,6 +123,16 @@ test('activations are recomputed where 16 images have no room with them, from th
   // Asked for, it stays however large the card is.
   assert.equal(splitFor({ ...config, recompute: true }, { bytes: 2 ** 40, source: '' }), null);
   assert.equal(resolveConfig('standard', facts(5000, 512), { recompute: true }).recompute, true);
+});
+
+test('the room of a distillation is that of its student beside the teacher', () => {
+  const head = { hidden: 2048, bottleneck: 256, prototypes: 1024 };
+  const teacher = { model: modelConfig('base'), heads: { dino: head, ibot: null }, run: null, name: 'run 1, step 9' };
+  // The preset would have a base network for so many images, which has no room here with 32.
+  const config = distillConfig(teacher, facts(500_000, 16));
+  const { gpuMemory } = facts(0, 16);
+  assert.deepEqual([config.model.name, config.batch, config.recompute], ['small', 32, undefined]);
+  assert.ok(fits(config, gpuMemory!) && !fits({ ...config, batch: 64 }, gpuMemory!));
 });
 
 test('the presets tell what a batch takes of the GPU', () => {

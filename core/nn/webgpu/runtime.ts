@@ -100,7 +100,7 @@ export class Runtime {
         ? new AppError(
             'engine-out-of-memory',
             what,
-            'Take a smaller batch, smaller crops or a smaller network, or close other programs that use the GPU.',
+            'Take a smaller batch, smaller crops or a smaller network, or close other programs that use the GPU; from the command line, --recompute.',
           )
         : new AppError(
             'engine-died',
