@@ -11,9 +11,9 @@ import { executors } from './executors.ts';
 import { pictures, scanned } from './pictures.ts';
 import { tinyRun } from './tiny-run.ts';
 
-/** Numbers are logged, and losses looked at, every third step; the fault comes after the third. */
-const config = tinyRun({ steps: 9, logEvery: 3, checkpointEvery: 9 });
-const FAULT_AFTER = 3;
+/** Numbers are logged, and losses looked at, every second step; the fault comes after the second. */
+const config = tinyRun({ steps: 9, logEvery: 2, checkpointEvery: 9 });
+const FAULT_AFTER = 2;
 
 /** The parameter sets that a run makes: student, then teacher. */
 function watched(x: Executor): ParameterSet[] {
@@ -86,6 +86,6 @@ test('an infinite weight likewise, on the plain executor', async () => {
   const x = await executors[0]![1]();
   const sets = watched(x);
   await assert.rejects(faultyRun(x, sets, 0, 7, Infinity), (error: AppError) =>
-    /At step 4 the student's parameter .* holds Infinity\./.test(error.message),
+    /At step 3 the student's parameter .* holds Infinity\./.test(error.message),
   );
 });
