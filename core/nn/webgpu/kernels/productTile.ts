@@ -116,9 +116,15 @@ export function tileProduct(caps: Capabilities, tile: Tile, { a, b, split, end }
       : { step: `(${n} / ${extent / 4}u)`, quad: `(${n} % ${extent / 4}u)` };
   const visit = (round: number, code: (side: (typeof sides)[number], n: string) => string): string => {
     const first = blocksOf(tile.rows);
-    const n = `(local + ${round * threads}u)`;
-    const guard = (round + 1) * threads > blocks ? ` if (${n} < ${blocks}u)` : '';
-    return `if (${n} < ${first}u) { ${code(sides[0]!, n)} } else${guard} { ${code(sides[1]!, `(${n} - ${first}u)`)} }`;
+    const [begin, end] = [round * threads, (round + 1) * threads];
+    const n = `(local + ${begin}u)`;
+    const ofA = code(sides[0]!, n);
+    const ofB = code(sides[1]!, begin >= first ? `(local + ${begin - first}u)` : `(${n} - ${first}u)`);
+    // Which side a round is for is known here where it is one side's alone: a compiler would keep the code of both.
+    if (end <= first) return ofA;
+    const guard = end > blocks ? `if (${n} < ${blocks}u) ` : '';
+    if (begin >= first) return guard ? `${guard}{ ${ofB} }` : ofB;
+    return `if (${n} < ${first}u) { ${ofA} } else ${guard}{ ${ofB} }`;
   };
   const fetch = (round: number): string =>
     visit(round, (side, n) => {
