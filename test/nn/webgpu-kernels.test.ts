@@ -273,6 +273,21 @@ describe('GPU kernels', { skip: noAdapter }, () => {
     );
   });
 
+  it('what a kernel reads of workgroup memory before it writes it is no number: tests see that none does', async () => {
+    const launch = kernel({
+      name: 'unwritten',
+      writes: ['y'],
+      uniforms: { count: 'u32' },
+      width: 64,
+      outside: 'var<workgroup> room: array<f32, 100>;\nvar<workgroup> pairs: array<vec2f, 70>;',
+      body: '  if (lane < u.count) { y_put(lane, room[36u + lane] + pairs[6u + lane].y); }',
+    });
+    const y = put(new Float32Array(64));
+    runtime.run([launch({ y }, { count: 63 }, [1, 1, 1])]);
+    const found = await get(y, 64);
+    assert.ok(found.subarray(0, 63).every(Number.isNaN) && found[63] === 0);
+  });
+
   it('the logarithm is that of float64 to 2e-7 of its size, and near 1 to 2e-7', async () => {
     const random = new Random(9);
     const x = Float32Array.from({ length: 2000 }, (_, i) => (i < 1000 ? 0.5 + i / 800 : Math.exp(random.normal() * 20)));

@@ -10,8 +10,12 @@ export interface DawnOptions {
 /** Timestamps in steps of 0.1 ms are of no use to a profile. */
 export const dawnWithout: readonly string[] = ['timestamp_quantization'];
 
-/** Experimental extensions (subgroup matrices) are behind `allow_unsafe_apis`; kernels keep to their own bounds. */
-const everywhere = ['allow_unsafe_apis', 'disable_robustness'];
+/**
+ * Experimental extensions (subgroup matrices) are behind `allow_unsafe_apis`. Kernels keep to their own bounds, and write
+ * workgroup memory before they read it: filling it with zeros would be work for every workgroup, and on SwiftShader, which
+ * writes out a store for each element, most of the time of compiling.
+ */
+const everywhere = ['allow_unsafe_apis', 'disable_robustness', 'disable_workgroup_init'];
 
 /** By Node's name of the platform. */
 export const dawnOptions: Readonly<Record<string, DawnOptions>> = {

@@ -218,7 +218,7 @@ export function forward(shape: Shape, units: MatrixShape, caps: Capabilities): s
   ${pieces.hold('q', 'x', 'qkv', qkv(0))}
   ${pieces.declare('sum')}
   var total: Sum;
-  if (local < ${parts * M}u) { tops[local] = -1e30; }
+  for (var row = local; row < ${parts * M}u; row += ${pieces.threads}u) { tops[row] = -1e30; }
   for (var step0 = 0u; step0 < place.tokens; step0 += ${step}u) {
     ${pieces.stage('x', 'step0', 'qkv', qkv(1))}
     ${pieces.stage('y', 'step0', 'qkv', qkv(2))}
