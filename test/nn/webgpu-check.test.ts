@@ -3,11 +3,11 @@ import assert from 'node:assert/strict';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { test, type TestContext } from 'node:test';
+import { after, test, type TestContext } from 'node:test';
 import { AppError } from '../../core/contract/index.ts';
 import { createCpuExecutor } from '../../core/nn/cpu/index.ts';
 import { createExecutor, type Machine } from '../../core/nn/index.ts';
-import { openDevice } from '../../core/nn/webgpu/device.ts';
+import { openDevice, type Device } from '../../core/nn/webgpu/device.ts';
 import { Engine } from '../../core/nn/webgpu/engine.ts';
 import { WebgpuExecutor } from '../../core/nn/webgpu/executor.ts';
 import { Runtime } from '../../core/nn/webgpu/runtime.ts';
@@ -16,12 +16,22 @@ import { noAdapter } from './webgpu-device.ts';
 
 const skip = noAdapter;
 
-/** An executor on the adapter of this machine, as if it were a GPU's, whose driver changes programs. */
-async function executorWith(translate: (source: string) => string): Promise<WebgpuExecutor> {
+/** One for all executors, which leave it open: a software adapter compiles for long, a device what it has compiled never again. */
+let opened: Promise<{ device: Device; destroy: () => void; compile: GPUDevice['createShaderModule'] }> | null = null;
+after(async () => (await opened)?.destroy());
+
+async function open(): Promise<Awaited<NonNullable<typeof opened>>> {
   const device = { ...(await openDevice()), software: false, driver: 'test driver 1.2' };
   const { gpu } = device;
-  const create = gpu.createShaderModule.bind(gpu);
-  gpu.createShaderModule = (module) => create({ ...module, code: translate(module.code) });
+  const destroy = gpu.destroy.bind(gpu);
+  gpu.destroy = () => undefined;
+  return { device, destroy, compile: gpu.createShaderModule.bind(gpu) };
+}
+
+/** An executor on the adapter of this machine, as if it were a GPU's, whose driver changes programs from now on. */
+async function executorWith(translate: (source: string) => string): Promise<WebgpuExecutor> {
+  const { device, compile } = await (opened ??= open());
+  device.gpu.createShaderModule = (module) => compile({ ...module, code: translate(module.code) });
   return new WebgpuExecutor(new Engine(new Runtime(device), 'f32'));
 }
 
