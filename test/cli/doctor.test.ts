@@ -41,6 +41,21 @@ test(
   },
 );
 
+test(
+  'a driver that crashes the process it is loaded in ends neither doctor nor the choice of an engine',
+  { skip: (process.platform !== 'linux' && 'needs signals') || noAdapter },
+  async (t) => {
+    // The process that would load the driver dies as it begins.
+    const dies = "process.argv[1]?.includes('adapterProcess')&&process.kill(process.pid,'SIGSEGV')";
+    const { status, stdout } = await doctor(t, ['--json'], { NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(dies)}` });
+    assert.equal(status, 0);
+    const { problem, engine } = diagnosisOf(stdout);
+    assert.match(problem!, /tried in a process of its own and ended it \(SIGSEGV\)/);
+    assert.notEqual(engine.engine, 'webgpu');
+    assert.match(engine.details, /SIGSEGV/);
+  },
+);
+
 test('with an adapter it tells what kernels may use and how fast it is', { skip: noAdapter }, async (t) => {
   const { status, stdout } = await doctor(t, [], {});
   assert.equal(status, 0);
