@@ -109,3 +109,12 @@ test('a kernel that is wrong by itself is named', { skip }, async (t) => {
   assert.equal(deviation?.operation, 'the loss over prototypes');
   assert.ok(deviation.error > 1e-3 && deviation.error < 0.1, String(deviation.error));
 });
+
+test('crops that come out wrong are named', { skip }, async (t) => {
+  const driver = replacing('p.y * 38470', 'p.y * 36470');
+  const [executor, reference] = [await executorWith(driver.translate), await createCpuExecutor({ threads: 1 })];
+  t.after(() => Promise.all([executor.dispose(), reference.dispose()]));
+  const deviation = await firstDeviation(executor, reference);
+  assert.ok(driver.hits > 0);
+  assert.equal(deviation?.operation, 'pictures and crops');
+});
