@@ -4,7 +4,8 @@
  */
 import { AppError, type TrainPreset, type TrainPresets } from '../contract/index.ts';
 import { batchesOfStep, modelConfig, wholePatches, type CropConfig, type ModelConfig, type ModelName, type RunConfig } from './config.ts';
-import { estimatedSeconds, explain, headConfig, resolveConfig, withRoom, type ConfigOverrides, type TrainFacts } from './presets.ts';
+import { estimatedSeconds } from './estimate.ts';
+import { explain, headConfig, resolveConfig, withRoom, type ConfigOverrides, type TrainFacts } from './presets.ts';
 import { recomputeInWords } from './memory.ts';
 import type { StartFacts } from './start.ts';
 

@@ -169,7 +169,7 @@ export interface Executor {
   augment?(pictures: readonly PixelImage[], groups: readonly CropGroup[], normalised: Float32Array): Tensor[];
   /**
    * Whole pictures of one size as the network takes them, made where the executor computes: only bytes go there. Absent:
-   * the caller makes them (`shiftedInput` in core/dinov2/augment.ts).
+   * the caller makes them (`shiftInput` in core/prelabel/features.ts).
    * @param shifts right and down, pixels: each picture is seen once for each, moved left and up, its border repeated
    * @param normalised as in `augment`
    * @returns [pictures * shifts,3,H,W], the shifts of a picture beside each other
@@ -209,8 +209,9 @@ export interface Executor {
 
   /**
    * Gradient checkpointing (Chen et al. 2016, https://arxiv.org/abs/1604.06174): nothing that `body` makes is kept but its
-   * result; the backward pass computes it again. Values and gradients are the same, bit for bit. Outside `gradients` it frees
-   * what the body made. tensorflow only runs the body.
+   * result; the backward pass computes it again. Values and gradients are the same, bit for bit (on a GPU as far as
+   * its driver rounds GELU alike with and without its slope). Outside `gradients` it frees what the body made. tensorflow only
+   * runs the body.
    * @param inputs all tensors that the body takes and did not make, besides parameters
    * @param body gives the same each time; must not read or draw
    */

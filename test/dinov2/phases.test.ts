@@ -8,7 +8,8 @@ import { modelConfig, type ModelConfig, type RunConfig } from '../../core/dinov2
 import { describeStart, resizePositionTable, type StartFacts } from '../../core/dinov2/index.ts';
 import { drawMasks, largestBlock } from '../../core/dinov2/masking.ts';
 import { DISTILL, distillConfig, HIGH_RESOLUTION, highResolutionConfig, phasePresets } from '../../core/dinov2/phases.ts';
-import { estimatedSeconds, gigaflopsPerImage, resolveConfig, type TrainFacts } from '../../core/dinov2/presets.ts';
+import { estimatedSeconds, gigaflopsPerImage } from '../../core/dinov2/estimate.ts';
+import { resolveConfig, type TrainFacts } from '../../core/dinov2/presets.ts';
 import { readSafetensors } from '../../core/dinov2/safetensors.ts';
 import { pretrain } from '../../core/dinov2/train.ts';
 import { Random } from '../../core/random.ts';

@@ -100,21 +100,23 @@ test('auto leaves a GPU whose driver multiplies wrongly, and says what to do', {
   );
 });
 
-test('a kernel that is wrong by itself is named', { skip }, async (t) => {
-  const driver = replacing('vec4f(0.0, exp(l - top), q * l, q)', 'vec4f(0.0, exp(l - top), q * l, 1.01 * q)');
+/** What the check finds where one place of one kernel is translated wrongly. */
+async function deviationWith(t: TestContext, text: string, by: string): ReturnType<typeof firstDeviation> {
+  const driver = replacing(text, by);
   const [executor, reference] = [await executorWith(driver.translate), await createCpuExecutor({ threads: 1 })];
   t.after(() => Promise.all([executor.dispose(), reference.dispose()]));
   const deviation = await firstDeviation(executor, reference);
   assert.ok(driver.hits > 0);
+  return deviation;
+}
+
+test('a kernel that is wrong by itself is named', { skip }, async (t) => {
+  const deviation = await deviationWith(t, 'vec4f(0.0, exp(l - top), q * l, q)', 'vec4f(0.0, exp(l - top), q * l, 1.01 * q)');
   assert.equal(deviation?.operation, 'the loss over prototypes');
   assert.ok(deviation.error > 1e-3 && deviation.error < 0.1, String(deviation.error));
 });
 
 test('crops that come out wrong are named', { skip }, async (t) => {
-  const driver = replacing('p.y * 38470', 'p.y * 36470');
-  const [executor, reference] = [await executorWith(driver.translate), await createCpuExecutor({ threads: 1 })];
-  t.after(() => Promise.all([executor.dispose(), reference.dispose()]));
-  const deviation = await firstDeviation(executor, reference);
-  assert.ok(driver.hits > 0);
+  const deviation = await deviationWith(t, 'p.y * 38470', 'p.y * 36470');
   assert.equal(deviation?.operation, 'pictures and crops');
 });
