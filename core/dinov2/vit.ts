@@ -5,14 +5,16 @@
  * N images (or crops), P patches, R registers, T = 1 + R + P tokens, D width.
  */
 import type { Random } from '../random.ts';
-import type { BatchSubset, Executor, ParameterSet, ParameterSpec, SampleGroup, Tensor } from '../nn/index.ts';
+import type { BatchSubset, Executor, GroupSubset, ParameterSet, ParameterSpec, SampleGroup, Tensor } from '../nn/index.ts';
 import { ffnHidden, type ModelConfig } from './config.ts';
 
 /** LayerNorm's epsilon everywhere in DINOv2 (spec 1.4). */
 const EPSILON = 1e-6;
 
+type Branch = 'attention' | 'ffn';
+
 /** Batch subsets of one crop group: `[block].attention` and `.ffn` (spec 1.6). */
-export type DropPath = readonly { readonly attention: BatchSubset; readonly ffn: BatchSubset }[];
+export type DropPath = readonly Readonly<Record<Branch, BatchSubset>>[];
 
 export interface TokenGrid {
   /** [N,T,D] after the final norm: class token, registers, patches in row-major order. Of several groups the rows of all, [R,D]. */
@@ -150,9 +152,6 @@ export function vitForwardGroups(
   groups: readonly ImageGroup[],
   options: ForwardOptions = {},
 ): TokenGrid[] {
-  // A branch with drop path sees a batch subset drawn for its group, so those groups go one by one.
-  if (groups.length > 1 && groups.some(({ dropPath }) => dropPath))
-    return groups.flatMap((group) => vitForwardGroups(x, parameters, config, [group], options));
   const { prefix = '', loraScale = null, blocks = config.depth, recompute = false } = options;
   const network: Network = {
     config,
@@ -161,12 +160,15 @@ export function vitForwardGroups(
     loraScale,
   };
   const embedded = groups.map((group) => embed(x, network, group));
-  const packed = groups.length > 1 ? embedded.map(({ samples, tokensPerSample }) => ({ samples, tokens: tokensPerSample })) : undefined;
-  let tokens = packed ? x.concatRows(embedded.map((group) => group.tokens)) : embedded[0]!.tokens; // [R,D], or [N,T,D]
-  const dropPath = groups[0]!.dropPath ?? null;
+  const sizes = embedded.map(({ samples, tokensPerSample }) => ({ samples, tokens: tokensPerSample }));
+  const dropped = groups.some(({ dropPath }) => dropPath);
+  let tokens = groups.length > 1 ? x.concatRows(embedded.map((group) => group.tokens)) : embedded[0]!.tokens; // [R,D], or [N,T,D]
   for (let i = 0; i < blocks; i++) {
     const input = tokens;
-    const body = (): Tensor => block(x, network, i, input, packed, dropPath?.[i]);
+    const subsets = (branch: Branch): GroupSubset[] =>
+      sizes.map((size, g) => ({ ...size, ...(groups[g]!.dropPath?.[i]![branch] ?? wholeOf(size)) }));
+    const seen = dropped ? { attention: subsets('attention'), ffn: subsets('ffn') } : null;
+    const body = (): Tensor => block(x, network, i, input, sizes, seen);
     tokens = recompute ? x.recompute([input], body) : body();
   }
   const beforeNorm = tokens;
@@ -201,25 +203,34 @@ function embed(
   return { tokens, samples, tokensPerSample: tokens.shape[1]!, gridHeight, gridWidth };
 }
 
-/** x + gamma1 * Attention(LN1(x)), then x + gamma2 * FFN(LN2(x)). With drop path a branch sees its batch subset only. */
+/** All samples of a group, as a subset. */
+function wholeOf({ samples }: SampleGroup): BatchSubset {
+  return { rows: Int32Array.from({ length: samples }, (_, i) => i), scale: 1 };
+}
+
+/**
+ * x + gamma1 * Attention(LN1(x)), then x + gamma2 * FFN(LN2(x)).
+ * @param subsets what each branch sees with drop path; null: everything
+ */
 function block(
   x: Executor,
   network: Network,
   index: number,
   tokens: Tensor,
-  packed: readonly SampleGroup[] | undefined,
-  subsets: DropPath[number] | undefined,
+  groups: readonly SampleGroup[],
+  subsets: Readonly<Record<Branch, readonly GroupSubset[]>> | null,
 ): Tensor {
   const { config, p } = network;
   const name = `blocks.${index}`;
 
-  let input = subsets ? x.gatherSamples(tokens, subsets.attention.rows) : tokens;
+  let input = subsets ? x.gatherSamples(tokens, subsets.attention) : tokens;
   let branch = x.layerNorm(input, p(`${name}.norm1.weight`), p(`${name}.norm1.bias`), EPSILON);
   branch = linear(x, network, `${name}.attn.qkv`, branch); // [N,T,3D]
-  branch = x.attention(branch, config.heads, packed); // [N,T,D]
+  const attending = subsets ? subsets.attention.map(({ rows, tokens: length }) => ({ samples: rows.length, tokens: length })) : groups;
+  branch = x.attention(branch, config.heads, groups.length > 1 ? attending : undefined); // [N,T,D]
   tokens = residual(x, network, tokens, branch, `${name}.attn.proj`, `${name}.ls1`, subsets?.attention);
 
-  input = subsets ? x.gatherSamples(tokens, subsets.ffn.rows) : tokens;
+  input = subsets ? x.gatherSamples(tokens, subsets.ffn) : tokens;
   branch = x.layerNorm(input, p(`${name}.norm2.weight`), p(`${name}.norm2.bias`), EPSILON);
   if (config.ffn === 'mlp') {
     branch = x.linear(branch, p(`${name}.mlp.fc1.weight`), p(`${name}.mlp.fc1.bias`), 'gelu'); // [N,T,4D]
@@ -237,11 +248,11 @@ function residual(
   branch: Tensor,
   layer: string,
   scale: string,
-  subset: BatchSubset | undefined,
+  subset: readonly GroupSubset[] | undefined,
 ): Tensor {
   const { p, has } = network;
   const gamma = p(`${scale}.gamma`);
-  if (!subset && !has(`${layer}.lora_a`)) return x.linearResidual(tokens, branch, p(`${layer}.weight`), p(`${layer}.bias`), gamma);
+  if (!has(`${layer}.lora_a`)) return x.linearResidual(tokens, branch, p(`${layer}.weight`), p(`${layer}.bias`), gamma, subset);
   return x.addResidual(tokens, linear(x, network, layer, branch), gamma, subset);
 }
 

@@ -85,6 +85,9 @@ export interface SampleGroup {
   readonly tokens: number;
 }
 
+/** A group and those of its samples that take part. */
+export interface GroupSubset extends SampleGroup, BatchSubset {}
+
 /** How a teacher's logits become targets; temperature: the teacher's. */
 export type TargetKind =
   /** Sinkhorn-Knopp over all rows (spec 5.2); three iterations in DINOv2. */
@@ -238,14 +241,18 @@ export interface Executor {
   /** x [..., 2H] -> silu(first half) * second half, [..., H]. */
   swiglu(x: Tensor): Tensor;
   /**
-   * x [N,T,D] plus branch times gamma [D]: the LayerScale residual. With `subset`, branch is [rows.length,T,D] and is
-   * added times subset.scale to the samples named by subset.rows only.
+   * x [..., D] plus branch times gamma [D]: the LayerScale residual.
+   * @param subset the branch has their tokens only, as `gatherSamples` gives them, and is added times each group's scale; x is
+   *   [N,T,D] of one group or [R,D] of several
    */
-  addResidual(x: Tensor, branch: Tensor, gamma: Tensor, subset?: BatchSubset): Tensor;
-  /** x [..., D] plus gamma [D] times linear(input [..., I], weight [D, I], bias [D]): what a block's branches end with. */
-  linearResidual(x: Tensor, input: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor): Tensor;
-  /** Samples of x [N, ...] in the order of rows -> [rows.length, ...]. */
-  gatherSamples(x: Tensor, rows: Int32Array): Tensor;
+  addResidual(x: Tensor, branch: Tensor, gamma: Tensor, subset?: readonly GroupSubset[]): Tensor;
+  /**
+   * x [..., D] plus gamma [D] times linear(input [..., I], weight [D, I], bias [D]): what a block's branches end with.
+   * @param subset as in `addResidual`
+   */
+  linearResidual(x: Tensor, input: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor, subset?: readonly GroupSubset[]): Tensor;
+  /** The samples that take part, in the order of rows: of x [N,T,D] one group's [rows.length,T,D], of x [R,D] all groups' [R',D]. */
+  gatherSamples(x: Tensor, subset: readonly GroupSubset[]): Tensor;
   /** Tokens start .. start+count-1 of each sample of x [N,T,D] -> [N,count,D]. */
   sliceTokens(x: Tensor, start: number, count: number): Tensor;
   /** Rows of x seen as [product of leading axes, D] -> [rows.length, D]. A row may be named more than once. */

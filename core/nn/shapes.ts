@@ -1,6 +1,6 @@
 /** What every engine asks of shapes and rows, and which tensors a scope's result keeps. */
 
-import type { BatchSubset, SampleGroup } from './ops.ts';
+import type { GroupSubset, SampleGroup } from './ops.ts';
 
 /** The part of a tensor that is asked. */
 interface Shaped {
@@ -51,23 +51,54 @@ export function groupsOf(qkv: Shaped, heads: number, packed?: readonly SampleGro
   return groups;
 }
 
+/** Part of a group, and where it begins among the rows of all groups and among those that take part. */
+export interface PlacedSubset extends GroupSubset {
+  readonly from: number;
+  readonly to: number;
+}
+
 /**
- * x [N,T,n] and the samples of the branch; without a subset x may have any leading axes, and is seen as one sample.
+ * Where a subset's samples lie in x, [N,T,n] of one group or [R,n], and the shape of them alone.
+ * @throws Error naming the shape when the groups do not fit it, or a row that is not there or named twice
+ */
+export function subsetOf(operation: string, x: Shaped, subset: readonly GroupSubset[]): { parts: PlacedSubset[]; shape: number[] } {
+  const { rows, n } = rowsOf(x);
+  let [from, to] = [0, 0];
+  const parts = subset.map((part) => {
+    const placed = { ...part, from, to };
+    checkRows(operation, part.rows, part.samples, true);
+    from += part.samples * part.tokens;
+    to += part.rows.length * part.tokens;
+    return placed;
+  });
+  const [samples, tokens] = x.shape;
+  const single = x.shape.length === 3 && subset.length === 1 && subset[0]!.samples === samples && subset[0]!.tokens === tokens;
+  check(single || (x.shape.length === 2 && from === rows), `${operation} of groups with ${from} tokens`, x);
+  return { parts, shape: single ? [parts[0]!.rows.length, tokens!, n] : [to, n] };
+}
+
+/** The rows of x that take part, in their order. */
+export function rowsOfSubset(parts: readonly PlacedSubset[]): Int32Array {
+  const numbers = parts.map(({ rows, tokens, from }) =>
+    Int32Array.from({ length: rows.length * tokens }, (_, i) => from + rows[Math.floor(i / tokens)]! * tokens + (i % tokens)),
+  );
+  return Int32Array.from(numbers.flatMap((part) => [...part]));
+}
+
+/**
+ * x [...,n] and its branch [...,n], which is of the same shape or has the tokens of a subset only: its parts, and its rows.
  * @throws Error naming the shapes when they do not fit
  */
 export function residualShape(
   x: Shaped,
   branch: Shaped,
   gamma: Shaped,
-  subset?: BatchSubset,
-): { N: number; T: number; n: number; samples: number } {
-  const { rows, n } = rowsOf(x);
-  const [N, T] = subset ? [x.shape[0] ?? 0, x.shape[1] ?? 0] : [1, rows];
-  const samples = subset ? subset.rows.length : N;
-  const wanted = subset ? [samples, T, n] : x.shape;
-  const fits = branch.shape.length === wanted.length && branch.shape.every((length, i) => length === wanted[i]);
-  check(fits && (!subset || x.shape.length === 3) && gamma.size === n, 'addResidual', x, branch, gamma);
-  return { N, T, n, samples };
+  subset?: readonly GroupSubset[],
+): { rows: number; n: number; parts: readonly PlacedSubset[] | null } {
+  const { parts = null, shape } = subset ? subsetOf('addResidual', x, subset) : { shape: x.shape };
+  const fits = branch.shape.length === shape.length && branch.shape.every((length, i) => length === shape[i]);
+  check(fits && gamma.size === shape.at(-1), 'addResidual', x, branch, gamma);
+  return { ...rowsOf(branch), parts };
 }
 
 /** The tensors that a scope returns: alone, in an array or in a plain object. */

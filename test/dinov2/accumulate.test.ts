@@ -32,8 +32,8 @@ const BEFORE = [
   [
     'Sinkhorn, own iBOT head, drop path',
     SINKHORN,
-    '22ce9e0f1640429adb7cd38032e4838390986ade9c8ceb3aa90e97d3ade2b6eb',
-    '7433004d286e55eaa2f519e74a1871b2f8ea7c7d7443f10e28d7e2df6b19bf9d',
+    '694b31558e1b17688d713200707202cf17ac5b6bc192054807b241b9fa998cac',
+    'dab5c96504cd98e7c56af193f930e1452ac069573d4893f558df12d6e2d0cbdb',
   ],
 ] as const;
 

@@ -36,13 +36,14 @@ export function plainTokens({ weights, heads }: PlainNetwork, prefix: string, im
   const positions = plain.resizePositions(w('pos_embed'), H / p, W / p, registers ? 0 : 0.1, registers !== null);
   let x = plain.assembleTokens(patches, w('cls_token'), positions, registers);
 
-  const [, T, D] = x.shape as [number, number, number];
+  const [N, T] = x.shape as [number, number, number];
   for (let i = 0; i < (options.blocks ?? Infinity) && has(`blocks.${i}.norm1.weight`); i++) {
     const b = (name: string): Value => w(`blocks.${i}.${name}`);
     const branch = (norm: string, gamma: string, subset: BatchSubset | undefined, inner: (y: Value) => Value): void => {
-      const input = subset ? plain.gather(x, subset.rows, T * D, [subset.rows.length, T, D]) : x;
+      const group = subset ? [{ samples: N, tokens: T, ...subset }] : null;
+      const input = group ? plain.gatherSamples(x, group) : x;
       const y = inner(plain.layerNorm(input, b(`${norm}.weight`), b(`${norm}.bias`), 1e-6));
-      x = plain.addResidual(x, y, b(gamma), subset?.rows ?? null, subset?.scale ?? 1);
+      x = plain.addResidual(x, y, b(gamma), group);
     };
     const linear = (y: Value, name: string, activation: 'none' | 'gelu' = 'none'): Value =>
       plain.linear(y, b(`${name}.weight`), b(`${name}.bias`), activation);

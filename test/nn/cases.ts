@@ -1,5 +1,5 @@
 /** The operations of ops.ts with shapes that reach every path of an executor: odd sizes, edges of tiles, several blocks. */
-import type { Executor, SampleGroup, Tensor } from '../../core/nn/index.ts';
+import type { Executor, GroupSubset, SampleGroup, Tensor } from '../../core/nn/index.ts';
 import { Random } from './draw.ts';
 import * as plain from './plain.ts';
 
@@ -156,24 +156,59 @@ function madeTargetsCase(kind: 'sinkhorn' | 'softmax', Q: number, K: number, n: 
   };
 }
 
-function residualCase(N: number, T: number, n: number, rows: readonly number[] | null): Case {
-  const subset = rows ? { rows: Int32Array.from(rows), scale: N / rows.length } : undefined;
+/** Some samples of a group, drop path's. */
+function some(samples: number, tokens: number, ...rows: number[]): GroupSubset {
+  return { samples, tokens, rows: Int32Array.from(rows), scale: samples / rows.length };
+}
+
+/** Leading axes of what a residual takes: those of x, and of the branch. */
+function leads(subset: readonly GroupSubset[]): { x: number[]; branch: number[]; name: string } {
+  const name = ` on ${subset.map(({ rows, samples, tokens }) => `samples ${rows.join(' ')} of ${samples} x ${tokens}`).join(' and ')}`;
+  const [{ samples, tokens, rows }, ...others] = subset as [GroupSubset, ...GroupSubset[]];
+  if (others.length === 0) return { x: [samples, tokens], branch: [rows.length, tokens], name };
+  const sum = (count: (group: GroupSubset) => number): number[] => [subset.reduce((total, group) => total + count(group), 0)];
+  return { x: sum((group) => group.samples * group.tokens), branch: sum((group) => group.rows.length * group.tokens), name };
+}
+
+const whole = (...lead: number[]): ReturnType<typeof leads> => ({ x: lead, branch: lead, name: '' });
+
+function residualCase(n: number, subset: readonly GroupSubset[] | null, lead: readonly number[] = []): Case {
+  const { x, branch, name } = subset ? leads(subset) : whole(...lead);
   return {
-    name: `addResidual [${N},${T},${n}]${rows ? ` on samples ${rows.join(' ')}` : ''}`,
-    inputs: { x: [N, T, n], branch: [rows ? rows.length : N, T, n], gamma: [n] },
+    name: `addResidual [${x.join(',')},${n}]${name}`,
+    inputs: { x: [...x, n], branch: [...branch, n], gamma: [n] },
     samples: 40,
-    run: (e, p) => e.addResidual(p('x'), p('branch'), p('gamma'), subset),
-    plain: (p) => plain.addResidual(p['x']!, p['branch']!, p['gamma']!, subset?.rows ?? null, subset?.scale ?? 1),
+    run: (e, p) => e.addResidual(p('x'), p('branch'), p('gamma'), subset ?? undefined),
+    plain: (p) => plain.addResidual(p['x']!, p['branch']!, p['gamma']!, subset),
   };
 }
 
-function linearResidualCase(lead: readonly number[], inputs: number, outputs: number, samples: number): Case {
+function linearResidualCase(
+  inputs: number,
+  outputs: number,
+  samples: number,
+  subset: readonly GroupSubset[] | null,
+  lead: readonly number[] = [],
+): Case {
+  const { x, branch, name } = subset ? leads(subset) : whole(...lead);
+  const vectors = { bias: [outputs], gamma: [outputs] };
   return {
-    name: `linearResidual [${lead.join(',')},${outputs}] from ${inputs}`,
-    inputs: { x: [...lead, outputs], input: [...lead, inputs], weight: [outputs, inputs], bias: [outputs], gamma: [outputs] },
+    name: `linearResidual [${x.join(',')},${outputs}] from ${inputs}${name}`,
+    inputs: { x: [...x, outputs], input: [...branch, inputs], weight: [outputs, inputs], ...vectors },
     samples,
-    run: (e, p) => e.linearResidual(p('x'), p('input'), p('weight'), p('bias'), p('gamma')),
-    plain: (p) => plain.linearResidual(p['x']!, p['input']!, p['weight']!, p['bias']!, p['gamma']!),
+    run: (e, p) => e.linearResidual(p('x'), p('input'), p('weight'), p('bias'), p('gamma'), subset ?? undefined),
+    plain: (p) => plain.addResidual(p['x']!, plain.linear(p['input']!, p['weight']!, p['bias']!, 'none'), p['gamma']!, subset),
+  };
+}
+
+function gatherSamplesCase(n: number, subset: readonly GroupSubset[]): Case {
+  const { x, name } = leads(subset);
+  return {
+    name: `gatherSamples${name}`,
+    inputs: { x: [...x, n] },
+    samples: 100,
+    run: (e, p) => e.gatherSamples(p('x'), subset),
+    plain: (p) => plain.gatherSamples(p['x']!, subset),
   };
 }
 
@@ -189,7 +224,7 @@ const mlpCase: Case = {
   },
   plain: (p) => {
     const hidden = plain.linear(p['x']!, p['up']!, p['upBias']!, 'gelu');
-    const y = plain.linearResidual(p['x']!, hidden, p['down']!, p['downBias']!, p['gamma']!);
+    const y = plain.addResidual(p['x']!, plain.linear(hidden, p['down']!, p['downBias']!, 'none'), p['gamma']!);
     return plain.concatRows([hidden, plain.linear(hidden, p['beside']!, null), y]);
   },
 };
@@ -209,8 +244,10 @@ export const cases: readonly Case[] = [
   linearCase([2, 101], 37, 29, true, 'gelu', 8),
   linearCase([170], 300, 150, true, 'none', 5),
   linearCase([300], 7, 30, true, 'gelu', 8),
-  linearResidualCase([3, 7], 13, 22, 20),
-  linearResidualCase([2, 70], 40, 36, 8),
+  linearResidualCase(13, 22, 20, null, [3, 7]),
+  linearResidualCase(40, 36, 8, null, [2, 70]),
+  linearResidualCase(13, 22, 20, [some(4, 7, 2, 0)]),
+  linearResidualCase(24, 10, 20, [some(4, 7, 3, 1, 0), some(5, 3, 4, 2)]),
   mlpCase,
   layerNormCase(5, 7),
   layerNormCase(3, 64),
@@ -236,9 +273,10 @@ export const cases: readonly Case[] = [
     run: (e, p) => e.swiglu(p('x')),
     plain: (p) => plain.swiglu(p['x']!),
   },
-  residualCase(3, 4, 10, null),
-  residualCase(5, 3, 7, [4, 1]),
-  residualCase(4, 2, 9, [2, 0, 3, 1]),
+  residualCase(10, null, [3, 4]),
+  residualCase(7, [some(5, 3, 4, 1)]),
+  residualCase(9, [some(4, 2, 2, 0, 3, 1)]),
+  residualCase(7, [some(3, 5, 1), some(4, 2, 3, 0), some(2, 3, 0, 1)]),
   {
     name: 'patchEmbed [2,3,10,15], patches of 5',
     inputs: { w: [7, 3, 5, 5], b: [7] },
@@ -272,13 +310,8 @@ export const cases: readonly Case[] = [
     run: (e, p) => e.assembleTokens(p('patches'), p('cls'), p('positions'), null),
     plain: (p) => plain.assembleTokens(p['patches']!, p['cls']!, p['positions']!, null),
   },
-  {
-    name: 'gatherSamples',
-    inputs: { x: [4, 3, 5] },
-    samples: 100,
-    run: (e, p) => e.gatherSamples(p('x'), Int32Array.of(3, 1)),
-    plain: (p) => plain.gather(p['x']!, Int32Array.of(3, 1), 15, [2, 3, 5]),
-  },
+  gatherSamplesCase(5, [some(4, 3, 3, 1)]),
+  gatherSamplesCase(5, [some(4, 3, 3, 1), some(3, 2, 2)]),
   {
     name: 'gatherRows, a row more than once',
     inputs: { x: [2, 3, 7] },

@@ -3,6 +3,8 @@
  * Written from the definitions (ops.ts and the papers), sharing no code with any executor.
  */
 
+import type { GroupSubset } from '../../core/nn/index.ts';
+
 /** A row-major array with its shape. */
 export interface Value {
   readonly shape: readonly number[];
@@ -205,22 +207,32 @@ export function swiglu(x: Value): Value {
   return y;
 }
 
-export function addResidual(x: Value, branch: Value, gamma: Value, rows: Int32Array | null, scale: number): Value {
-  const n = gamma.data.length;
-  const [T, samples] = rows ? [x.shape[1]!, rows] : [x.data.length / n, Int32Array.of(0)];
-  const y = value(x.shape, x.data);
-  samples.forEach((sample, s) => {
-    for (let i = 0; i < T * n; ++i) y.data[sample * T * n + i]! += scale * gamma.data[i % n]! * branch.data[s * T * n + i]!;
-  });
-  return y;
+/** Rows of tokens that take part in a branch, and what the branch counts there. */
+function takingPart(subset: readonly GroupSubset[]): { row: number; scale: number }[] {
+  const taking: { row: number; scale: number }[] = [];
+  let before = 0;
+  for (const { samples, tokens, rows, scale } of subset) {
+    for (const sample of rows) for (let t = 0; t < tokens; ++t) taking.push({ row: before + sample * tokens + t, scale });
+    before += samples * tokens;
+  }
+  return taking;
 }
 
-export function linearResidual(x: Value, input: Value, weight: Value, bias: Value, gamma: Value): Value {
-  const branch = linear(input, weight, bias, 'none');
-  return value(
-    x.shape,
-    x.data.map((v, i) => v + gamma.data[i % gamma.data.length]! * branch.data[i]!),
-  );
+export function gatherSamples(x: Value, subset: readonly GroupSubset[]): Value {
+  const { n } = rowsOf(x);
+  const rows = takingPart(subset).map(({ row }) => row);
+  const shape = x.shape.length === 3 ? [subset[0]!.rows.length, x.shape[1]!, n] : [rows.length, n];
+  return gather(x, Int32Array.from(rows), n, shape);
+}
+
+export function addResidual(x: Value, branch: Value, gamma: Value, subset: readonly GroupSubset[] | null = null): Value {
+  const { rows, n } = rowsOf(x);
+  const taking = subset ? takingPart(subset) : Array.from({ length: rows }, (_, row) => ({ row, scale: 1 }));
+  const y = value(x.shape, x.data);
+  taking.forEach(({ row, scale }, b) => {
+    for (let i = 0; i < n; ++i) y.data[row * n + i]! += scale * gamma.data[i]! * branch.data[b * n + i]!;
+  });
+  return y;
 }
 
 /** Rows of n values picked by number. */

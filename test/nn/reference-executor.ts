@@ -7,7 +7,7 @@ import type {
   Activation,
   AdamState,
   AdamWOptions,
-  BatchSubset,
+  GroupSubset,
   Executor,
   Gradients,
   ParameterSet,
@@ -570,36 +570,40 @@ export class ReferenceExecutor implements Executor {
     });
   }
 
-  addResidual(x: Tensor, branch: Tensor, gamma: Tensor, subset?: BatchSubset): Tensor {
+  addResidual(x: Tensor, branch: Tensor, gamma: Tensor, subset?: readonly GroupSubset[]): Tensor {
     const D = last(x.shape);
-    const [T, rows] = subset ? [x.shape[1]!, subset.rows] : [product(x.shape) / D, Int32Array.of(0)];
-    const scale = subset ? subset.scale : 1;
-    must(product(branch.shape) === rows.length * T * D && product(gamma.shape) === D, 'addResidual', x.shape, branch.shape);
+    const rows = subset ? rowsOfSubset(subset) : Array.from({ length: product(x.shape) / D }, (_, row) => ({ row, scale: 1 }));
+    must(product(branch.shape) === rows.length * D && product(gamma.shape) === D, 'addResidual', x.shape, branch.shape);
     const b = of(branch).data;
     const g = of(gamma).data;
     const out = Float64Array.from(of(x).data);
-    for (let r = 0; r < rows.length; r++)
-      for (let i = 0; i < T * D; i++) out[rows[r]! * T * D + i]! += scale * g[i % D]! * b[r * T * D + i]!;
+    rows.forEach(({ row, scale }, r) => {
+      for (let i = 0; i < D; i++) out[row * D + i]! += scale * g[i]! * b[r * D + i]!;
+    });
     return this.#result(out, x.shape, [x, branch, gamma], (dy) => {
       const dx = gradOf(of(x));
       const db = gradOf(of(branch));
       const dg = gradOf(of(gamma));
       if (dx) for (let i = 0; i < dx.length; i++) dx[i]! += dy[i]!;
-      for (let r = 0; r < rows.length; r++)
-        for (let i = 0; i < T * D; i++) {
-          const e = dy[rows[r]! * T * D + i]! * scale;
-          if (db) db[r * T * D + i]! += e * g[i % D]!;
-          if (dg) dg[i % D]! += e * b[r * T * D + i]!;
+      rows.forEach(({ row, scale }, r) => {
+        for (let i = 0; i < D; i++) {
+          const e = dy[row * D + i]! * scale;
+          if (db) db[r * D + i]! += e * g[i]!;
+          if (dg) dg[i]! += e * b[r * D + i]!;
         }
+      });
     });
   }
 
-  linearResidual(x: Tensor, input: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor): Tensor {
-    return this.addResidual(x, this.linear(input, weight, bias), gamma);
+  linearResidual(x: Tensor, input: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor, subset?: readonly GroupSubset[]): Tensor {
+    return this.addResidual(x, this.linear(input, weight, bias), gamma, subset);
   }
 
-  gatherSamples(x: Tensor, rows: Int32Array): Tensor {
-    return this.#gather('gatherSamples', x, rows, of(x).data.length / x.shape[0]!, [rows.length, ...x.shape.slice(1)]);
+  gatherSamples(x: Tensor, subset: readonly GroupSubset[]): Tensor {
+    const rows = Int32Array.from(rowsOfSubset(subset), ({ row }) => row);
+    const single = x.shape.length === 3;
+    const shape = single ? [subset[0]!.rows.length, x.shape[1]!, last(x.shape)] : [rows.length, last(x.shape)];
+    return this.#gather('gatherSamples', x, rows, last(x.shape), shape);
   }
 
   gatherRows(x: Tensor, rows: Int32Array): Tensor {
@@ -858,6 +862,17 @@ export class ReferenceExecutor implements Executor {
     must(t.length === s.length, 'emaUpdate', [t.length], [s.length]);
     for (let i = 0; i < t.length; i++) t[i] = t[i]! + (1 - momentum) * (s[i]! - t[i]!);
   }
+}
+
+/** For each row of a branch its row among all, and how much it counts there. */
+function rowsOfSubset(subset: readonly GroupSubset[]): { row: number; scale: number }[] {
+  const starts = subset.map((_, g) => subset.slice(0, g).reduce((sum, { samples, tokens }) => sum + samples * tokens, 0));
+  return subset.flatMap(({ rows, tokens, scale }, g) =>
+    Array.from({ length: rows.length * tokens }, (_, i) => ({
+      row: starts[g]! + rows[Math.floor(i / tokens)]! * tokens + (i % tokens),
+      scale,
+    })),
+  );
 }
 
 function rowNorms(x: Values, D: number): Float64Array {

@@ -498,14 +498,15 @@ function gradientTests(executor: () => Executor, tolerance: number): void {
       shape,
       values: random.normals(shape.reduce((a, b) => a * b, 1)),
     }));
-    const rows = Int32Array.of(2, 0);
+    const subset = [{ samples: 3, tokens: 5, rows: Int32Array.of(2, 0), scale: 1.5 }];
     const run = async (frozen: readonly string[], wrap: Executor['recompute']): Promise<{ found: Float32Array[]; held: number }> => {
       const set = e.createParameters(values.map((spec) => ({ ...spec, frozen: frozen.includes(spec.name) })));
       const p = (name: keyof typeof shapes): Tensor => set.get(name);
       const block = (input: Tensor): Tensor => {
         const hidden = e.linear(e.layerNorm(input, p('norm'), p('bias'), 1e-6), p('up'), p('bias'), 'gelu');
         const y = e.linearResidual(input, hidden, p('down'), p('bias'), p('gamma'));
-        return e.addResidual(y, e.linear(e.gatherSamples(y, rows), p('up'), null), p('gamma'), { rows, scale: 1.5 });
+        const z = e.linearResidual(y, e.gatherSamples(y, subset), p('down'), p('norm'), p('gamma'), subset);
+        return e.addResidual(z, e.linear(e.gatherSamples(z, subset), p('up'), null), p('gamma'), subset);
       };
       let held = 0;
       const found = await e.scope(async () => {
@@ -557,13 +558,12 @@ function gradientTests(executor: () => Executor, tolerance: number): void {
       { name: 'gamma', shape: [6], values: gamma },
     ]);
     const p = { x: plain.value([2, 3, 6], start), w: plain.value([6, 6], weight), gamma: plain.value([6], gamma) };
-    const rows = Int32Array.of(1);
+    const subset = [{ samples: 2, tokens: 3, rows: Int32Array.of(1), scale: 2 }];
     const plainLoss = (): number => {
       let y = p.x;
       for (let block = 0; block < 2; ++block) {
-        y = plain.addResidual(y, plain.linear(y, p.w, null, 'gelu'), p.gamma, null, 1);
-        const branch = plain.linear(plain.gather(y, rows, 18, [1, 3, 6]), p.w, null);
-        y = plain.addResidual(y, branch, p.gamma, rows, 2);
+        y = plain.addResidual(y, plain.linear(y, p.w, null, 'gelu'), p.gamma);
+        y = plain.addResidual(y, plain.linear(plain.gatherSamples(y, subset), p.w, null), p.gamma, subset);
       }
       return plain.koleo(plain.value([6, 6], y.data)).data[0]!;
     };
@@ -573,7 +573,7 @@ function gradientTests(executor: () => Executor, tolerance: number): void {
         let y = set.get('x');
         for (let block = 0; block < 2; ++block) {
           y = e.addResidual(y, e.linear(y, set.get('w'), null, 'gelu'), set.get('gamma'));
-          y = e.addResidual(y, e.linear(e.gatherSamples(y, rows), set.get('w'), null), set.get('gamma'), { rows, scale: 2 });
+          y = e.addResidual(y, e.linear(e.gatherSamples(y, subset), set.get('w'), null), set.get('gamma'), subset);
         }
         return e.koleo(e.gatherRows(y, Int32Array.of(0, 1, 2, 3, 4, 5)));
       });

@@ -38,8 +38,8 @@ export class TinyStep {
     let x = e.maskPatches(e.patchEmbed(images, p('w'), p('b')), mask, p('token'));
     const positions = e.resizePositions(p('positions'), { gridHeight: 2, gridWidth: 2, offset: 0.1, antialias: false });
     x = e.assembleTokens(x, p('cls'), positions, null);
-    const subset = { rows: Int32Array.of(2, 0), scale: 1.5 };
-    const normal = e.layerNorm(e.gatherSamples(x, subset.rows), p('gamma'), p('beta'), 1e-6);
+    const subset = [{ samples: 3, tokens: 5, rows: Int32Array.of(2, 0), scale: 1.5 }];
+    const normal = e.layerNorm(e.gatherSamples(x, subset), p('gamma'), p('beta'), 1e-6);
     x = e.addResidual(x, e.attention(e.linear(normal, p('qkv'), null), 2), p('gamma'), subset);
     x = e.addResidual(x, e.linear(e.linear(x, p('up'), null, 'gelu'), p('down'), null), p('gamma'));
     return e.l2Normalize(e.gatherRows(x, Int32Array.of(0, 5, 10)), 1e-12);

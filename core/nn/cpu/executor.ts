@@ -8,7 +8,7 @@ import type {
   Activation,
   AdamState,
   AdamWOptions,
-  BatchSubset,
+  GroupSubset,
   Executor,
   Gradients,
   ParameterSet,
@@ -207,17 +207,17 @@ export class CpuExecutor implements Executor {
     return layers.swiglu(this.engine, own('swiglu', x));
   }
 
-  addResidual(x: Tensor, branch: Tensor, gamma: Tensor, subset?: BatchSubset): Tensor {
+  addResidual(x: Tensor, branch: Tensor, gamma: Tensor, subset?: readonly GroupSubset[]): Tensor {
     const [a, b, g] = all('addResidual', x, branch, gamma);
     return layers.addResidual(this.engine, a!, b!, g!, subset);
   }
 
-  linearResidual(x: Tensor, input: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor): Tensor {
-    return this.addResidual(x, this.linear(input, weight, bias), gamma);
+  linearResidual(x: Tensor, input: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor, subset?: readonly GroupSubset[]): Tensor {
+    return this.addResidual(x, this.linear(input, weight, bias), gamma, subset);
   }
 
-  gatherSamples(x: Tensor, rows: Int32Array): Tensor {
-    return tokens.gatherSamples(this.engine, own('gatherSamples', x), rows);
+  gatherSamples(x: Tensor, subset: readonly GroupSubset[]): Tensor {
+    return tokens.gatherSamples(this.engine, own('gatherSamples', x), subset);
   }
 
   sliceTokens(x: Tensor, start: number, count: number): Tensor {

@@ -1,10 +1,10 @@
 /** The layers of a transformer block and their gradients: linear, LayerNorm, attention, SwiGLU, LayerScale residual. */
-import type { Activation, BatchSubset, SampleGroup } from '../ops.ts';
+import type { Activation, GroupSubset, SampleGroup } from '../ops.ts';
 import { rowsPerChunk, type Engine, type GradientTarget } from './engine.ts';
 import { roundUp } from './memory.ts';
 import { edgeTile, productNN, productNT, productTN } from './products.ts';
 import type { CpuTensor } from './tensor.ts';
-import { check, checkRows, groupsOf, residualShape, rowsOf } from '../shapes.ts';
+import { check, groupsOf, residualShape, rowsOf } from '../shapes.ts';
 
 /**
  * Sums by fixed groups of rows, then over the groups: `run` fills `groups` rows of `width` partial sums at the address
@@ -142,42 +142,39 @@ export function swiglu(engine: Engine, x: CpuTensor): CpuTensor {
   return y;
 }
 
-/** x [...,D] + gamma [D] * branch, or of x [N,T,D] scale * gamma * branch [s,T,D] on the samples of a subset. */
-export function addResidual(engine: Engine, x: CpuTensor, branch: CpuTensor, gamma: CpuTensor, subset?: BatchSubset): CpuTensor {
-  const { N, T, n, samples } = residualShape(x, branch, gamma, subset);
-  if (subset) checkRows('addResidual', subset.rows, N, true);
+/** x [...,D] + gamma [D] * branch; of a subset, times each group's scale in the rows that take part. */
+export function addResidual(engine: Engine, x: CpuTensor, branch: CpuTensor, gamma: CpuTensor, subset?: readonly GroupSubset[]): CpuTensor {
+  const { rows, n, parts } = residualShape(x, branch, gamma, subset);
   const y = engine.make(x.shape);
-  const index = subset ? engine.ints(subset.rows) : 0;
-  const scale = subset ? subset.scale : 1;
-  const rows = samples * T;
   const per = rowsPerChunk(n);
-  const groups = Math.ceil(rows / per);
-  if (subset && samples < N) {
-    const named = new Set(subset.rows);
-    const others = Int32Array.from({ length: N }, (_, i) => i).filter((i) => !named.has(i));
+  const places = (parts ?? [null]).map((part) => {
+    if (!part) return { from: 0, to: 0, scale: 1, index: 0, tokens: rows, rows };
+    const { tokens, scale } = part;
+    return { from: part.from * n * 4, to: part.to * n * 4, scale, index: engine.ints(part.rows), tokens, rows: part.rows.length * tokens };
+  });
+  for (const { samples, tokens, rows: named, from } of parts ?? []) {
+    const taking = new Set(named);
+    const others = Int32Array.from({ length: samples }, (_, i) => i).filter((i) => !taking.has(i));
     // Samples without a branch keep x.
-    copySamples(engine, y.address, x.address, others, T * n);
+    copySamples(engine, y.address + from * n * 4, x.address + from * n * 4, others, tokens * n);
   }
-  engine.pool.run('kResidual', groups, [y.address, x.address, branch.address, gamma.address, scale, index, T, n, rows, per]);
+  for (const { from, to, scale, index, tokens, rows: count } of places) {
+    const args = [y.address + from, x.address + from, branch.address + to, gamma.address, scale, index, tokens, n, count, per];
+    engine.pool.run('kResidual', Math.ceil(count / per), args);
+  }
   engine.record(y, [x, branch, gamma], (dy) => {
     const dBranch = engine.gradient(branch);
     const dGamma = engine.gradient(gamma);
-    withPartials(engine, groups, n, [dGamma], (partials) => {
-      const args = [
-        dy,
-        branch.address,
-        gamma.address,
-        scale,
-        index,
-        T,
-        n,
-        rows,
-        per,
-        dBranch?.address ?? 0,
-        dBranch?.accumulate ?? 0,
-        partials,
-      ];
-      if (partials || dBranch) engine.pool.run('kResidualBackward', groups, args);
+    const chunks = places.reduce((sum, part) => sum + Math.ceil(part.rows / per), 0);
+    withPartials(engine, chunks, n, [dGamma], (partials) => {
+      if (!partials && !dBranch) return;
+      let before = 0;
+      for (const { from, to, scale, index, tokens, rows: count } of places) {
+        const shape = [scale, index, tokens, n, count, per];
+        const results = [dBranch ? dBranch.address + to : 0, dBranch?.accumulate ?? 0, partials ? partials + before * n * 4 : 0];
+        engine.pool.run('kResidualBackward', Math.ceil(count / per), [dy + from, branch.address + to, gamma.address, ...shape, ...results]);
+        before += Math.ceil(count / per);
+      }
     });
     return engine.passOn(x, dy);
   });

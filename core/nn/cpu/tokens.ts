@@ -1,10 +1,10 @@
 /** From images to tokens, and copies that pick tokens or samples, with their gradients. */
-import type { PositionResize } from '../ops.ts';
+import type { GroupSubset, PositionResize } from '../ops.ts';
 import { rowsPerChunk, type Engine } from './engine.ts';
 import { linear, withPartials } from './layers.ts';
 import { resizeWeights, transposed } from '../positions.ts';
 import type { CpuTensor } from './tensor.ts';
-import { check, checkRows, rowsOf } from '../shapes.ts';
+import { check, checkRows, rowsOf, rowsOfSubset, subsetOf } from '../shapes.ts';
 
 /** images [N,3,H,W], weight [D,3,p,p], bias [D] -> [N, (H/p)(W/p), D]. */
 export function patchEmbed(engine: Engine, images: CpuTensor, weight: CpuTensor, bias: CpuTensor): CpuTensor {
@@ -135,10 +135,9 @@ export function sliceTokens(engine: Engine, x: CpuTensor, start: number, count: 
   return y;
 }
 
-/** Rows of x seen as [count, n]; `shape` is the result's. */
-function gather(engine: Engine, operation: string, x: CpuTensor, rows: Int32Array, n: number, shape: readonly number[]): CpuTensor {
-  const count = n === 0 ? 0 : x.size / n;
-  checkRows(operation, rows, count);
+/** Rows of x, which are there; `shape` is the result's. */
+function gather(engine: Engine, x: CpuTensor, rows: Int32Array, shape: readonly number[]): CpuTensor {
+  const { n } = rowsOf(x);
   const y = engine.make(shape);
   const per = rowsPerChunk(n);
   engine.pool.run('kGather', Math.ceil(rows.length / per), [y.address, x.address, engine.ints(rows), rows.length, n, per]);
@@ -170,14 +169,15 @@ function inverse(rows: Int32Array): { named: number[]; starts: number[]; sources
   return { named, starts, sources };
 }
 
-export function gatherSamples(engine: Engine, x: CpuTensor, rows: Int32Array): CpuTensor {
-  const rest = x.shape.slice(1);
-  return gather(engine, 'gatherSamples', x, rows, x.size / Math.max(x.shape[0] ?? 0, 1), [rows.length, ...rest]);
+export function gatherSamples(engine: Engine, x: CpuTensor, subset: readonly GroupSubset[]): CpuTensor {
+  const { parts, shape } = subsetOf('gatherSamples', x, subset);
+  return gather(engine, x, rowsOfSubset(parts), shape);
 }
 
 export function gatherRows(engine: Engine, x: CpuTensor, rows: Int32Array): CpuTensor {
-  const { n } = rowsOf(x);
-  return gather(engine, 'gatherRows', x, rows, n, [rows.length, n]);
+  const { rows: count, n } = rowsOf(x);
+  checkRows('gatherRows', rows, count);
+  return gather(engine, x, rows, [rows.length, n]);
 }
 
 /** [R1,D], [R2,D], ... -> [R1+R2+...,D]. */

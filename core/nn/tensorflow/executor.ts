@@ -6,7 +6,7 @@ import type {
   Activation,
   AdamState,
   AdamWOptions,
-  BatchSubset,
+  GroupSubset,
   Executor,
   Gradients,
   ParameterSet,
@@ -191,17 +191,17 @@ export class TensorflowExecutor implements Executor {
     return layers.swiglu(this.engine, this.engine.own('swiglu', x));
   }
 
-  addResidual(x: Tensor, branch: Tensor, gamma: Tensor, subset?: BatchSubset): Tensor {
+  addResidual(x: Tensor, branch: Tensor, gamma: Tensor, subset?: readonly GroupSubset[]): Tensor {
     const [a, b, g] = this.#all('addResidual', x, branch, gamma);
     return layers.addResidual(this.engine, a!, b!, g!, subset);
   }
 
-  linearResidual(x: Tensor, input: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor): Tensor {
-    return this.addResidual(x, this.linear(input, weight, bias), gamma);
+  linearResidual(x: Tensor, input: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor, subset?: readonly GroupSubset[]): Tensor {
+    return this.addResidual(x, this.linear(input, weight, bias), gamma, subset);
   }
 
-  gatherSamples(x: Tensor, rows: Int32Array): Tensor {
-    return tokens.gatherSamples(this.engine, this.engine.own('gatherSamples', x), rows);
+  gatherSamples(x: Tensor, subset: readonly GroupSubset[]): Tensor {
+    return tokens.gatherSamples(this.engine, this.engine.own('gatherSamples', x), subset);
   }
 
   sliceTokens(x: Tensor, start: number, count: number): Tensor {

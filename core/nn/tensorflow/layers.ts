@@ -2,9 +2,9 @@
  * Layers of the network on the TensorFlow.js API. Every operation brings its gradient in closed form: the tape's own keep
  * and repeat more, and the core package for Node carries none.
  */
-import type { Activation, BatchSubset } from '../ops.ts';
+import type { Activation, GroupSubset } from '../ops.ts';
 import { type Engine, type TfTensor } from './engine.ts';
-import { check, checkRows, residualShape, rowsOf } from '../shapes.ts';
+import { check, residualShape, rowsOf, rowsOfSubset } from '../shapes.ts';
 
 /** Gaussian error linear unit, exact: h (1 + erf(h / sqrt 2)) / 2. */
 function gelu({ tf }: Engine, h: TfTensor): TfTensor {
@@ -101,25 +101,29 @@ export function swiglu(engine: Engine, x: TfTensor): TfTensor {
   );
 }
 
-export function addResidual(engine: Engine, x: TfTensor, branch: TfTensor, gamma: TfTensor, subset?: BatchSubset): TfTensor {
+export function addResidual(engine: Engine, x: TfTensor, branch: TfTensor, gamma: TfTensor, subset?: readonly GroupSubset[]): TfTensor {
   const { tf } = engine;
-  const { N, T, n, samples } = residualShape(x, branch, gamma, subset);
-  if (subset) checkRows('addResidual', subset.rows, N, true);
-  const flat = [samples * T, n];
-  const scale = subset?.scale ?? 1;
+  const { rows, n, parts } = residualShape(x, branch, gamma, subset);
+  const all = x.size / n;
+  const named = parts && rowsOfSubset(parts);
+  /** The branch's rows [rows,n] times their groups' scales. */
+  const scaled = (flat: TfTensor): TfTensor => {
+    if (!parts) return flat;
+    const scales = parts.flatMap(({ rows: samples, tokens, scale }) => new Array<number>(samples.length * tokens).fill(scale));
+    return tf.mul(flat, tf.tensor2d(scales, [rows, 1]));
+  };
   return engine.make(() =>
     engine.custom(
       [x, branch, gamma],
       () => {
-        let added = tf.mul(branch, tf.mul(gamma, scale));
-        if (subset) added = spread(engine, tf.reshape(added, [samples, T * n]), subset.rows, N);
-        return tf.add(x, tf.reshape(added, x.shape));
+        const added = scaled(tf.mul(tf.reshape(branch, [rows, n]), gamma));
+        return tf.add(x, tf.reshape(named ? spread(engine, added, named, all) : added, x.shape));
       },
       (dy) => {
-        const dAdded = subset ? pick(engine, tf.reshape(dy, [N, T * n]), subset.rows) : dy;
-        const dBranch = tf.mul(tf.reshape(dAdded, branch.shape), tf.mul(gamma, scale));
-        const dGamma = tf.mul(engine.sumRows(tf.mul(tf.reshape(dAdded, flat), tf.reshape(branch, flat))), scale);
-        return [tf.clone(dy), dBranch, tf.reshape(dGamma, gamma.shape)];
+        const flat = tf.reshape(dy, [all, n]);
+        const dAdded = scaled(named ? pick(engine, flat, named) : flat); // [rows,n]
+        const dGamma = engine.sumRows(tf.mul(dAdded, tf.reshape(branch, [rows, n])));
+        return [tf.clone(dy), tf.reshape(tf.mul(dAdded, gamma), branch.shape), tf.reshape(dGamma, gamma.shape)];
       },
     ),
   );

@@ -1,9 +1,9 @@
 /** From images to tokens, and copies that pick tokens or samples, on the TensorFlow.js API. */
-import type { PositionResize } from '../ops.ts';
+import type { GroupSubset, PositionResize } from '../ops.ts';
 import { resizeWeights, transposed } from '../positions.ts';
 import { type Engine, type TfTensor } from './engine.ts';
 import { linear, pick, spread } from './layers.ts';
-import { check, checkRows, rowsOf, sizeOf } from '../shapes.ts';
+import { check, checkRows, rowsOf, rowsOfSubset, subsetOf } from '../shapes.ts';
 
 export function patchEmbed(engine: Engine, images: TfTensor, weight: TfTensor, bias: TfTensor): TfTensor {
   const { tf } = engine;
@@ -122,10 +122,9 @@ export function assembleTokens(
   );
 }
 
-export function gatherSamples(engine: Engine, x: TfTensor, rows: Int32Array): TfTensor {
-  const [N = 0, ...rest] = x.shape;
-  checkRows('gatherSamples', rows, N);
-  return gather(engine, x, rows, sizeOf(rest), [rows.length, ...rest]);
+export function gatherSamples(engine: Engine, x: TfTensor, subset: readonly GroupSubset[]): TfTensor {
+  const { parts, shape } = subsetOf('gatherSamples', x, subset);
+  return gather(engine, x, rowsOfSubset(parts), shape.at(-1)!, shape);
 }
 
 export function gatherRows(engine: Engine, x: TfTensor, rows: Int32Array): TfTensor {

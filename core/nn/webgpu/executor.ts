@@ -6,7 +6,7 @@ import type {
   Activation,
   AdamState,
   AdamWOptions,
-  BatchSubset,
+  GroupSubset,
   Executor,
   Gradients,
   ParameterSet,
@@ -29,6 +29,7 @@ import { checkPictures, placePictures } from './pictures.ts';
 import { prototypeLogits } from './prototypes.ts';
 import { Runtime, type RuntimeOptions } from './runtime.ts';
 import { bytesOf, GpuAdamState, GpuParameterSet, type GpuTensor } from './tensor.ts';
+import { gatherRows, gatherSamples } from './gather.ts';
 import * as targets from './targets.ts';
 import * as tokens from './tokens.ts';
 import * as updates from './updates.ts';
@@ -221,18 +222,18 @@ export class WebgpuExecutor implements Executor {
     return layers.swiglu(this.engine, own('swiglu', x));
   }
 
-  addResidual(x: Tensor, branch: Tensor, gamma: Tensor, subset?: BatchSubset): Tensor {
+  addResidual(x: Tensor, branch: Tensor, gamma: Tensor, subset?: readonly GroupSubset[]): Tensor {
     const [a, b, g] = all('addResidual', x, branch, gamma);
     return layers.addResidual(this.engine, a!, b!, g!, subset);
   }
 
-  linearResidual(x: Tensor, input: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor): Tensor {
+  linearResidual(x: Tensor, input: Tensor, weight: Tensor, bias: Tensor, gamma: Tensor, subset?: readonly GroupSubset[]): Tensor {
     const [a, i, w, b, g] = all('linearResidual', x, input, weight, bias, gamma);
-    return layers.linearResidual(this.engine, a!, i!, w!, b!, g!);
+    return layers.linearResidual(this.engine, a!, i!, w!, b!, g!, subset);
   }
 
-  gatherSamples(x: Tensor, rows: Int32Array): Tensor {
-    return tokens.gatherSamples(this.engine, own('gatherSamples', x), rows);
+  gatherSamples(x: Tensor, subset: readonly GroupSubset[]): Tensor {
+    return gatherSamples(this.engine, own('gatherSamples', x), subset);
   }
 
   sliceTokens(x: Tensor, start: number, count: number): Tensor {
@@ -240,7 +241,7 @@ export class WebgpuExecutor implements Executor {
   }
 
   gatherRows(x: Tensor, rows: Int32Array): Tensor {
-    return tokens.gatherRows(this.engine, own('gatherRows', x), rows);
+    return gatherRows(this.engine, own('gatherRows', x), rows);
   }
 
   concatRows(parts: readonly Tensor[]): Tensor {

@@ -1,5 +1,5 @@
 /** The layers of a transformer block and their gradients: linear, LayerNorm, attention, SwiGLU, LayerScale residual. */
-import type { Activation, BatchSubset, SampleGroup } from '../ops.ts';
+import type { Activation, GroupSubset, SampleGroup } from '../ops.ts';
 import { type Engine } from './engine.ts';
 import * as kernels from './kernels/attention.ts';
 import { biasBackward, normWeightBackward, residualBackward, rowGroups, sumRows } from './kernels/columns.ts';
@@ -10,8 +10,10 @@ import { stored, type Operand } from './kernels/kernel.ts';
 import * as normalize from './kernels/normalize.ts';
 import type { Epilogue } from './kernels/product.ts';
 import { multiply } from './products.ts';
+import type { Element } from './program.ts';
+import { addBranch, takeSamples } from './gather.ts';
 import type { GpuTensor } from './tensor.ts';
-import { check, checkRows, groupsOf, residualShape, rowsOf } from '../shapes.ts';
+import { check, groupsOf, residualShape, rowsOf, sizeOf, subsetOf, type PlacedSubset } from '../shapes.ts';
 
 /** x [..., I], weight [O, ...] with I values a row -> [..., O]. */
 export function linear(engine: Engine, x: GpuTensor, weight: GpuTensor, bias: GpuTensor | null, activation: Activation): GpuTensor {
@@ -84,9 +86,9 @@ function inputGradient(
 }
 
 /**
- * x + gamma [D] * (input [..., I] weight^T + bias), the LayerScale residual of a linear layer. What is added exists nowhere
- * as an array: with raw = dy^T input [D,I], weight's gradient is gamma raw, row by row, and gamma's is the sum of weight raw
- * over the row plus bias times the sum of dy.
+ * x + gamma [D] * (input [..., I] weight^T + bias), the LayerScale residual of a linear layer. What is added is never kept: with
+ * raw = dy^T input [D,I], weight's gradient is gamma raw, row by row, and gamma's is the sum of weight raw over the row plus
+ * bias times the sum of dy. Of a subset, dy is that of its rows times its scales.
  */
 export function linearResidual(
   engine: Engine,
@@ -95,17 +97,28 @@ export function linearResidual(
   weight: GpuTensor,
   bias: GpuTensor,
   gamma: GpuTensor,
+  subset?: readonly GroupSubset[],
 ): GpuTensor {
   const { caps } = engine;
-  const { rows, n: outputs } = rowsOf(x);
+  const { parts = null, shape } = subset ? subsetOf('linearResidual', x, subset) : { shape: x.shape };
+  const outputs = shape.at(-1) ?? 0;
+  const rows = sizeOf(shape) / outputs;
   const inputs = input.shape.at(-1) ?? 0;
   const fits = input.size === rows * inputs && weight.size === outputs * inputs && weight.shape[0] === outputs;
   check(fits && bias.size === outputs && gamma.size === outputs, 'linearResidual', x, input, weight, bias, gamma);
   const y = engine.make(x.shape, x.element);
   const factor = engine.factor(weight, input.element);
-  const epilogue: Epilogue = { kind: 'residual', bias: bias.region, gamma: gamma.region, residual: x.region };
-  multiply(engine, 'nt', { m: rows, n: outputs, k: inputs }, input, factor, y, epilogue);
-  engine.record(y, [x, input, weight, bias, gamma], (dy) => {
+  if (parts) {
+    const branch = engine.room(rows * outputs, x.element);
+    multiply(engine, 'nt', { m: rows, n: outputs, k: inputs }, input, factor, stored(branch), { kind: 'bias', bias: bias.region });
+    addBranch(engine, { x, branch, gamma, y }, parts, outputs);
+    engine.giveBack(branch);
+  } else {
+    const epilogue: Epilogue = { kind: 'residual', bias: bias.region, gamma: gamma.region, residual: x.region };
+    multiply(engine, 'nt', { m: rows, n: outputs, k: inputs }, input, factor, y, epilogue);
+  }
+  engine.record(y, [x, input, weight, bias, gamma], (dAll) => {
+    const dy = partOf(engine, dAll, parts, rows, outputs, x.element);
     const targets = [weight, bias, gamma].map((parameter) => engine.gradient(parameter));
     if (targets.some((target) => target !== null)) {
       const { partials, groups } = columnSums(engine, dy, rows, outputs);
@@ -125,9 +138,18 @@ export function linearResidual(
       inputGradient(engine, input, dy, scaled.weight, { rows, inputs, outputs }, scaled.scale);
       for (const room of Object.values(scaled)) engine.giveBack(room);
     }
-    return engine.passOn(x, dy);
+    if (parts) engine.giveBack(dy);
+    return engine.passOn(x, dAll);
   });
   return y;
+}
+
+/** The gradient of a branch before gamma: dy, or of a subset a copy [rows, n] of its part, scaled. */
+function partOf(engine: Engine, dy: Operand, parts: readonly PlacedSubset[] | null, rows: number, n: number, element: Element): Operand {
+  if (!parts) return dy;
+  const part = engine.room(rows * n, element);
+  takeSamples(engine, dy, part, parts, n, true);
+  return part;
 }
 
 function zeros(engine: Engine, count: number): Operand {
@@ -221,35 +243,26 @@ export function swiglu(engine: Engine, x: GpuTensor): GpuTensor {
   return y;
 }
 
-/** x [...,D] + gamma [D] * branch, or of x [N,T,D] scale * gamma * branch [s,T,D] on the samples of a subset. */
-export function addResidual(engine: Engine, x: GpuTensor, branch: GpuTensor, gamma: GpuTensor, subset?: BatchSubset): GpuTensor {
+/** x [...,D] + gamma [D] * branch; of a subset, times each group's scale in the rows that take part. */
+export function addResidual(engine: Engine, x: GpuTensor, branch: GpuTensor, gamma: GpuTensor, subset?: readonly GroupSubset[]): GpuTensor {
   const { caps } = engine;
-  const { N, T, n, samples } = residualShape(x, branch, gamma, subset);
-  if (subset) checkRows('addResidual', subset.rows, N, true);
+  const { rows, n, parts } = residualShape(x, branch, gamma, subset);
   const y = engine.make(x.shape, x.element);
-  const scale = subset ? subset.scale : 1;
-  const places = subset ? engine.list(placesOf(subset.rows, N)) : null;
-  const named = subset ? engine.list(subset.rows) : null;
-  engine.run(elementwise.residual(caps, { x, branch, gamma, y }, n, x.size, places && { places, scale, sampleSize: T * n }));
-  engine.record(y, [x, branch, gamma], (dy) => {
+  if (parts) addBranch(engine, { x, branch, gamma, y }, parts, n);
+  else engine.run(elementwise.residual(caps, { x, branch, gamma, y }, n, x.size));
+  engine.record(y, [x, branch, gamma], (dAll) => {
     const dBranch = engine.gradient(branch);
     const dGamma = engine.gradient(gamma);
-    const rows = samples * T;
+    const dy = partOf(engine, dAll, parts, rows, n, x.element);
     const { groups } = rowGroups(rows);
     const partials = dGamma && engine.room(groups * n);
-    engine.run(residualBackward({ dy, branch, gamma, dBranch, partials }, { rows, n, tokens: T, samples: named, scale }));
+    engine.run(residualBackward({ dy, branch, gamma, dBranch, partials }, rows, n));
     if (partials) {
       engine.run(sumRows(caps, partials, dGamma, { rows: groups, n }));
       engine.giveBack(partials);
     }
-    return engine.passOn(x, dy);
+    if (parts) engine.giveBack(dy);
+    return engine.passOn(x, dAll);
   });
   return y;
-}
-
-/** For each of N samples 1 + its place in rows, or 0. */
-function placesOf(rows: Int32Array, N: number): Uint32Array {
-  const places = new Uint32Array(N);
-  rows.forEach((row, place) => (places[row] = place + 1));
-  return places;
 }

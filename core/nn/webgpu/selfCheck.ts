@@ -100,6 +100,12 @@ const products = [
   [17, 9, 1030],
 ] as const;
 
+/** Samples of two lengths, some of which take part in a branch. */
+const subset = [
+  { samples: 3, tokens: 5, rows: Int32Array.of(2, 0), scale: 1.5 },
+  { samples: 2, tokens: 3, rows: Int32Array.of(1), scale: 2 },
+];
+
 /** The forms of a product come first: when they are wrong, all is. */
 const families: readonly Family[] = [
   {
@@ -157,11 +163,12 @@ const families: readonly Family[] = [
     run: (e, random) => differentiated(e, random, { x: [67, 45], w: [45], b: [45] }, (p) => e.layerNorm(p('x'), p('w'), p('b'), 1e-6)),
   },
   {
-    operation: 'SwiGLU and residuals',
+    operation: 'SwiGLU, residuals and drop path',
     run: (e, random) =>
-      differentiated(e, random, { x: [3, 5, 13], y: [2, 5, 26], gamma: [13] }, (p) => {
-        const subset = { rows: Int32Array.of(2, 0), scale: 1.5 };
-        return e.addResidual(e.addResidual(p('x'), e.swiglu(p('y')), p('gamma'), subset), p('x'), p('gamma'));
+      differentiated(e, random, { x: [21, 13], y: [13, 26], w: [13, 13], b: [13], gamma: [13] }, (p) => {
+        const y = e.addResidual(p('x'), e.swiglu(p('y')), p('gamma'), subset);
+        const z = e.linearResidual(y, e.gatherSamples(y, subset), p('w'), p('b'), p('gamma'), subset);
+        return e.addResidual(z, p('x'), p('gamma'));
       }),
   },
   {
@@ -174,8 +181,7 @@ const families: readonly Family[] = [
         const patches = e.patchEmbed(e.tensor(images, [2, 3, 6, 4]), p('w'), p('b'));
         const positions = e.resizePositions(p('table'), { gridHeight: 3, gridWidth: 2, offset: 0.1, antialias: false });
         const tokens = e.assembleTokens(e.maskPatches(patches, mask, p('token')), p('cls'), positions, p('registers'));
-        const some = e.gatherSamples(tokens, Int32Array.of(1, 0));
-        return e.concatRows([e.sliceTokens(some, 1, 4), e.gatherRows(some, Int32Array.of(3, 16, 3))].map((x) => flatRows(e, x)));
+        return e.concatRows([e.sliceTokens(tokens, 1, 4), e.gatherRows(tokens, Int32Array.of(3, 16, 3))].map((x) => flatRows(e, x)));
       });
     },
   },

@@ -1,4 +1,4 @@
-/** From images to tokens, and copies that pick tokens or samples, with their gradients. */
+/** From images to tokens, and copies of stretches of them, with their gradients. */
 import type { PositionResize } from '../ops.ts';
 import { resizeWeights, transposed } from '../positions.ts';
 import { type Engine } from './engine.ts';
@@ -8,7 +8,7 @@ import { stored } from './kernels/kernel.ts';
 import * as kernels from './kernels/tokens.ts';
 import { linear } from './layers.ts';
 import type { GpuTensor } from './tensor.ts';
-import { check, checkRows, rowsOf } from '../shapes.ts';
+import { check, rowsOf } from '../shapes.ts';
 
 /** images [N,3,H,W], weight [D,3,p,p], bias [D] -> [N, (H/p)(W/p), D]. */
 export function patchEmbed(engine: Engine, images: GpuTensor, weight: GpuTensor, bias: GpuTensor): GpuTensor {
@@ -115,41 +115,6 @@ export function sliceTokens(engine: Engine, x: GpuTensor, start: number, count: 
     engine.run(copyRows(engine.caps, dy, added, { ...stretches, startY: start * n, strideY: T * n }));
   });
   return y;
-}
-
-/** Rows of x seen as [count, n]; `shape` is the result's. */
-function gather(engine: Engine, operation: string, x: GpuTensor, rows: Int32Array, n: number, shape: readonly number[]): GpuTensor {
-  const count = n === 0 ? 0 : x.size / n;
-  checkRows(operation, rows, count);
-  const y = engine.make(shape, x.element);
-  engine.run(kernels.gather(engine.caps, x, engine.list(rows), y, rows.length, n));
-  engine.record(y, [x], (dy) => {
-    const dx = engine.gradient(x)!;
-    const { starts, sources } = inverse(rows, count);
-    engine.run(kernels.scatter(engine.caps, { dy, starts: engine.list(starts), sources: engine.list(sources), dx }, count, n));
-  });
-  return y;
-}
-
-/** For each of `count` rows the places that name it, ascending: sources[starts[row] .. starts[row + 1] - 1]. */
-function inverse(rows: Int32Array, count: number): { starts: Uint32Array; sources: Uint32Array } {
-  const starts = new Uint32Array(count + 1);
-  for (const row of rows) starts[row + 1]!++;
-  for (let row = 0; row < count; ++row) starts[row + 1]! += starts[row]!;
-  const next = starts.slice(0, count);
-  const sources = new Uint32Array(rows.length);
-  rows.forEach((row, place) => (sources[next[row]!++] = place));
-  return { starts, sources };
-}
-
-export function gatherSamples(engine: Engine, x: GpuTensor, rows: Int32Array): GpuTensor {
-  const rest = x.shape.slice(1);
-  return gather(engine, 'gatherSamples', x, rows, x.size / Math.max(x.shape[0] ?? 0, 1), [rows.length, ...rest]);
-}
-
-export function gatherRows(engine: Engine, x: GpuTensor, rows: Int32Array): GpuTensor {
-  const { n } = rowsOf(x);
-  return gather(engine, 'gatherRows', x, rows, n, [rows.length, n]);
 }
 
 /** [R1,D], [R2,D], ... -> [R1+R2+...,D]. */

@@ -101,73 +101,46 @@ export function biasBackward(dy: Operand, partials: Operand, rows: number, n: nu
   return [biasText({ dy, partials }, { rows, n, per }, columnGroups(n, groups), { bytes: rows * n * 4 })];
 }
 
-/** Element of dy that belongs to element i of the branch, in both kernels below. */
-const inBranch = `    let s = r / u.tokens;
-    let at = select(i, (samples[s] * u.tokens + r - s * u.tokens) * u.n + column, u.subset != 0u);`;
-const residualUniforms = { tokens: 'u32', subset: 'u32', factor: 'f32' } as const;
-
 const branchText = columnsKernel(
-  {
-    name: 'residualBackward',
-    reads: ['dy', 'gamma'],
-    writes: ['dx'],
-    lists: ['samples'],
-    uniforms: { ...residualUniforms, add_dx: 'u32' },
-  },
-  '  let weight = u.factor * gamma_at(column);',
-  `${inBranch}
-    dx_add(i, weight * dy_at(at));`,
+  { name: 'residualBackward', reads: ['dy', 'gamma'], writes: ['dx'], uniforms: { add_dx: 'u32' } },
+  '  let weight = gamma_at(column);',
+  '    dx_add(i, weight * dy_at(i));',
   '',
 );
 const gammaText = columnsKernel(
-  { name: 'residualBackward of gamma', reads: ['dy', 'branch'], writes: ['partials'], lists: ['samples'], uniforms: residualUniforms },
+  { name: 'residualBackward of gamma', reads: ['dy', 'branch'], writes: ['partials'], uniforms: {} },
   '  var sum = 0.0;',
-  `${inBranch}
-    sum += dy_at(at) * branch_at(i);`,
-  '  partials_put(group_id.y * u.n + column, u.factor * sum);',
+  '    sum += dy_at(i) * branch_at(i);',
+  '  partials_put(group_id.y * u.n + column, sum);',
 );
 const bothText = columnsKernel(
   {
     name: 'residualBackward of both',
     reads: ['dy', 'branch', 'gamma'],
     writes: ['dx', 'partials'],
-    lists: ['samples'],
-    uniforms: { ...residualUniforms, add_dx: 'u32' },
+    uniforms: { add_dx: 'u32' },
   },
-  `  let weight = u.factor * gamma_at(column);
+  `  let weight = gamma_at(column);
   var sum = 0.0;`,
-  `${inBranch}
-    let d = dy_at(at);
+  `    let d = dy_at(i);
     dx_add(i, weight * d);
     sum += d * branch_at(i);`,
-  '  partials_put(group_id.y * u.n + column, u.factor * sum);',
+  '  partials_put(group_id.y * u.n + column, sum);',
 );
 
-export interface ResidualShape {
-  /** Rows of the branch. */
-  readonly rows: number;
-  readonly n: number;
-  /** Rows of a sample. */
-  readonly tokens: number;
-  /** Samples of the branch by number in dy; null: the branch has all. */
-  readonly samples: Region | null;
-  readonly scale: number;
-}
-
-/** dBranch (+)= scale gamma * dy, and group sums of scale dy * branch into partials [groups, n]; either may be null. */
+/** dBranch [rows, n] (+)= gamma * dy, and group sums of dy * branch into partials [groups, n]; either may be null. */
 export function residualBackward(
   arrays: { dy: Operand; branch: Operand; gamma: Operand; dBranch: Target | null; partials: Operand | null },
-  { rows, n, tokens, samples, scale }: ResidualShape,
+  rows: number,
+  n: number,
 ): Dispatch[] {
   const { dy, branch, gamma, dBranch: dx, partials } = arrays;
   const { per, groups } = rowGroups(rows);
-  const uniforms = { rows, n, per, tokens, subset: Number(samples !== null), factor: scale, add_dx: Number(dx?.accumulate ?? false) };
-  // A list is bound in any case; without a subset it is not read.
-  const list = samples ?? gamma.region;
+  const uniforms = { rows, n, per, add_dx: Number(dx?.accumulate ?? false) };
   const places = columnGroups(n, groups);
-  if (dx && partials) return [bothText({ dy, branch, gamma, dx, partials, samples: list }, uniforms, places, { bytes: rows * n * 12 })];
-  if (dx) return [branchText({ dy, gamma, dx, samples: list }, uniforms, places, { bytes: rows * n * 8 })];
-  return partials ? [gammaText({ dy, branch, partials, samples: list }, uniforms, places, { bytes: rows * n * 8 })] : [];
+  if (dx && partials) return [bothText({ dy, branch, gamma, dx, partials }, uniforms, places, { bytes: rows * n * 12 })];
+  if (dx) return [branchText({ dy, gamma, dx }, uniforms, places, { bytes: rows * n * 8 })];
+  return partials ? [gammaText({ dy, branch, partials }, uniforms, places, { bytes: rows * n * 8 })] : [];
 }
 
 const normText = columnsKernel(

@@ -153,35 +153,48 @@ const subsetText = kernel({
   reads: ['x', 'branch', 'gamma'],
   writes: ['y'],
   lists: ['places'],
-  uniforms: { count: 'u32', n: 'u32', sample_size: 'u32', factor: 'f32' },
+  uniforms: { count: 'u32', n: 'u32', sample_size: 'u32', start: 'u32', start_branch: 'u32', factor: 'f32' },
   width: elementWidth,
   body: `${element}
   if (i >= u.count) { return; }
   let s = i / u.sample_size;
   let p = places[s];
-  var v = x_at(i);
-  if (p > 0u) { v += u.factor * gamma_at(i % u.n) * branch_at((p - 1u) * u.sample_size + i - s * u.sample_size); }
-  y_put(i, v);`,
+  var v = x_at(u.start + i);
+  if (p > 0u) { v += u.factor * gamma_at(i % u.n) * branch_at(u.start_branch + (p - 1u) * u.sample_size + i - s * u.sample_size); }
+  y_put(u.start + i, v);`,
 });
 
-export interface ResidualSubset {
-  /** For each sample of x: 1 + its number in the branch, or 0 without one. */
-  readonly places: Region;
-  readonly scale: number;
-  /** Elements of a sample. */
-  readonly sampleSize: number;
-}
-
-/** y = x + gamma [n] * branch; of a subset, the samples named by it only and times its scale. `count` elements of x. */
+/** y = x + gamma [n] * branch; `count` elements of x. */
 export function residual(
   caps: Capabilities,
   arrays: { x: Operand; branch: Operand; gamma: Operand; y: Operand },
   n: number,
   count: number,
-  subset: ResidualSubset | null,
 ): Dispatch[] {
-  const cost = { bytes: count * 12 };
-  if (!subset) return [residualText({ ...arrays }, { count, n }, workgroups(caps, count), cost)];
-  const { places, scale: factor, sampleSize } = subset;
-  return [subsetText({ ...arrays, places }, { count, n, sample_size: sampleSize, factor }, workgroups(caps, count), cost)];
+  return [residualText({ ...arrays }, { count, n }, workgroups(caps, count), { bytes: count * 12 })];
+}
+
+export interface SubsetShape {
+  readonly samples: number;
+  /** Elements of a sample, whose last axis is n. */
+  readonly sampleSize: number;
+  readonly n: number;
+  /** First elements of the group in x and y, and of its part in the branch. */
+  readonly start: number;
+  readonly startBranch: number;
+  readonly scale: number;
+}
+
+/**
+ * y = x, plus scale gamma [n] times the branch in the samples that have one; of one group of samples.
+ * @param arrays.places for each sample 1 + its number in the branch, or 0 without one
+ */
+export function subsetResidual(
+  caps: Capabilities,
+  arrays: { x: Operand; branch: Operand; gamma: Operand; places: Region; y: Operand },
+  { samples, sampleSize, n, start, startBranch, scale }: SubsetShape,
+): Dispatch[] {
+  const count = samples * sampleSize;
+  const uniforms = { count, n, sample_size: sampleSize, start, start_branch: startBranch, factor: scale };
+  return [subsetText({ ...arrays }, uniforms, workgroups(caps, count), { bytes: count * 12 })];
 }

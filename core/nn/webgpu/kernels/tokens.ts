@@ -156,16 +156,31 @@ const gatherText = kernel({
   reads: ['x'],
   writes: ['y'],
   lists: ['rows'],
-  uniforms: { count: 'u32', n: 'u32' },
+  uniforms: { count: 'u32', n: 'u32', start_x: 'u32', start_y: 'u32', factor: 'f32' },
   width: elementWidth,
   body: `${element}
   let r = i / u.n;
-  y_put(i, x_at(rows[r] * u.n + i - r * u.n));`,
+  y_put(u.start_y + i, u.factor * x_at(u.start_x + rows[r] * u.n + i - r * u.n));`,
 });
 
-/** y row r = x row rows[r]; `count` rows of n. */
-export function gather(caps: Capabilities, x: Operand, rows: Region, y: Operand, count: number, n: number): Dispatch[] {
-  return [gatherText({ x, rows, y }, { count: count * n, n }, workgroups(caps, count * n), { bytes: count * n * 8 })];
+/** First elements of what is picked from and of what is picked. */
+interface Starts {
+  readonly startX?: number;
+  readonly startY?: number;
+}
+
+/** y row r = factor times x row rows[r]; `count` rows of n. */
+export function gather(
+  caps: Capabilities,
+  x: Operand,
+  rows: Region,
+  y: Operand,
+  count: number,
+  n: number,
+  { startX = 0, startY = 0, factor = 1 }: Starts & { readonly factor?: number } = {},
+): Dispatch[] {
+  const uniforms = { count: count * n, n, start_x: startX, start_y: startY, factor };
+  return [gatherText({ x, rows, y }, uniforms, workgroups(caps, count * n), { bytes: count * n * 8 })];
 }
 
 const scatterText = kernel({
@@ -173,7 +188,7 @@ const scatterText = kernel({
   reads: ['dy'],
   writes: ['dx'],
   lists: ['starts', 'sources'],
-  uniforms: { count: 'u32', n: 'u32', add_dx: 'u32' },
+  uniforms: { count: 'u32', n: 'u32', start_x: 'u32', start_y: 'u32', add_dx: 'u32' },
   width: elementWidth,
   body: `${element}
   let r = i / u.n;
@@ -182,8 +197,8 @@ const scatterText = kernel({
   let last = starts[r + 1u];
   if (first == last && u.add_dx != 0u) { return; }
   var sum = 0.0;
-  for (var s = first; s < last; s++) { sum += dy_at(sources[s] * u.n + e); }
-  dx_add(i, sum);`,
+  for (var s = first; s < last; s++) { sum += dy_at(u.start_y + sources[s] * u.n + e); }
+  dx_add(u.start_x + i, sum);`,
 });
 
 /** The inverse of a gather as sums: dx row r (+)= the dy rows sources[starts[r] .. starts[r+1]-1]; `count` rows of n. */
@@ -192,7 +207,8 @@ export function scatter(
   arrays: { dy: Operand; starts: Region; sources: Region; dx: Target },
   count: number,
   n: number,
+  { startX = 0, startY = 0 }: Starts = {},
 ): Dispatch[] {
-  const uniforms = { count: count * n, n, add_dx: Number(arrays.dx.accumulate) };
+  const uniforms = { count: count * n, n, start_x: startX, start_y: startY, add_dx: Number(arrays.dx.accumulate) };
   return [scatterText({ ...arrays }, uniforms, workgroups(caps, count * n), { bytes: count * n * 8 })];
 }
