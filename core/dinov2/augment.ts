@@ -1,23 +1,11 @@
 /**
  * Multi-crop augmentation (spec 2): every crop is first drawn as plain numbers from (seed, step, sample, crop), then
- * cut and coloured. The same numbers give the same pixels on any machine. The operations themselves are in `pixels.ts`.
+ * cut and coloured (`applyCrop` of core/nn). The same numbers give the same pixels on any machine.
  */
-import type { CropDraw, CropGroup, Executor, Tensor } from '../nn/index.ts';
+import { applyCrop, type CropBox, type CropDraw, type CropGroup, type Executor, type PixelImage, type Tensor } from '../nn/index.ts';
 import { Random } from '../random.ts';
 import { IMAGE_MEAN, IMAGE_STD, STREAM, type CropConfig, type RunConfig } from './config.ts';
 import { roundHalfEven } from './masking.ts';
-import {
-  adjustBrightness,
-  adjustContrast,
-  adjustHue,
-  adjustSaturation,
-  gaussianBlur,
-  resizeCrop,
-  solarize,
-  toGrayscale,
-  type CropBox,
-  type PixelImage,
-} from './pixels.ts';
 
 export type { CropDraw };
 
@@ -64,24 +52,6 @@ function drawBox(
   const w = Math.max(1, Math.min(width, roundHalfEven(height * ratio)));
   const h = Math.max(1, Math.min(height, roundHalfEven(width / ratio)));
   return { top: Math.floor((height - h) / 2), left: Math.floor((width - w) / 2), width: w, height: h };
-}
-
-/** Pixels of a drawn crop, [size, size, 3]. */
-export function applyCrop(image: PixelImage, draw: CropDraw, size: number, pixels = new Uint8Array(size * size * 3)): Uint8Array {
-  resizeCrop(image, draw.box, size, draw.flip, pixels);
-  if (draw.jitter) {
-    const { order, brightness, contrast, saturation, hue } = draw.jitter;
-    for (const operation of order) {
-      if (operation === 0) adjustBrightness(pixels, brightness);
-      else if (operation === 1) adjustContrast(pixels, contrast);
-      else if (operation === 2) adjustSaturation(pixels, saturation);
-      else adjustHue(pixels, hue);
-    }
-  }
-  if (draw.grayscale) toGrayscale(pixels);
-  if (draw.blurSigma > 0) gaussianBlur(pixels, size, size, draw.blurSigma);
-  if (draw.solarize) solarize(pixels);
-  return pixels;
 }
 
 /** (value / 255 - mean) / std of every byte, by channel. */

@@ -1,7 +1,7 @@
 /** Entry of a thread of feed.ts: a picture and its crops as numbers in, normalised pixels into shared memory. */
-import type { CropDraw, PixelImage } from '../nn/index.ts';
+import { applyCrop, type CropDraw, type PixelImage } from '../nn/index.ts';
 import { serve } from '../threads.ts';
-import { applyCrop, normalisePixels } from './augment.ts';
+import { normalisePixels } from './augment.ts';
 
 export interface CropItem {
   readonly picture: PixelImage;

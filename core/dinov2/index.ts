@@ -16,5 +16,5 @@ export {
   type ImportedWeights,
   type NetworkExport,
 } from './weights/index.ts';
-export { applyCrop, drawCrop, normalisePixels, normalizeImage } from './augment.ts';
-export type { PixelImage } from './pixels.ts';
+export { drawCrop, normalisePixels, normalizeImage } from './augment.ts';
+export { applyCrop, type PixelImage } from '../nn/index.ts';

@@ -18,7 +18,7 @@ export type * from './crops.ts';
 export type * from './ops.ts';
 export { BOX_LENGTH, mapOffsets, type GuideGrid, type PatchMaps, type UpsampleGuide } from './upsampling.ts';
 /** For whoever makes crops outside an executor. */
-export { BLUR_RADIUS, blurWeights, bicubicWeights, RESIZE_PRECISION } from './filters.ts';
+export { applyCrop } from './pixels.ts';
 /** The matrix of a resized position table, for whoever resizes one outside an executor. */
 export { resizeWeights } from './positions.ts';
 export { cudaFolder, cudaNeeds, cudaState } from './tensorflow/index.ts';

@@ -165,7 +165,7 @@ export interface Executor {
   // --- images -------------------------------------------------------------------------------------------------------
   /**
    * Crops made where the executor computes: only the pictures' bytes go there, once for all groups. Bytes are those of
-   * `applyCrop` in core/dinov2/augment.ts but for the blur, whose sums are rounded in float32. Absent: the caller makes them.
+   * `applyCrop` (core/nn/pixels.ts) but for the blur, whose sums are rounded in float32. Absent: the caller makes them.
    * @param normalised [3,256]: the value that each byte of each channel becomes
    * @returns [crops,3,size,size] of each group
    */

@@ -1,6 +1,6 @@
 /** Recorded crops and single colour operations of Pillow and torchvision, repeated on the same pixels. */
 import * as z from 'zod';
-import { applyCrop } from '../../core/dinov2/augment.ts';
+import { applyCrop } from '../../core/nn/index.ts';
 import type { CropDraw, PixelImage } from '../../core/nn/index.ts';
 import type { SafeTensorFile } from '../../core/dinov2/safetensors.ts';
 import { tensorOf, type Row } from './rows.ts';

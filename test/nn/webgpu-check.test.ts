@@ -116,7 +116,12 @@ test('a kernel that is wrong by itself is named', { skip }, async (t) => {
   assert.ok(deviation.error > 1e-3 && deviation.error < 0.1, String(deviation.error));
 });
 
-test('crops that come out wrong are named', { skip }, async (t) => {
-  const deviation = await deviationWith(t, 'p.y * 38470', 'p.y * 36470');
-  assert.equal(deviation?.operation, 'pictures and crops');
-});
+for (const [operation, text, by] of [
+  ['pictures', 'values_at(256u + bytes.y)', 'values_at(256u + bytes.x)'],
+  ['crops', 'p.y * 38470', 'p.y * 36470'],
+  ['edges of masks', 'select(0u, 1u, value > 0.5)', 'select(0u, 1u, value > 1.5)'],
+] as const) {
+  test(`${operation} that come out wrong are named`, { skip }, async (t) => {
+    assert.equal((await deviationWith(t, text, by))?.operation, operation);
+  });
+}

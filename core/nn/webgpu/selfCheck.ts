@@ -12,7 +12,7 @@ import { Random } from '../../random.ts';
 import type { Executor, ParameterSet, Precision, TargetKind, Tensor } from '../ops.ts';
 import type { AdapterFacts } from './device.ts';
 import type { WebgpuExecutor } from './executor.ts';
-import { picturesOnDevice } from './selfCheckPictures.ts';
+import { cropsOnDevice, masksOnDevice, picturesOnDevice } from './selfCheckPictures.ts';
 import { sizeOf } from '../shapes.ts';
 
 /** What comes out wrong. */
@@ -185,7 +185,9 @@ const families: readonly Family[] = [
       });
     },
   },
-  { operation: 'pictures and crops', run: (e, random) => picturesOnDevice(e, random, normals(random, 768)) },
+  { operation: 'pictures', run: picturesOnDevice },
+  { operation: 'crops', run: cropsOnDevice },
+  { operation: 'edges of masks', run: masksOnDevice },
   {
     operation: "the teacher's targets",
     run: (e, random) => {

@@ -1,5 +1,5 @@
 /**
- * Crops of 8-bit pictures on the device: Pillow's operations as core/dinov2/pixels.ts has them, in four dispatches for
+ * Crops of 8-bit pictures on the device: Pillow's operations as core/nn/pixels.ts has them, in four dispatches for
  * any number of crops of one size, whatever each of them drew. All is done in whole numbers and so equal to the byte
  * everywhere, but the blur. Between dispatches a pixel is one u32: red, green, blue from the lowest byte on.
  *

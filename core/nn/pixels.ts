@@ -1,10 +1,31 @@
 /**
- * Operations on 8-bit RGB pixels with Pillow's meaning, the one DINOv2 was trained with: antialiased bicubic crops,
- * blends that truncate, hue in 8-bit HSV. Buffers are interleaved [H,W,3]; all but the resize work in place.
+ * Crops made by the processor: operations on 8-bit RGB pixels with Pillow's meaning, the one DINOv2 was trained with:
+ * antialiased bicubic crops, blends that truncate, hue in 8-bit HSV. Buffers are interleaved [H,W,3]; all but the resize work
+ * in place.
  */
-import { BLUR_RADIUS, blurWeights, bicubicWeights, RESIZE_PRECISION, type CropBox, type PixelImage } from '../nn/index.ts';
+import type { CropBox, CropDraw, PixelImage } from './crops.ts';
+import { BLUR_RADIUS, blurWeights, bicubicWeights, RESIZE_PRECISION } from './filters.ts';
 
-export type { CropBox, PixelImage };
+/**
+ * Pixels of a drawn crop.
+ * @returns [size, size, 3]
+ */
+export function applyCrop(image: PixelImage, draw: CropDraw, size: number, pixels = new Uint8Array(size * size * 3)): Uint8Array {
+  resizeCrop(image, draw.box, size, draw.flip, pixels);
+  if (draw.jitter) {
+    const { order, brightness, contrast, saturation, hue } = draw.jitter;
+    for (const operation of order) {
+      if (operation === 0) adjustBrightness(pixels, brightness);
+      else if (operation === 1) adjustContrast(pixels, contrast);
+      else if (operation === 2) adjustSaturation(pixels, saturation);
+      else adjustHue(pixels, hue);
+    }
+  }
+  if (draw.grayscale) toGrayscale(pixels);
+  if (draw.blurSigma > 0) gaussianBlur(pixels, size, size, draw.blurSigma);
+  if (draw.solarize) solarize(pixels);
+  return pixels;
+}
 
 // --- resize -----------------------------------------------------------------------------------------------------------
 
@@ -18,7 +39,7 @@ let rowScratch = new Uint8Array(0);
  * are read, as when the crop is cut before resizing.
  * @param out [size, size, 3]
  */
-export function resizeCrop(image: PixelImage, box: CropBox, size: number, flip: boolean, out: Uint8Array): void {
+function resizeCrop(image: PixelImage, box: CropBox, size: number, flip: boolean, out: Uint8Array): void {
   const across = bicubicWeights(box.width, size);
   const down = bicubicWeights(box.height, size);
   const rowLength = size * 3;
@@ -83,13 +104,13 @@ function throughTable(pixels: Uint8Array): void {
 }
 
 /** Blend with black. */
-export function adjustBrightness(pixels: Uint8Array, factor: number): void {
+function adjustBrightness(pixels: Uint8Array, factor: number): void {
   for (let v = 0; v < 256; v++) table[v] = blend(0, v, factor);
   throughTable(pixels);
 }
 
 /** Blend with the mean of the luma. */
-export function adjustContrast(pixels: Uint8Array, factor: number): void {
+function adjustContrast(pixels: Uint8Array, factor: number): void {
   let sum = 0;
   for (let i = 0; i < pixels.length; i += 3) sum += luma(pixels[i]!, pixels[i + 1]!, pixels[i + 2]!);
   const mean = Math.trunc(sum / (pixels.length / 3) + 0.5);
@@ -98,7 +119,7 @@ export function adjustContrast(pixels: Uint8Array, factor: number): void {
 }
 
 /** Blend of each pixel with its own luma. */
-export function adjustSaturation(pixels: Uint8Array, factor: number): void {
+function adjustSaturation(pixels: Uint8Array, factor: number): void {
   for (let i = 0; i < pixels.length; i += 3) {
     const r = pixels[i]!;
     const g = pixels[i + 1]!;
@@ -114,7 +135,7 @@ export function adjustSaturation(pixels: Uint8Array, factor: number): void {
  * Turns the hue by a share of the circle, -0.5 to 0.5, through 8-bit HSV: hue and saturation are truncated to bytes on
  * the way, which is visible and part of the meaning.
  */
-export function adjustHue(pixels: Uint8Array, shift: number): void {
+function adjustHue(pixels: Uint8Array, shift: number): void {
   const turn = Math.trunc(shift * 255);
   for (let i = 0; i < pixels.length; i += 3) {
     const r = pixels[i]!;
@@ -163,7 +184,7 @@ function write(pixels: Uint8Array, at: number, r: number, g: number, b: number):
 }
 
 /** All three channels become the luma. */
-export function toGrayscale(pixels: Uint8Array): void {
+function toGrayscale(pixels: Uint8Array): void {
   for (let i = 0; i < pixels.length; i += 3) {
     const gray = luma(pixels[i]!, pixels[i + 1]!, pixels[i + 2]!);
     pixels[i] = gray;
@@ -173,7 +194,7 @@ export function toGrayscale(pixels: Uint8Array): void {
 }
 
 /** Inverts values of 128 and above. */
-export function solarize(pixels: Uint8Array): void {
+function solarize(pixels: Uint8Array): void {
   for (let i = 0; i < pixels.length; i++) if (pixels[i]! >= 128) pixels[i] = 255 - pixels[i]!;
 }
 
@@ -183,7 +204,7 @@ let paddedRow = new Float32Array(0);
 let blurScratch = new Float32Array(0);
 
 /** 9 x 9 Gaussian with mirrored borders (the edge pixel is not repeated). Sides must exceed 4 pixels. */
-export function gaussianBlur(pixels: Uint8Array, width: number, height: number, sigma: number): void {
+function gaussianBlur(pixels: Uint8Array, width: number, height: number, sigma: number): void {
   const [w0, w1, w2, w3, w4] = blurWeights(sigma) as [number, number, number, number, number];
   const length = width * 3;
   if (paddedRow.length < length + 24) paddedRow = new Float32Array(length + 24);
