@@ -3,7 +3,7 @@
  * step itself, run on a device that only counts.
  */
 import { AppError } from '../contract/index.ts';
-import { rehearse, type GpuMemory, type ParameterShape, type Precision } from '../nn/index.ts';
+import { rehearse, type GpuMemory, type ParameterShape, type Precision, type Rehearsal } from '../nn/index.ts';
 import { Random } from '../random.ts';
 import { batchesOfStep, STREAM, type RunConfig } from './config.ts';
 import { headShapes } from './heads.ts';
@@ -70,7 +70,12 @@ function countOrNull(config: RunConfig, precision: Precision): StepBytes | null 
 
 function count(config: RunConfig, precision: Precision): StepBytes {
   const rehearsal = rehearse(precision);
-  const { executor: x, createParameters } = rehearsal;
+  rehearseStep(rehearsal, config);
+  return rehearsal.peak;
+}
+
+/** The first batch of a run, up to its gradients, on a device that computes nothing. */
+export function rehearseStep({ executor: x, createParameters }: Rehearsal, config: RunConfig): void {
   const shapes = parameterShapes(config);
   const student = createParameters(shapes.map((shape) => ({ ...shape, frozen: standsStill(config, shape.name) })));
   const { dino, ibot } = config.heads;
@@ -82,7 +87,6 @@ function count(config: RunConfig, precision: Precision): StepBytes {
     centers: { dino: new Float32Array(dino.prototypes), ibot: new Float32Array((ibot ?? dino).prototypes) },
   };
   computeGradients(x, config, state, firstBatch(config), stepValues(config, 0));
-  return rehearsal.peak;
 }
 
 /** The first batch of a run, with pixels that nobody looks at. */

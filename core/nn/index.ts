@@ -6,11 +6,13 @@ import type { Executor, Precision } from './ops.ts';
 import { createTensorflowExecutor, cudaNeeds, cudaState, type CudaState } from './tensorflow/index.ts';
 import {
   assumedMemory,
+  checkApart,
   checkDriver,
   createWebgpuExecutor,
   webgpuState,
   type GpuMemory,
   type WebgpuExecutor,
+  type WebgpuOptions,
   type WebgpuState,
 } from './webgpu/index.ts';
 
@@ -65,12 +67,18 @@ export interface GpuFacts {
 /** What an engine is chosen from, and how the GPU's is started. */
 export interface Machine {
   facts(): Promise<GpuFacts>;
-  webgpu(options: { readonly precision?: Precision; readonly memoryLimit?: number }): Promise<WebgpuExecutor>;
+  webgpu(options: WebgpuOptions): Promise<WebgpuExecutor>;
+  /** What the GPU's driver does wrongly when it computes so, in words that follow "the driver"; empty when all is right. */
+  check(way: WebgpuWay): Promise<string>;
 }
+
+/** How the GPU computes; absent: as fast as it can. */
+type WebgpuWay = Pick<WebgpuOptions, 'precision' | 'matrixUnits'>;
 
 const thisMachine: Machine = {
   facts: async () => ({ cuda: cudaState(), webgpu: await webgpuState() }),
   webgpu: createWebgpuExecutor,
+  check: checkApart,
 };
 
 /**
@@ -150,19 +158,38 @@ export async function createExecutor(options: ExecutorOptions = {}, machine: Mac
 const kept = 0.9;
 
 /**
- * A program that acts as a GPU is not checked: it takes a minute or more for that, and is never taken by itself.
- * @throws AppError engine-unavailable when the driver computes wrongly
+ * Starts on the GPU in the fastest way that its driver does rightly. A program that acts as a GPU is not checked: it takes a
+ * minute or more for that, and is never taken by itself.
+ * @throws AppError engine-unavailable when the driver computes wrongly in every way that is allowed
  */
-async function startWebgpu({ gpuChecks, precision }: ExecutorOptions, machine: Machine): Promise<Executor> {
+async function startWebgpu({ gpuChecks, precision, onFallback }: ExecutorOptions, machine: Machine): Promise<Executor> {
   const { webgpu } = await machine.facts();
   const memory = webgpu.memory?.bytes;
-  const executor = await machine.webgpu({ ...(precision && { precision }), ...(memory && { memoryLimit: kept * memory }) });
-  if (executor.engine.runtime.device.software) return executor;
-  try {
-    await checkDriver(executor, { file: gpuChecks ?? null, reference: () => createCpuExecutor({ threads: 1 }) });
-  } catch (error) {
-    await executor.dispose();
-    throw error;
+  let way: WebgpuWay = precision ? { precision } : {};
+  for (;;) {
+    const executor = await machine.webgpu({ ...way, ...(memory && { memoryLimit: kept * memory }) });
+    if (executor.engine.runtime.device.software) return executor;
+    try {
+      const tried = { ...way, precision: executor.precision };
+      await checkDriver(executor, { file: gpuChecks ?? null, check: () => machine.check(tried) });
+      return executor;
+    } catch (error) {
+      await executor.dispose();
+      const next = simplerWay(executor, precision);
+      if (!next) throw error;
+      onFallback?.(`${(error as Error).message} ${next.words}`);
+      ({ way } = next);
+    }
   }
-  return executor;
+}
+
+/**
+ * What to try where the driver computes wrongly: without matrix units, then in f32, if f16 was not asked for.
+ * @returns null when there is nothing simpler
+ */
+function simplerWay({ precision, engine }: WebgpuExecutor, asked: Precision | undefined): { way: WebgpuWay; words: string } | null {
+  if (precision === 'f32') return null;
+  if (engine.caps.matrices.length > 0) return { way: { precision, matrixUnits: false }, words: 'Its matrix units are left unused.' };
+  if (asked) return null;
+  return { way: { precision: 'f32', matrixUnits: false }, words: 'It computes in f32 instead, which takes more time and memory.' };
 }

@@ -56,6 +56,13 @@ test(
   },
 );
 
+test('an adapter can be asked for by name, a backend by its own', { skip: noAdapter }, async (t) => {
+  const named = await doctor(t, ['--json'], { PATCHWISE_GPU: 'Voodoo' });
+  assert.match(diagnosisOf(named.stdout).problem!, /^WebGPU found no GPU: no adapter .* name 'Voodoo' found; there are .*name: '.+'\.$/);
+  const backend = await doctor(t, ['--json'], { PATCHWISE_GPU_BACKEND: 'glide' });
+  assert.match(diagnosisOf(backend.stdout).problem!, /^PATCHWISE_GPU_BACKEND is "glide"; here it can be \w+/);
+});
+
 test('with an adapter it tells what kernels may use and how fast it is', { skip: noAdapter }, async (t) => {
   const { status, stdout } = await doctor(t, [], {});
   assert.equal(status, 0);

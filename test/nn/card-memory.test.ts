@@ -1,13 +1,17 @@
 /** The memory of GPUs, from where each system tells it. */
 import assert from 'node:assert/strict';
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { totalmem, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { test } from 'node:test';
 import { cardMemory } from '../../core/nn/webgpu/cardMemory.ts';
 
 const MiB = 2 ** 20;
-const machine = { env: {}, platform: 'linux' as const, drm: '/nowhere', nvidia: () => assert.fail('asked for an NVIDIA card') };
+const GiB = 1024 * MiB;
+const machine = {
+  ...{ env: {}, platform: 'linux' as const, drm: '/nowhere', memory: 32 * GiB },
+  nvidia: () => assert.fail('asked for an NVIDIA card'),
+};
 
 test("nvidia-smi's line of the adapter, and nothing where the tool is not there", () => {
   const nvidia = () => 'NVIDIA GeForce RTX 4090, 24564\nNVIDIA H100 80GB HBM3, 81559\nNVIDIA H100 80GB HBM3, 40000\n';
@@ -38,11 +42,19 @@ test("the amdgpu driver's files: a card's own memory, or what a processor's grap
   assert.equal(found(), 16_384 * MiB);
 });
 
+test('graphics of a processor have half of a small machine', () => {
+  const small = { ...machine, memory: 8 * GiB };
+  const half = { bytes: 4 * GiB, source: "half of the machine's memory" };
+  assert.deepEqual(cardMemory('Intel(R) Iris(R) Xe Graphics, Direct3D 12', { ...small, platform: 'win32' }), half);
+  assert.deepEqual(cardMemory('AMD Radeon(TM) Graphics, Direct3D 12', { ...small, platform: 'win32' }), half);
+});
+
 test('one memory on Apple, the setting before all, nothing for others', () => {
-  assert.equal(cardMemory('Apple M3 Pro, Metal', { ...machine, platform: 'darwin' })?.bytes, Math.floor((totalmem() * 2) / 3));
+  assert.equal(cardMemory('Apple M3 Pro, Metal', { ...machine, platform: 'darwin' })?.bytes, Math.floor((64 * GiB) / 3));
   const env = { PATCHWISE_GPU_MEMORY_GIB: '5.5' };
   assert.deepEqual(cardMemory('NVIDIA T4', { ...machine, env }), { bytes: 5632 * MiB, source: 'PATCHWISE_GPU_MEMORY_GIB' });
   assert.equal(cardMemory('Intel(R) Arc(TM) A770, Vulkan', machine), null);
+  assert.equal(cardMemory('AMD Radeon RX 7800 XT, Direct3D 12', { ...machine, platform: 'win32' }), null);
 });
 
 test('a setting that is no number is told beside what is used instead', () => {

@@ -1,17 +1,22 @@
-/** Which buffers the WebGPU executor keeps, on a device that only counts. */
+/** Which buffers the WebGPU executor keeps and when it submits, on a device that only counts. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import type { WebgpuExecutor } from '../../core/nn/webgpu/index.ts';
 import { BufferPool } from '../../core/nn/webgpu/memory.ts';
+import { rehearse } from '../../core/nn/webgpu/rehearsal.ts';
 
 const MiB = 2 ** 20;
 
-function counted(limit?: number): { pool: BufferPool; take: (mib: number) => ReturnType<BufferPool['take']>; events: string[] } {
+function counted(
+  limit?: number,
+  largest?: number,
+): { pool: BufferPool; take: (mib: number) => ReturnType<BufferPool['take']>; events: string[] } {
   const events: string[] = [];
   const createBuffer = ({ size }: GPUBufferDescriptor): object => {
     events.push(`make ${size / MiB}`);
     return { size, destroy: () => void events.push(`destroy ${size / MiB}`) };
   };
-  const pool = new BufferPool({ createBuffer } as unknown as GPUDevice, limit);
+  const pool = new BufferPool({ createBuffer } as unknown as GPUDevice, limit, largest);
   return { pool, take: (mib) => pool.take(mib * MiB, () => void events.push('submit')), events };
 }
 
@@ -24,6 +29,14 @@ test('a waiting buffer serves the next of its size, and somewhat smaller ones', 
   take(5);
   assert.deepEqual(events, ['make 8', 'make 5']);
   assert.equal(pool.reserved, 13 * MiB);
+});
+
+test('no buffer is larger than the device takes, though its size class is', () => {
+  const { take, events } = counted(undefined, 4 * MiB - 1);
+  assert.equal(take(3.9).bytes, Math.ceil((3.9 * MiB) / 256) * 256);
+  take(3.5);
+  take(3.9);
+  assert.deepEqual(events, [`make ${4 - 256 / MiB}`, 'make 3.5', `make ${4 - 256 / MiB}`]);
 });
 
 test('beyond the limit waiting buffers make room, after the commands that use them are submitted', () => {
@@ -42,4 +55,22 @@ test('beyond the limit waiting buffers make room, after the commands that use th
   take(40);
   assert.deepEqual(events.slice(7), ['submit', 'destroy 16', 'make 40']);
   assert.equal(pool.reserved, 54 * MiB);
+});
+
+test('little work waits for more, much of it is submitted in parts', (t) => {
+  const { executor } = rehearse('f16');
+  const { gpu } = (executor as WebgpuExecutor).engine.runtime.device;
+  const submit = t.mock.method(gpu.queue, 'submit');
+  const submitsOf = (products: number, n: number): number => {
+    executor.within(() => {
+      const x = executor.tensor(new Float32Array(n * n), [n, n]);
+      (executor as WebgpuExecutor).engine.runtime.flush();
+      submit.mock.resetCalls();
+      for (let i = 0; i < products; i++) executor.linear(x, x, null);
+    });
+    return submit.mock.callCount();
+  };
+  assert.equal(submitsOf(300, 64), 2);
+  // 0.137e12 operations each: no more than three at once.
+  assert.equal(submitsOf(12, 4096), 4);
 });

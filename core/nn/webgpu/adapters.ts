@@ -8,7 +8,8 @@ import { existsSync, readdirSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import type { GpuMemory } from './cardMemory.ts';
 import { dawnLibrary, type AdapterFacts } from './device.ts';
-import type { Survey } from './survey.ts';
+import { backendVariable, dawnOptions } from './quirks.ts';
+import type { CheckedWay, Survey } from './survey.ts';
 
 export interface WebgpuState {
   /** The adapter that the engine would open, or null. */
@@ -19,8 +20,8 @@ export interface WebgpuState {
   readonly memory?: GpuMemory | null;
 }
 
-/** A healthy driver answers in well under a second, a sleeping laptop GPU in some. */
-const patience = 15_000;
+/** A healthy driver answers in well under a second, a sleeping laptop GPU in some, a server with many cards in half a minute. */
+const patience = 60_000;
 /** Measuring and checking, on the slowest device that anyone would ask about. */
 const surveyPatience = 600_000;
 
@@ -54,8 +55,14 @@ function noneBecause(): string | null {
 async function look(): Promise<WebgpuState> {
   const reason = noneBecause();
   if (reason !== null) return { adapter: null, problem: reason };
-  const { lines, ended } = await ask([], patience);
-  const { adapter = null, problem = ended, memory = null } = (lines[0] ?? {}) as Partial<WebgpuState>;
+  let { lines, ended } = await ask([], patience);
+  const last = dawnOptions[process.platform]?.at(-1)?.backend;
+  if (ended && last && !process.env[backendVariable] && dawnOptions[process.platform]!.length > 1) {
+    // A driver that crashes is left alone by this process and all that it starts.
+    process.env[backendVariable] = last;
+    ({ lines, ended } = await ask([], patience));
+  }
+  const { adapter = null, problem = apart(ended), memory = null } = (lines[0] ?? {}) as Partial<WebgpuState>;
   return { adapter, problem: adapter ? '' : problem, memory };
 }
 
@@ -68,10 +75,23 @@ export async function surveyGpus(check: boolean): Promise<Survey> {
   if (reason !== null) return { problem: reason };
   const { lines, ended } = await ask(['survey', ...(check ? ['check'] : [])], surveyPatience);
   const found = Object.assign({}, ...lines) as Survey;
-  return ended ? { ...found, problem: ended } : found;
+  return ended ? { ...found, problem: apart(ended) } : found;
 }
 
-/** The objects that the process printed, and how the driver ended it, empty when it did not. */
+/**
+ * What the driver does wrongly, in words to follow "the driver", found out in a process that it may crash; empty when all is
+ * right.
+ */
+export async function checkApart(way: CheckedWay): Promise<string> {
+  const { lines, ended } = await ask(['check', JSON.stringify(way)], surveyPatience);
+  if (ended) return `was checked in a process of its own and ${ended}`;
+  const { check, problem } = (lines[0] ?? {}) as { readonly check?: string; readonly problem?: string };
+  return check ?? `could not be checked: ${problem ?? 'it gave no answer'}`;
+}
+
+const apart = (ended: string): string => (ended ? `the graphics driver was tried in a process of its own and ${ended}` : '');
+
+/** The objects that the process printed, and how the driver ended it, in words that follow it; empty when it did not. */
 function ask(words: readonly string[], timeout: number): Promise<{ lines: object[]; ended: string }> {
   return new Promise((resolve) => {
     // Without this process's own flags: it may run under a test runner or an inspector.
@@ -80,7 +100,7 @@ function ask(words: readonly string[], timeout: number): Promise<{ lines: object
       const how = error?.killed ? `did not answer in ${timeout / 1000} s` : `ended it (${error?.signal ?? `code ${error?.code}`})`;
       resolve({
         lines: lines.map((line) => JSON.parse(line) as object),
-        ended: error ? `the graphics driver was tried in a process of its own and ${how}` : '',
+        ended: error ? how : '',
       });
     });
   });

@@ -24,7 +24,7 @@ const borrowed = 2 * 2 ** 30;
 
 /**
  * The memory of the adapter with this description, or null where the system does not tell. Never throws.
- * @param from for tests: the environment, the system's device files, and what the cards' own tool prints
+ * @param from for tests: the environment, the system's device files, what the cards' own tool prints, the machine's memory
  */
 export function cardMemory(
   description: string,
@@ -33,11 +33,13 @@ export function cardMemory(
     platform = process.platform,
     drm = '/sys/class/drm',
     nvidia = askNvidia,
+    memory = totalmem(),
   }: {
     readonly env?: NodeJS.ProcessEnv;
     readonly platform?: NodeJS.Platform;
     readonly drm?: string;
     readonly nvidia?: () => string;
+    readonly memory?: number;
   } = {},
 ): GpuMemory | null {
   const text = env[variable]?.trim();
@@ -45,14 +47,19 @@ export function cardMemory(
     const set = Number(text);
     if (set > 0 && set < Infinity) return { bytes: Math.round(set * 2 ** 30), source: variable };
     // A setting that says nothing must show where the number is shown.
-    const { bytes, source } = cardMemory(description, { env: {}, platform, drm, nvidia }) ?? assumedMemory;
+    const { bytes, source } = cardMemory(description, { env: {}, platform, drm, nvidia, memory }) ?? assumedMemory;
     return { bytes, source: `${source}; ${variable} is "${text}", no number of GiB` };
   }
   if (/nvidia|geforce|quadro|tesla/i.test(description)) return fromNvidia(description, nvidia);
   if (platform === 'linux' && /\bamd\b|radeon|radv/i.test(description)) return fromAmd(drm);
   // One memory for all; Metal lets a program have two thirds to three quarters of it.
   if (platform === 'darwin' && /apple/i.test(description))
-    return { bytes: Math.floor((totalmem() * 2) / 3), source: "two thirds of the machine's memory" };
+    return { bytes: Math.floor((memory * 2) / 3), source: "two thirds of the machine's memory" };
+  // Processors with graphics borrow the machine's memory, and Windows swaps where it ends instead of saying so.
+  if (/intel/i.test(description) || (platform === 'win32' && /radeon(\(tm\))? graphics/i.test(description))) {
+    const half = Math.floor(memory / 2);
+    return half < assumedMemory.bytes ? { bytes: half, source: "half of the machine's memory" } : null;
+  }
   return null;
 }
 

@@ -5,7 +5,8 @@
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import path from 'node:path';
-import { dawnOptions, dawnWithout, softwareAdapters, type DawnOptions } from './quirks.ts';
+import { matrixShape } from './kernels/productMatrix.ts';
+import { adapterVariable, backendVariable, dawnOptions, dawnWithout, softwareAdapters, subgroupsOf, type DawnOptions } from './quirks.ts';
 import type { Capabilities, MatrixShape } from './program.ts';
 
 export interface AdapterFacts {
@@ -60,26 +61,57 @@ export function dawnLibrary(): string | null {
   return existsSync(file) ? file : null;
 }
 
-/** Dawn crashes at random once the object from `create` is collected: it stays reachable for the life of the process. */
-const kept = globalThis as { patchwiseGpu?: GPU };
+/** Dawn crashes at random once an object from `create` is collected: they stay reachable for the life of the process. */
+const kept = globalThis as { patchwiseGpus?: Map<string, GPU> };
 
 async function startDawn({ backend, features }: DawnOptions): Promise<GPU> {
-  if (!kept.patchwiseGpu) {
-    const { create } = await import('webgpu');
-    const flags = [`enable-dawn-features=${features.join(',')}`, `disable-dawn-features=${dawnWithout.join(',')}`];
-    kept.patchwiseGpu = create([`backend=${backend}`, ...flags]);
-  }
-  return kept.patchwiseGpu;
+  kept.patchwiseGpus ??= new Map();
+  const known = kept.patchwiseGpus.get(backend);
+  if (known) return known;
+  const { create } = await import('webgpu');
+  const flags = [`enable-dawn-features=${features.join(',')}`, `disable-dawn-features=${dawnWithout.join(',')}`];
+  const wanted = process.env[adapterVariable]?.trim();
+  const gpu = create([`backend=${backend}`, ...flags, ...(wanted ? [`adapter=${wanted}`] : [])]);
+  kept.patchwiseGpus.set(backend, gpu);
+  return gpu;
+}
+
+/** The backends to try on this machine. @throws Error when the setting names none of them */
+function backends(): readonly DawnOptions[] {
+  const all = dawnOptions[process.platform];
+  if (!all || !dawnLibrary()) throw new Error(`There is no WebGPU library for ${process.platform} on ${process.arch}.`);
+  const wanted = process.env[backendVariable]?.trim();
+  if (!wanted) return all;
+  const named = all.filter(({ backend }) => backend === wanted).map((options) => ({ ...options, forUnits: false }));
+  if (named.length === 0)
+    throw new Error(`${backendVariable} is "${wanted}"; here it can be ${all.map(({ backend }) => backend).join(' or ')}.`);
+  return named;
+}
+
+interface Found {
+  readonly gpu: GPU;
+  readonly adapter: GPUAdapter;
+  readonly options: DawnOptions;
 }
 
 /** @throws Error when the platform has no library or the machine no adapter */
-async function findAdapter(): Promise<{ adapter: GPUAdapter; options: DawnOptions }> {
-  const options = dawnOptions[process.platform];
-  if (!options || !dawnLibrary()) throw new Error(`There is no WebGPU library for ${process.platform} on ${process.arch}.`);
-  const gpu = await startDawn(options);
-  const adapter = await gpu.requestAdapter({ powerPreference: 'high-performance' });
-  if (!adapter) throw new Error(`WebGPU found no GPU: no driver for ${options.title} answered.`);
-  return { adapter, options };
+async function findAdapter(): Promise<Found> {
+  let problem = '';
+  for (const options of backends()) {
+    const gpu = await startDawn(options);
+    let adapter: GPUAdapter | null = null;
+    try {
+      adapter = await gpu.requestAdapter({ powerPreference: 'high-performance' });
+      problem = `no driver for ${options.title} answered`;
+    } catch (error) {
+      // Where one was asked for by name, Dawn lists the others below.
+      problem = (error as Error).message.replace(/\s+Available adapters:\s+\* /, '; there are ').replaceAll(/\s+\* /g, '; ');
+    }
+    if (!adapter) continue;
+    const found = { gpu, adapter, options };
+    if (!options.forUnits || matrixShape(capabilitiesOf(adapter, found))) return found;
+  }
+  throw new Error(`WebGPU found no GPU: ${problem}.`);
 }
 
 function factsOf({ info, features }: GPUAdapter, { title }: DawnOptions): AdapterFacts {
@@ -113,14 +145,14 @@ export interface AdapterDetails extends AdapterFacts {
  * @throws Error as `describeAdapter`
  */
 export async function describeAdapters(): Promise<AdapterDetails[]> {
-  const { adapter: fastest, options } = await findAdapter();
-  const thriftiest = await kept.patchwiseGpu!.requestAdapter({ powerPreference: 'low-power' });
+  const { gpu, adapter: fastest, options } = await findAdapter();
+  const thriftiest = await gpu.requestAdapter({ powerPreference: 'low-power' });
   const all = [fastest, ...(thriftiest ? [thriftiest] : [])].map((adapter) => ({
     ...factsOf(adapter, options),
     vendor: adapter.info.vendor,
     architecture: adapter.info.architecture,
     backend: options.title,
-    capabilities: capabilitiesOf(adapter, adapter.info),
+    capabilities: capabilitiesOf(adapter, { adapter, options }),
     timestamps: adapter.features.has('timestamp-query'),
     bufferBytes: adapter.limits.maxBufferSize,
   }));
@@ -144,10 +176,14 @@ export async function openDevice(): Promise<Device> {
   } catch (error) {
     throw new Error(`The GPU (${facts.description}) cannot be opened: ${(error as Error).message}`, { cause: error });
   }
-  return { ...facts, gpu, capabilities: capabilitiesOf(gpu, adapter.info), timestamps: gpu.features.has('timestamp-query') };
+  return { ...facts, gpu, capabilities: capabilitiesOf(gpu, { adapter, options }), timestamps: gpu.features.has('timestamp-query') };
 }
 
-function capabilitiesOf({ features, limits }: Pick<GPUAdapter, 'features' | 'limits'>, info: GPUAdapterInfo): Capabilities {
+/** Of an adapter, or of a device opened on it. */
+function capabilitiesOf(
+  { features, limits }: Pick<GPUAdapter, 'features' | 'limits'>,
+  { adapter: { info }, options: { backend } }: Omit<Found, 'gpu'>,
+): Capabilities {
   const has = (feature: string): boolean => (features as ReadonlySet<string>).has(feature);
   const configs = (info as DawnAdapterInfo).subgroupMatrixConfigs ?? [];
   const matrices = configs.flatMap(({ componentType, resultComponentType: result, M, N, K }): MatrixShape[] =>
@@ -155,7 +191,7 @@ function capabilitiesOf({ features, limits }: Pick<GPUAdapter, 'features' | 'lim
   );
   return {
     f16: has('shader-f16'),
-    subgroups: has('subgroups') ? { min: info.subgroupMinSize ?? 4, max: info.subgroupMaxSize ?? 128 } : null,
+    subgroups: has('subgroups') ? subgroupsOf(backend, { min: info.subgroupMinSize ?? 4, max: info.subgroupMaxSize ?? 128 }) : null,
     matrices: has('chromium-experimental-subgroup-matrix') && has('shader-f16') ? matrices : [],
     workgroupStorage: limits.maxComputeWorkgroupStorageSize,
     workgroupInvocations: limits.maxComputeInvocationsPerWorkgroup,

@@ -1,8 +1,8 @@
 /** Front door of the WebGPU executor. Dawn's library is loaded when the executor is started, and not before. */
-export { surveyGpus, webgpuState, type WebgpuState } from './adapters.ts';
+export { checkApart, surveyGpus, webgpuState, type WebgpuState } from './adapters.ts';
 export { assumedMemory, type GpuMemory } from './cardMemory.ts';
-export { createWebgpuExecutor, type WebgpuExecutor } from './executor.ts';
+export { createWebgpuExecutor, type WebgpuExecutor, type WebgpuOptions } from './executor.ts';
 export { rehearse, type ParameterShape, type Rehearsal } from './rehearsal.ts';
-export { checkDriver } from './selfCheck.ts';
+export { checkDriver } from './check/index.ts';
 export type { GpuSpeed } from './speed.ts';
 export type { Survey } from './survey.ts';

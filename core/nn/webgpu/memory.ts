@@ -22,13 +22,18 @@ export class BufferPool {
   readonly #device: GPUDevice;
   readonly #free = new Map<number, GPUBuffer[]>();
   readonly #limit: number;
+  readonly #largest: number;
   /** Bytes of all buffers, waiting ones included. */
   reserved = 0;
 
-  /** @param limit bytes of all buffers beyond which waiting ones are given back for a new one: what runs then wants others */
-  constructor(device: GPUDevice, limit = Infinity) {
+  /**
+   * @param limit bytes of all buffers beyond which waiting ones are given back for a new one: what runs then wants others
+   * @param largest bytes of a buffer that the device takes
+   */
+  constructor(device: GPUDevice, limit = Infinity, largest = Infinity) {
     this.#device = device;
     this.#limit = limit;
+    this.#largest = Math.floor(largest / alignment) * alignment;
   }
 
   /**
@@ -36,7 +41,7 @@ export class BufferPool {
    * @param submit called before buffers are given back to the device: commands that wait must not lose theirs
    */
   take(bytes: number, submit: () => void): Region {
-    const size = classBytes(bytes);
+    const size = Math.max(alignedBytes(bytes), Math.min(classBytes(bytes), this.#largest));
     return { buffer: this.#waiting(size) ?? this.#make(size, submit), offset: 0, bytes: alignedBytes(bytes) };
   }
 

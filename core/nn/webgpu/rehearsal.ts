@@ -69,6 +69,7 @@ function emptyDevice(): GPUDevice {
     createCommandEncoder: () => encoder,
     queue: { writeBuffer: ignore, submit: ignore },
     addEventListener: ignore,
+    limits: { maxBufferSize: Number.MAX_SAFE_INTEGER },
     lost: new Promise<never>(() => {}),
     destroy: ignore,
   } as unknown as GPUDevice;

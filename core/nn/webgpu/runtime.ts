@@ -5,12 +5,17 @@
 import { AppError } from '../../contract/index.ts';
 import { openDevice, type Device } from './device.ts';
 import { BufferPool, Uploads, classBytes, usage } from './memory.ts';
-import type { Capabilities, Dispatch, Program, Region } from './program.ts';
+import { alignedBytes, type Capabilities, type Dispatch, type Program, type Region } from './program.ts';
 import { Staging, stagedBytes } from './staging.ts';
 import { Profile, type ProgramTime } from './profile.ts';
 
 /** Dispatches to a submit: enough that submitting costs little, few enough that the device is not kept idle. */
 const batchSize = 128;
+/**
+ * Operations to a submit: systems take a GPU for dead after two seconds of one, which the slowest of them reaches with so
+ * many; the fastest does them in a few milliseconds.
+ */
+const mostFlops = 4e11;
 /** Bytes between the uniforms of two dispatches: the largest alignment a device may ask for. */
 const uniformStride = 256;
 /** Uploads up to this size share buffers. */
@@ -31,6 +36,8 @@ export interface RuntimeOptions {
   readonly profile?: boolean;
   /** Bytes that buffers may take before unused ones are given back to the device; absent: they are kept. */
   readonly memoryLimit?: number;
+  /** false: as if the device had no matrix units. */
+  readonly matrixUnits?: boolean;
 }
 
 export class Runtime {
@@ -54,6 +61,8 @@ export class Runtime {
   #pass: GPUComputePassEncoder | null = null;
   /** Dispatches in the encoder. */
   #pending = 0;
+  /** Their operations. */
+  #flops = 0;
   #held = 0;
   #peak = 0;
   #failure: AppError | null = null;
@@ -64,7 +73,7 @@ export class Runtime {
     this.device = device;
     this.capabilities = device.capabilities;
     this.#gpu = device.gpu;
-    this.pool = new BufferPool(device.gpu, memoryLimit);
+    this.pool = new BufferPool(device.gpu, memoryLimit, device.gpu.limits.maxBufferSize);
     this.#uploads = new Uploads(this.pool, this.#submit);
     this.#staging = device.software ? null : new Staging(device.gpu);
     this.#uniforms = device.gpu.createBuffer({ size: batchSize * uniformStride, usage: usage.uniform | usage.copyTarget });
@@ -81,7 +90,9 @@ export class Runtime {
 
   /** @throws Error when there is no GPU, with the reason */
   static async open(options: RuntimeOptions = {}): Promise<Runtime> {
-    return new Runtime(await openDevice(), options);
+    const device = await openDevice();
+    const plain = { ...device, capabilities: { ...device.capabilities, matrices: [] } };
+    return new Runtime(options.matrixUnits === false ? plain : device, options);
   }
 
   // --- what went wrong ---
@@ -130,7 +141,7 @@ export class Runtime {
   take(bytes: number): Region {
     this.#check();
     const limit = this.capabilities.bindingBytes;
-    if (bytes > limit) {
+    if (alignedBytes(bytes) > limit) {
       const [wanted, most] = [bytes, limit].map((count) => `${(count / 2 ** 20).toFixed(0)} MiB`);
       throw new AppError(
         'engine-out-of-memory',
@@ -227,7 +238,7 @@ export class Runtime {
   }
 
   #dispatch(dispatch: Dispatch): void {
-    const { program, regions, uniforms, workgroups } = dispatch;
+    const { program, regions, uniforms, workgroups, flops = 0 } = dispatch;
     if (workgroups.some((count) => count > this.capabilities.workgroupsPerDimension))
       throw new Error(`${program.name}: ${workgroups.join(' x ')} workgroups are more than the GPU takes.`);
     if (workgroups.includes(0)) return;
@@ -245,7 +256,8 @@ export class Runtime {
     } else pass.setBindGroup(0, group);
     pass.dispatchWorkgroups(...workgroups);
     if (this.#profile) pass.end();
-    if (++this.#pending === batchSize) this.flush();
+    this.#flops += flops;
+    if (++this.#pending === batchSize || this.#flops > mostFlops) this.flush();
   }
 
   #writeUniforms({ name, uniforms: specs }: Program, values: Readonly<Record<string, number>>, at: number): void {
@@ -328,7 +340,7 @@ export class Runtime {
       this.#staging?.afterSubmit();
       this.#profile?.submitted();
       this.#encoder = null;
-      this.#pending = 0;
+      this.#pending = this.#flops = 0;
     }
     this.#uploads.settle();
   }

@@ -2,9 +2,12 @@
 import { createCpuExecutor } from '../cpu/index.ts';
 import { cardMemory, type GpuMemory } from './cardMemory.ts';
 import { describeAdapters, type AdapterDetails } from './device.ts';
-import { createWebgpuExecutor } from './executor.ts';
-import { checkDriver } from './selfCheck.ts';
+import { createWebgpuExecutor, type WebgpuExecutor, type WebgpuOptions } from './executor.ts';
+import { wrongIn } from './check/index.ts';
 import { measureSpeed, type GpuSpeed } from './speed.ts';
+
+/** How the engine would compute. */
+export type CheckedWay = Pick<WebgpuOptions, 'precision' | 'matrixUnits'>;
 
 /** What is found out, one after the other: a driver that crashes leaves what came before. */
 export interface Survey {
@@ -26,13 +29,30 @@ export async function* survey(check: boolean): AsyncGenerator<Survey> {
   try {
     yield { speed: await measureSpeed(executor.engine) };
     if (adapters[0]!.software && !check) return;
-    try {
-      await checkDriver(executor, { file: null, reference: () => createCpuExecutor({ threads: 1 }) });
-      yield { check: '' };
-    } catch (error) {
-      yield { check: (error as Error).message };
-    }
+    yield { check: await wrongBeside(executor) };
   } finally {
     await executor.dispose();
+  }
+}
+
+/**
+ * What the driver does wrongly, in words; empty when all is right.
+ * @throws Error as `createWebgpuExecutor`
+ */
+export async function checkAdapter(options: CheckedWay): Promise<string> {
+  const executor = await createWebgpuExecutor(options);
+  try {
+    return await wrongBeside(executor);
+  } finally {
+    await executor.dispose();
+  }
+}
+
+async function wrongBeside(executor: WebgpuExecutor): Promise<string> {
+  const reference = await createCpuExecutor({ threads: 1 });
+  try {
+    return await wrongIn(executor, reference);
+  } finally {
+    await reference.dispose();
   }
 }

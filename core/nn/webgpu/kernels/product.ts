@@ -118,9 +118,12 @@ function plan(caps: Capabilities, sizes: Sizes, maySplit: boolean, among: readon
   return best;
 }
 
-/** Bytes of workspace with which a product runs best; 0 where it needs none. */
-export function productWorkspace(caps: Capabilities, sizes: Sizes): number {
-  const { splits } = plan(caps, sizes, true);
+/**
+ * Bytes of workspace with which a product runs best; 0 where it needs none.
+ * @param among as in `product`
+ */
+export function productWorkspace(caps: Capabilities, sizes: Sizes, among?: readonly Choice[]): number {
+  const { splits } = plan(caps, sizes, true, among);
   return splits > 1 ? splits * sizes.m * sizes.n * 4 : 0;
 }
 
@@ -138,7 +141,7 @@ const reductionUniforms: readonly UniformSpec[] = [
 
 /**
  * c (+)= epilogue(a b) in the given form; sums in f32, in an order that sizes and capabilities alone decide. Any sizes.
- * @param among choices to take the plan from, for measuring them; all by default
+ * @param among choices to take the plan from, for measuring and checking them; all by default
  * @throws Error when a size is not a whole number, a region is too small, or f16 is asked of a device without it
  */
 export function product(caps: Capabilities, inputs: ProductInputs, among?: readonly Choice[]): Dispatch[] {

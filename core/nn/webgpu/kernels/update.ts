@@ -133,18 +133,18 @@ export function clipGradients(
   return dispatches;
 }
 
-/** Ends where a number of the guard is not finite: by its bits, as compilers may take it that all are. */
+/** Ends where a number of the guard is not finite: by its bits, as compilers may take it that all floats are. */
 const guarded = `  for (var n = 0u; n < u.guards; n++) {
-    if ((bitcast<u32>(guard_at(n)) & 0x7f800000u) == 0x7f800000u) { return; }
+    if ((guard[n] & 0x7f800000u) == 0x7f800000u) { return; }
   }`;
 
 /** @param rounded whether the f16 copy of p is written along */
 const adamText = (rounded: boolean) =>
   kernel({
     name: rounded ? 'adamW, rounded' : 'adamW',
-    reads: ['g', 'rates', 'guard'],
+    reads: ['g', 'rates'],
     writes: ['p', 'm', 'v', ...(rounded ? ['half'] : [])],
-    lists: ['segments'],
+    lists: ['guard', 'segments'],
     uniforms: { count: 'u32', guards: 'u32', b1: 'f32', a1: 'f32', b2: 'f32', a2: 'f32', root: 'f32', epsilon: 'f32' },
     width: elementWidth,
     body: `${element}
@@ -185,7 +185,7 @@ export function adamW(
   const { half, ...rest } = arrays;
   const uniforms = { count, guards, b1: beta1, a1: 1 - beta1, b2: beta2, a2: 1 - beta2, root, epsilon };
   // Something is bound in any case; without a guard it is not read.
-  const bound = { ...rest, guard: arrays.guard ?? arrays.rates, segments };
+  const bound = { ...rest, guard: (arrays.guard ?? arrays.rates).region, segments };
   if (half) return [roundedAdam({ ...bound, half }, uniforms, workgroups(caps, count), { bytes: 30 * count })];
   return [plainAdam(bound, uniforms, workgroups(caps, count), { bytes: 28 * count })];
 }
@@ -194,8 +194,9 @@ export function adamW(
 const averageText = (rounded: boolean) =>
   kernel({
     name: rounded ? 'movingAverage, rounded' : 'movingAverage',
-    reads: ['x', 'guard'],
+    reads: ['x'],
     writes: ['y', ...(rounded ? ['half'] : [])],
+    lists: ['guard'],
     uniforms: { count: 'u32', guards: 'u32', share: 'f32' },
     width: elementWidth,
     // A step towards x: where both are equal it is 0 and nothing is rounded.
@@ -219,7 +220,7 @@ export function movingAverage(
 ): Dispatch[] {
   const { x, y, half } = arrays;
   const uniforms = { count, guards, share: 1 - momentum };
-  const guard = arrays.guard ?? x;
+  const guard = (arrays.guard ?? x).region;
   if (half) return [roundedAverage({ x, y, half, guard }, uniforms, workgroups(caps, count), { bytes: 14 * count })];
   return [plainAverage({ x, y, guard }, uniforms, workgroups(caps, count), { bytes: 12 * count })];
 }

@@ -1,9 +1,9 @@
 /** The part of the driver's check that begins with bytes: pictures as the network takes them, crops, masks at edges. */
-import type { Random } from '../../random.ts';
-import type { CropDraw, PixelImage } from '../crops.ts';
-import type { Executor } from '../ops.ts';
-import { applyCrop } from '../pixels.ts';
-import { BOX_LENGTH, mapOffsets, type PatchMaps, type UpsampleGuide } from '../upsampling.ts';
+import type { Random } from '../../../random.ts';
+import type { CropDraw, PixelImage } from '../../crops.ts';
+import type { Executor } from '../../ops.ts';
+import { applyCrop } from '../../pixels.ts';
+import { BOX_LENGTH, mapOffsets, type PatchMaps, type UpsampleGuide } from '../../upsampling.ts';
 
 const [width, height] = [13, 9];
 const size = 16;

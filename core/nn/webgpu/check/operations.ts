@@ -3,17 +3,13 @@
  * with another executor. Drivers translate the kernels anew, and some translate them wrongly; a run on such a one would
  * learn nothing, for hours, without an error.
  */
-import { createHash } from 'node:crypto';
-import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import path from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { AppError } from '../../contract/index.ts';
-import { Random } from '../../random.ts';
-import type { Executor, ParameterSet, Precision, TargetKind, Tensor } from '../ops.ts';
-import type { AdapterFacts } from './device.ts';
-import type { WebgpuExecutor } from './executor.ts';
-import { cropsOnDevice, masksOnDevice, picturesOnDevice } from './selfCheckPictures.ts';
-import { sizeOf } from '../shapes.ts';
+import { Random } from '../../../random.ts';
+import type { Executor, Precision, TargetKind, Tensor } from '../../ops.ts';
+import { sizeOf } from '../../shapes.ts';
+import { WebgpuExecutor } from '../executor.ts';
+import { student, teacher } from './network.ts';
+import { cropsOnDevice, masksOnDevice, picturesOnDevice } from './pictures.ts';
+import { asActivation, createSet, differentiated, normals, probabilities, scalarOf, upTo } from './values.ts';
 
 /** What comes out wrong. */
 export interface Deviation {
@@ -32,64 +28,6 @@ const tolerances: Readonly<Record<Precision, number>> = { f32: 1e-3, f16: 2e-2 }
 interface Family {
   readonly operation: string;
   run(e: Executor, random: Random): Promise<Float32Array[]>;
-}
-
-type Get = (name: string) => Tensor;
-
-const normals = (random: Random, count: number): Float32Array => Float32Array.from({ length: count }, () => random.normal());
-const upTo = (count: number): Int32Array => Int32Array.from({ length: count }, (_, i) => i);
-
-/** Rows [count,n] of probabilities. */
-function probabilities(random: Random, count: number, n: number): Float32Array {
-  const values = Float32Array.from({ length: count * n }, () => random.uniform(0.1, 1));
-  for (let row = 0; row < count; row++) {
-    const sum = values.subarray(row * n, (row + 1) * n).reduce((a, b) => a + b, 0);
-    for (let i = 0; i < n; i++) values[row * n + i]! /= sum;
-  }
-  return values;
-}
-
-/** Some scalar of y [...,n] that depends on all of it unevenly. */
-function scalarOf(e: Executor, y: Tensor, random: Random): Tensor {
-  const n = y.shape.at(-1)!;
-  const rows = sizeOf(y.shape) / n;
-  const [prototypes, targets] = [7, 3];
-  return e.prototypeLoss({
-    rows: e.gatherRows(y, upTo(rows)),
-    weightV: e.tensor(normals(random, prototypes * n), [prototypes, n]),
-    weightG: e.tensor(new Float32Array(prototypes).fill(1), [prototypes, 1]),
-    targets: e.tensor(probabilities(random, targets, prototypes), [targets, prototypes]),
-    targetRows: upTo(rows).map((row) => row % targets),
-    rowWeights: Float32Array.from({ length: rows }, () => random.uniform(0.5, 1)),
-    temperature: 1,
-  });
-}
-
-/** Result, and gradient of each parameter, of a result that is made of parameters with these shapes. */
-async function differentiated(
-  e: Executor,
-  random: Random,
-  shapes: Readonly<Record<string, readonly number[]>>,
-  forward: (p: Get) => Tensor,
-): Promise<Float32Array[]> {
-  const set = createSet(e, random, shapes);
-  try {
-    return await e.scope(async () => {
-      let result: Tensor | null = null;
-      e.gradients(set, () => {
-        result = forward((name) => set.get(name));
-        return result.shape.length === 0 ? result : scalarOf(e, result, random);
-      });
-      const gradients = await e.readGradients(set);
-      return [await e.read(result!), ...set.specs.map(({ offset, size }) => gradients.subarray(offset, offset + size))];
-    });
-  } finally {
-    set.dispose();
-  }
-}
-
-function createSet(e: Executor, random: Random, shapes: Readonly<Record<string, readonly number[]>>): ParameterSet {
-  return e.createParameters(Object.entries(shapes).map(([name, shape]) => ({ name, shape, values: normals(random, sizeOf(shape)) })));
 }
 
 /** Whole tiles and parts of tiles, and more rows than one share of a split sum; m, n, k. */
@@ -115,7 +53,11 @@ const families: readonly Family[] = [
       for (const [m, n, k] of products) {
         const x = normals(random, m * k).map((value) => value / Math.sqrt(k));
         await e.scope(async () => {
-          const args = [e.tensor(x, [m, k]), e.tensor(normals(random, n * k), [n, k]), e.tensor(normals(random, n), [n])] as const;
+          const args = [
+            asActivation(e, e.tensor(x, [m, k])),
+            e.tensor(normals(random, n * k), [n, k]),
+            e.tensor(normals(random, n), [n]),
+          ] as const;
           results.push(await e.read(e.linear(args[0], args[1], null)), await e.read(e.linear(...args, 'gelu')));
         });
       }
@@ -160,7 +102,17 @@ const families: readonly Family[] = [
   },
   {
     operation: 'layer normalisation',
-    run: (e, random) => differentiated(e, random, { x: [67, 45], w: [45], b: [45] }, (p) => e.layerNorm(p('x'), p('w'), p('b'), 1e-6)),
+    run: async (e, random) => {
+      const results = [];
+      for (const [rows, n] of [
+        [67, 45],
+        [5, 300],
+      ] as const)
+        results.push(
+          ...(await differentiated(e, random, { x: [rows, n], w: [n], b: [n] }, (p) => e.layerNorm(p('x'), p('w'), p('b'), 1e-6))),
+        );
+      return results;
+    },
   },
   {
     operation: 'SwiGLU, residuals and drop path',
@@ -185,6 +137,10 @@ const families: readonly Family[] = [
       });
     },
   },
+  { operation: "a block of the student's network", run: student },
+  { operation: "a block of the teacher's network", run: teacher },
+  { operation: "large arrays in the student's network", run: (e, random) => asLarge(e, () => student(e, random)) },
+  { operation: "large arrays in the teacher's network", run: (e, random) => asLarge(e, () => teacher(e, random)) },
   { operation: 'pictures', run: picturesOnDevice },
   { operation: 'crops', run: cropsOnDevice },
   { operation: 'edges of masks', run: masksOnDevice },
@@ -242,6 +198,17 @@ const families: readonly Family[] = [
   },
 ];
 
+/** The body's arrays are dealt with as large ones. */
+async function asLarge<T>(e: Executor, body: () => Promise<T>): Promise<T> {
+  if (!(e instanceof WebgpuExecutor)) return body();
+  e.engine.asLarge = true;
+  try {
+    return await body();
+  } finally {
+    e.engine.asLarge = false;
+  }
+}
+
 /** x [..., n] as rows [R,n]. */
 function flatRows(e: Executor, x: Tensor): Tensor {
   return e.gatherRows(x, upTo(sizeOf(x.shape) / x.shape.at(-1)!));
@@ -258,6 +225,15 @@ export async function firstDeviation(executor: Executor, reference: Executor): P
   return null;
 }
 
+/** What the driver does wrongly, in words; empty when all is right. */
+export async function wrongIn(executor: Executor, reference: Executor): Promise<string> {
+  const deviation = await firstDeviation(executor, reference);
+  if (!deviation) return '';
+  const { operation, error } = deviation;
+  const off = Number.isFinite(error) ? `off by ${(100 * error).toPrecision(2)} % of the largest value` : 'not a number';
+  return `computes ${operation} wrongly: ${off}`;
+}
+
 /** Largest difference over the largest value wanted; infinite where one is not a number. */
 function relativeError(found: Float32Array, wanted: Float32Array): number {
   let [largest, difference] = [0, 0];
@@ -268,80 +244,4 @@ function relativeError(found: Float32Array, wanted: Float32Array): number {
     difference = Math.max(difference, off);
   }
   return difference / Math.max(largest, 1e-30);
-}
-
-// --- once for each driver ---------------------------------------------------------------------------------------------
-
-export interface CheckOptions {
-  /** Where passed checks are remembered; null: nowhere. A file that is damaged is replaced. */
-  readonly file: string | null;
-  /** Made only when there is something to check. */
-  readonly reference: () => Promise<Executor>;
-}
-
-/**
- * Checks the driver unless it has passed with these kernels. A failure is not remembered: measuring again costs a second
- * or two, a wrong verdict the GPU.
- * @throws AppError engine-unavailable naming what comes out wrong
- */
-export async function checkDriver(executor: WebgpuExecutor, { file, reference }: CheckOptions): Promise<void> {
-  const { device } = executor.engine.runtime;
-  const key = checkKey(device, executor.precision);
-  const passed = file === null ? {} : readPassed(file);
-  if (passed[key] !== undefined) return;
-  const other = await reference();
-  let deviation;
-  try {
-    deviation = await firstDeviation(executor, other);
-  } finally {
-    await other.dispose();
-  }
-  if (deviation) throw wrongDriver(device, deviation);
-  if (file !== null) writePassed(file, { ...passed, [key]: new Date().toISOString() });
-}
-
-function wrongDriver({ description, driver }: AdapterFacts, { operation, error }: Deviation): AppError {
-  const off = Number.isFinite(error) ? `off by ${(100 * error).toPrecision(2)} % of the largest value` : 'not a number';
-  return new AppError(
-    'engine-unavailable',
-    `The driver of the GPU (${description}${driver ? `; ${driver}` : ''}) computes ${operation} wrongly: ${off}.`,
-    'Update the graphics driver, or use the cpu engine.',
-  );
-}
-
-/** Names the adapter, its driver, what it computes in, and the kernels. */
-function checkKey({ description, driver }: AdapterFacts, precision: Precision): string {
-  const hash = createHash('sha256').update(JSON.stringify([process.platform, description, driver, precision]));
-  const room = path.dirname(fileURLToPath(import.meta.url));
-  for (const name of readdirSync(room, { recursive: true, encoding: 'utf8' }).sort())
-    if (/\.[jt]s$/.test(name)) hash.update(`\0${name}\0`).update(readFileSync(path.join(room, name)));
-  return hash.digest('hex').slice(0, 32);
-}
-
-const version = 1;
-/** Drivers are updated a few times a year. */
-const remembered = 20;
-
-/** Times of passing by key; none where the file is absent, damaged or of another version. */
-function readPassed(file: string): Record<string, string> {
-  try {
-    const { version: found, passed } = JSON.parse(readFileSync(file, 'utf8')) as { version?: unknown; passed?: unknown };
-    if (found !== version || typeof passed !== 'object' || passed === null) return {};
-    return Object.fromEntries(Object.entries(passed).filter((entry): entry is [string, string] => typeof entry[1] === 'string'));
-  } catch {
-    return {};
-  }
-}
-
-/** A file that cannot be written costs the next start a check, nothing more. */
-function writePassed(file: string, passed: Readonly<Record<string, string>>): void {
-  const temporary = `${file}.${process.pid}.tmp`;
-  try {
-    mkdirSync(path.dirname(file), { recursive: true });
-    const newest = Object.entries(passed).slice(-remembered);
-    writeFileSync(temporary, `${JSON.stringify({ version, passed: Object.fromEntries(newest) }, null, 2)}\n`, { mode: 0o600 });
-    renameSync(temporary, file);
-  } catch {
-    rmSync(temporary, { force: true });
-  }
 }
