@@ -78,7 +78,7 @@ function choose(caps: Capabilities, kernel: Kernel, shape: Shape): { name: strin
     const name = `${kernel} by ${M}x${N}x${K} of ${caps.subgroups!.max}`;
     return { name, held: matrix.heldRows(units), code: () => matrix[kernel](shape, units, caps), units: true };
   }
-  const blocks = blocksFor(kernel, shape.headDim, caps);
+  const blocks = blocksFor(kernel, shape, caps);
   const code = (): string => ({ forward, queries, keys })[kernel](shape, blocks);
   return { name: `${kernel} ${blocks.held}x${blocks.step}`, held: blocks.held, code, units: false };
 }

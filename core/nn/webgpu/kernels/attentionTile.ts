@@ -26,26 +26,28 @@ const choices: readonly Blocks[] = [
 /** vec4 from one row of a tile to the next: odd, so that rows of neighbouring threads start in different banks. */
 const pitch = (values: number): number => (values / 4) | 1;
 
-/** Arrays of vec4 in workgroup memory. */
-function memory(kernel: Kernel, headDim: number, { held, step }: Blocks): Record<string, number> {
+/** Arrays of vec4 in workgroup memory: what is staged has the element of the arrays, what is made of it is f32. */
+function memory(kernel: Kernel, headDim: number, { held, step }: Blocks): { staged: Record<string, number>; made: Record<string, number> } {
   const row = pitch(headDim);
   const scores = held * pitch(step);
   switch (kernel) {
     case 'forward':
-      return { q: held * row, kv: step * row, weights: scores, reduced: (held * step) / 16 };
+      return { staged: { q: held * row, kv: step * row }, made: { weights: scores, reduced: (held * step) / 16 } };
     case 'queries':
-      return { q: held * row, dOut: held * row, k: step * row, v: step * row, slopes: scores };
+      return { staged: { q: held * row, dOut: held * row, k: step * row, v: step * row }, made: { slopes: scores } };
     case 'keys':
-      return { k: held * row, v: held * row, q: step * row, dOut: step * row, weights: scores, slopes: scores };
+      return { staged: { k: held * row, v: held * row, q: step * row, dOut: step * row }, made: { weights: scores, slopes: scores } };
   }
 }
 
 export const threadsOf = ({ held, step }: Blocks): number => (held * step) / 16;
 
 /** The largest blocks that fit. @throws Error when none does */
-export function blocksFor(kernel: Kernel, headDim: number, caps: Capabilities): Blocks {
+export function blocksFor(kernel: Kernel, { headDim, element }: Shape, caps: Capabilities): Blocks {
+  const sum = (sizes: Record<string, number>): number => Object.values(sizes).reduce((a, b) => a + b, 0);
   const fits = choices.find((blocks) => {
-    const bytes = Object.values(memory(kernel, headDim, blocks)).reduce((a, b) => a + b * 16, 0);
+    const { staged, made } = memory(kernel, headDim, blocks);
+    const bytes = (element === 'f16' ? 8 : 16) * sum(staged) + 16 * sum(made);
     return bytes <= caps.workgroupStorage && threadsOf(blocks) <= caps.workgroupInvocations;
   });
   if (!fits) throw new Error(`attention: heads of ${headDim} do not fit ${caps.workgroupStorage} bytes of workgroup memory.`);
@@ -57,6 +59,7 @@ const four = (code: (i: number) => string): string => each(4, code);
 
 /** The pieces that the three kernels are made of. Thread (tx, ty) has rows 4 ty + i of the block and 4 tx + j of the step. */
 class Pieces {
+  readonly #element: Shape['element'];
   readonly #quads: number;
   readonly #row: number;
   readonly #blocks: Blocks;
@@ -66,7 +69,8 @@ class Pieces {
   /** vec4 of each of its four rows that a thread sums. */
   readonly columns: number;
 
-  constructor(headDim: number, blocks: Blocks) {
+  constructor({ headDim, element }: Shape, blocks: Blocks) {
+    this.#element = element;
     this.#quads = headDim / 4;
     this.#row = pitch(headDim);
     this.#blocks = blocks;
@@ -82,8 +86,8 @@ class Pieces {
     for (var n = local; n < ${rows * this.#quads}u; n += ${this.#threads}u) {
       let row = n / ${this.#quads}u;
       let token = ${first} + row;
-      var value = vec4<f32>();
-      if (token < place.tokens) { value = vec4<f32>(${array}[${from('token')} + n % ${this.#quads}u]); }
+      var value = vec4<${this.#element}>();
+      if (token < place.tokens) { value = ${array}[${from('token')} + n % ${this.#quads}u]; }
       // Rows 4 r + i lie at i * ${rows / 4} + r: threads that each read every fourth row meet no bank twice.
       ${tile}Tile[((row & 3u) * ${rows / 4}u + (row >> 2u)) * ${this.#row}u + n % ${this.#quads}u] = value;
     }`;
@@ -92,7 +96,7 @@ class Pieces {
   /** Declares `${into}0` to 3: products of the block's rows with four rows of the step, summed over the head's dimension. */
   dots(into: string, held: string, step: string): string {
     const at = (tile: string, rows: number, t: string, i: number): string =>
-      `${tile}Tile[(${t} + ${(i * rows) / 4}u) * ${this.#row}u + quad]`;
+      `vec4<f32>(${tile}Tile[(${t} + ${(i * rows) / 4}u) * ${this.#row}u + quad])`;
     return `
     ${four((i) => `var ${into}${i} = vec4<f32>();`)}
     for (var quad = 0u; quad < ${this.#quads}u; quad++) {
@@ -113,7 +117,7 @@ class Pieces {
   /** Adds [held][step] times [step][headDim] to the sums of `declare(into)`: quads tx, tx + lanes, ... of four rows. */
   multiply(into: string, scores: string, values: string): string {
     const value = (c: number, j: number): string =>
-      `${values}Tile[(n + ${j * this.lanes}u) * ${this.#row}u + min(tx + ${c * this.lanes}u, ${this.#quads - 1}u)]`;
+      `vec4<f32>(${values}Tile[(n + ${j * this.lanes}u) * ${this.#row}u + min(tx + ${c * this.lanes}u, ${this.#quads - 1}u)])`;
     return `
     for (var n = 0u; n < ${this.lanes}u; n++) {
       ${four((i) => `let row${i} = ${scores}Tile[(4u * ty + ${i}u) * ${pitch(this.#blocks.step)}u + n];`)}
@@ -137,10 +141,15 @@ class Pieces {
 }
 
 function frame(kernel: Kernel, shape: Shape, blocks: Blocks, body: string): string {
-  const arrays = Object.entries(memory(kernel, shape.headDim, blocks));
+  const { staged, made } = memory(kernel, shape.headDim, blocks);
+  const declared = (sizes: Record<string, number>, element: string): string =>
+    Object.entries(sizes)
+      .map(([name, size]) => `var<workgroup> ${name}Tile: array<vec4<${element}>, ${size}>;`)
+      .join('\n');
   return `
 ${addressing(shape)}
-${arrays.map(([name, size]) => `var<workgroup> ${name}Tile: array<vec4<f32>, ${size}>;`).join('\n')}
+${declared(staged, shape.element)}
+${declared(made, 'f32')}
 ${start(shape, threadsOf(blocks), blocks.held)}
   let tx = local % ${blocks.step / 4}u;
   let ty = local / ${blocks.step / 4}u;
@@ -154,7 +163,7 @@ const plain = (token: string): string => `outAt(place, ${token})`;
 
 /** out = softmax(q k^T scale) v and the log of each row's sum, by an online softmax: sums shrink when a step raises the top. */
 export function forward(shape: Shape, blocks: Blocks): string {
-  const pieces = new Pieces(shape.headDim, blocks);
+  const pieces = new Pieces(shape, blocks);
   const { lanes, columns } = pieces;
   return frame(
     'forward',
@@ -215,7 +224,7 @@ ${start(shape, 64, 64)}
 
 /** dQ = dS k of a block of queries, with P = exp(scores - lse) and dS = P * (dOut v^T - delta) scale. */
 export function queries(shape: Shape, blocks: Blocks): string {
-  const pieces = new Pieces(shape.headDim, blocks);
+  const pieces = new Pieces(shape, blocks);
   return frame(
     'queries',
     shape,
@@ -246,7 +255,7 @@ export function queries(shape: Shape, blocks: Blocks): string {
 
 /** dV = P^T dOut and dK = dS^T q of a block of keys. */
 export function keys(shape: Shape, blocks: Blocks): string {
-  const pieces = new Pieces(shape.headDim, blocks);
+  const pieces = new Pieces(shape, blocks);
   return frame(
     'keys',
     shape,
