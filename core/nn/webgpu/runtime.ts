@@ -2,6 +2,7 @@
  * Compiles, binds and runs dispatches on a device, in the order they are given and without waiting: only `read` waits.
  * Commands gather in one encoder and are submitted in batches. What goes wrong on the device is thrown by the next call.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { AppError } from '../../contract/index.ts';
 import { openDevice, type Device } from './device.ts';
 import { BufferPool, Uploads, classBytes, usage } from './memory.ts';
@@ -18,6 +19,8 @@ const batchSize = 128;
 const mostFlops = 4e11;
 /** Bytes between the uniforms of two dispatches: the largest alignment a device may ask for. */
 const uniformStride = 256;
+/** Part of a read's likely wait that is slept, where that is no less than so many ms; never more than so many. */
+const slept = { part: 0.75, least: 4, most: 100 } as const;
 /** Uploads up to this size share buffers. */
 const smallUpload = 2 ** 18;
 
@@ -65,6 +68,11 @@ export class Runtime {
   #flops = 0;
   #held = 0;
   #peak = 0;
+  /** Done when the last read that was asked for is. */
+  #arrived: Promise<void> = Promise.resolve();
+  /** Operations given since the last read, and how long one of them let a read wait. */
+  #unread = 0;
+  #waitPerFlop = 0;
   #failure: AppError | null = null;
   #ended = false;
   readonly #submit = (): void => this.flush();
@@ -213,14 +221,12 @@ export class Runtime {
     this.#encoder ??= this.#gpu.createCommandEncoder();
     if (count > 0) this.#encoder.copyBufferToBuffer(buffer, offset, target, 0, count);
     this.flush();
-    try {
-      await target.mapAsync(1, 0, Math.max(count, 4));
-    } catch (error) {
-      // Errors of the device arrive as events of their own, before or right after.
-      await new Promise(setImmediate);
-      this.#check();
-      this.#fail('fault', (error as Error).message);
-    }
+    const before = this.#arrived;
+    const work = this.#unread;
+    this.#unread = 0;
+    const arrived = before.then(() => this.#mapped(target, Math.max(count, 4), work));
+    this.#arrived = arrived.catch(() => {}); // told below
+    await arrived;
     this.#check();
     const values = target.getMappedRange(0, Math.max(count, 4)).slice(0, bytes);
     target.unmap();
@@ -228,6 +234,31 @@ export class Runtime {
     if (waiting) waiting.push(target);
     else this.#readbacks.set(size, [target]);
     return values;
+  }
+
+  /**
+   * Waits until the buffer can be read. While it is awaited Dawn's binding polls without a pause, which takes a whole core: so
+   * they are awaited one by one, in the order of the device's work, and most of the time slept.
+   * @param work operations that come before it and after the last read
+   */
+  async #mapped(target: GPUBuffer, bytes: number, work: number): Promise<void> {
+    const begun = performance.now();
+    const nap = Math.min(slept.part * work * this.#waitPerFlop, slept.most);
+    if (nap >= slept.least) await sleep(nap);
+    const awake = performance.now();
+    try {
+      await target.mapAsync(1, 0, bytes);
+    } catch (error) {
+      // Errors of the device arrive as events of their own, before or right after.
+      await new Promise(setImmediate);
+      this.#check();
+      this.#fail('fault', (error as Error).message);
+    }
+    const ready = performance.now();
+    if (work === 0) return;
+    // What was there at once may have been there for long: the work before included compiling, or another program's.
+    if (nap >= slept.least && ready - awake < 1) this.#waitPerFlop /= 4;
+    else this.#waitPerFlop = (ready - begun) / work;
   }
 
   // --- work ---
@@ -257,6 +288,7 @@ export class Runtime {
     pass.dispatchWorkgroups(...workgroups);
     if (this.#profile) pass.end();
     this.#flops += flops;
+    this.#unread += flops;
     if (++this.#pending === batchSize || this.#flops > mostFlops) this.flush();
   }
 
