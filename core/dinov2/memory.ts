@@ -34,9 +34,10 @@ const remembered = 64;
 /**
  * Memory of one step on the WebGPU executor; of one batch where a step has several. Takes a fraction of a second, no
  * memory to speak of, and no GPU.
+ * @param memory bytes of the GPU, where they are known: how much is kept depends on it
  * @returns null when one of its arrays is larger than GPUs take in one
  */
-export function stepBytes(config: RunConfig, precision: Precision = 'f32'): StepBytes | null {
+export function stepBytes(config: RunConfig, precision: Precision = 'f32', memory?: number): StepBytes | null {
   const { seed, model, heads, batch, crops, masking, teacher, continuation, distillation, recompute } = config;
   const sizes: Sizes = {
     seed,
@@ -50,28 +51,24 @@ export function stepBytes(config: RunConfig, precision: Precision = 'f32'): Step
     ...(distillation && { distillation }),
     ...(recompute && { recompute }),
   };
-  const key = JSON.stringify([precision, sizes]);
+  const key = JSON.stringify([precision, memory, sizes]);
   let bytes = known.get(key);
   if (bytes === undefined) {
     if (known.size >= remembered) known.clear();
-    known.set(key, (bytes = countOrNull(config, precision)));
+    known.set(key, (bytes = countOrNull(config, precision, memory)));
   }
   return bytes;
 }
 
-function countOrNull(config: RunConfig, precision: Precision): StepBytes | null {
+function countOrNull(config: RunConfig, precision: Precision, memory: number | undefined): StepBytes | null {
   try {
-    return count(config, precision);
+    const rehearsal = rehearse(precision, { memory });
+    rehearseStep(rehearsal, config);
+    return rehearsal.peak;
   } catch (error) {
     if (error instanceof AppError && error.code === 'engine-out-of-memory') return null;
     throw error;
   }
-}
-
-function count(config: RunConfig, precision: Precision): StepBytes {
-  const rehearsal = rehearse(precision);
-  rehearseStep(rehearsal, config);
-  return rehearsal.peak;
 }
 
 /** The first batch of a run, up to its gradients, on a device that computes nothing. */
@@ -131,7 +128,7 @@ const usable = 0.85;
 
 /** Whether a step of the run has room on a GPU. */
 export function fits(config: RunConfig, { bytes }: GpuMemory, precision?: Precision): boolean {
-  const needed = stepBytes(config, precision);
+  const needed = stepBytes(config, precision, bytes);
   return needed !== null && needed.reserved <= usable * bytes;
 }
 
@@ -173,7 +170,7 @@ export function splitFor(config: RunConfig, memory: GpuMemory, precision?: Preci
 export function roomInWords(config: RunConfig, gpuMemory: GpuMemory | undefined, precision?: Precision): string {
   if (!gpuMemory) return 'As many as fit beside the prototypes on common cards.';
   const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
-  const needed = stepBytes(config, precision);
+  const needed = stepBytes(config, precision, gpuMemory.bytes);
   const has = `the GPU's ${gib(gpuMemory.bytes)} (${gpuMemory.source})`;
   if (!needed) return `More than any GPU takes in one array; ${has}. Choose a smaller network or fewer prototypes.`;
   const takes = `${config.batch} at a time take ${gib(needed.reserved)} of ${has}`;

@@ -9,6 +9,7 @@ import {
   checkApart,
   checkDriver,
   createWebgpuExecutor,
+  prototypeLimitsOn,
   webgpuState,
   type GpuMemory,
   type WebgpuExecutor,
@@ -167,7 +168,7 @@ async function startWebgpu({ gpuChecks, precision, onFallback }: ExecutorOptions
   const memory = webgpu.memory?.bytes;
   let way: WebgpuWay = precision ? { precision } : {};
   for (;;) {
-    const executor = await machine.webgpu({ ...way, ...(memory && { memoryLimit: kept * memory }) });
+    const executor = await machine.webgpu({ ...way, ...(memory && { memoryLimit: kept * memory }), limits: prototypeLimitsOn(memory) });
     if (executor.engine.runtime.device.software) return executor;
     try {
       const tried = { ...way, precision: executor.precision };

@@ -6,7 +6,7 @@
  * [--peer FILE.py | none] [--python python3]`. Without --arch it runs four standard settings.
  */
 import { parseArgs } from 'node:util';
-import { createWebgpuExecutor, type WebgpuExecutor } from '../../core/nn/webgpu/index.ts';
+import { createWebgpuExecutor, prototypeLimitsOn, webgpuState, type WebgpuExecutor } from '../../core/nn/webgpu/index.ts';
 import type { ProgramTime } from '../../core/nn/webgpu/profile.ts';
 import { measureSpeed, type GpuSpeed } from '../../core/nn/webgpu/speed.ts';
 import '../nn/webgpu-environment.ts';
@@ -31,7 +31,8 @@ async function start(profile: boolean): Promise<WebgpuExecutor> {
   const wanted = options.precision;
   if (wanted !== undefined && wanted !== 'f32' && wanted !== 'f16') throw new Error(`--precision takes f32 or f16, not "${wanted}".`);
   const precision = wanted as 'f32' | 'f16' | undefined;
-  const executor = await createWebgpuExecutor({ profile, ...(precision && { precision }) });
+  const { memory } = await webgpuState();
+  const executor = await createWebgpuExecutor({ profile, limits: prototypeLimitsOn(memory?.bytes), ...(precision && { precision }) });
   if (precision && precision !== precisionOf(executor)) {
     await executor.dispose();
     throw new Error(`The engine computes in ${precisionOf(executor)} only.`);

@@ -129,7 +129,7 @@ test('auto leaves a GPU whose driver multiplies wrongly, and says what to do', {
 
 test('a driver that fails with matrix units is tried without them, then in f32 where that may be', async (t) => {
   const units = [{ M: 16, N: 16, K: 16, result: 'f32' as const }];
-  const { engine } = rehearse('f16', h100).executor as WebgpuExecutor;
+  const { engine } = rehearse('f16', { capabilities: h100 }).executor as WebgpuExecutor;
   const tries = async (right: string, precision?: 'f16'): Promise<{ tried: string[]; reasons: string[]; got: string }> => {
     const [tried, reasons]: string[][] = [[], []];
     const nameOf = (wanted: { precision?: string; matrixUnits?: boolean }): string =>
@@ -199,7 +199,7 @@ for (const [kind, capabilities] of [
   ['without matrix units', { ...h100, subgroups: null, matrices: [], workgroupStorage: 32_768 }],
 ] as const) {
   test(`the check runs what training in f16 spends its arithmetic on, ${kind}`, async (t) => {
-    const { executor } = rehearse('f16', capabilities);
+    const { executor } = rehearse('f16', { capabilities });
     const { runtime } = (executor as WebgpuExecutor).engine;
     t.mock.method(runtime, 'read', async (region: Region, bytes = region.bytes) => new ArrayBuffer(4 * Math.ceil(bytes / 4)));
     const checked = await programsOf(t, () => firstDeviation(executor, executor));
@@ -207,7 +207,7 @@ for (const [kind, capabilities] of [
     const crops = { ...tinyRun().crops, globalSize: 224, localSize: 98, localCount: 8 };
     const sinkhorn = { ...tinyRun().teacher, centering: 'sinkhorn' as const };
     const config = tinyRun({ batch: 64, model: modelConfig('small'), heads: { dino: head, ibot: head }, crops, teacher: sinkhorn });
-    const trained = await programsOf(t, () => rehearseStep(rehearse('f16', capabilities), config));
+    const trained = await programsOf(t, () => rehearseStep(rehearse('f16', { capabilities }), config));
     const all = [...trained.values()].reduce((sum, own) => sum + own, 0);
     const missed = [...trained].filter(([name]) => !checked.has(name));
     assert.ok(all > 1e12);

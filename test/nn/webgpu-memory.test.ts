@@ -26,17 +26,30 @@ test('a waiting buffer serves the next of its size, and somewhat smaller ones', 
   pool.give(take(8));
   pool.give(take(6));
   assert.deepEqual(events, ['make 8']);
-  take(5);
-  assert.deepEqual(events, ['make 8', 'make 5']);
-  assert.equal(pool.reserved, 13 * MiB);
+  take(3);
+  assert.deepEqual(events, ['make 8', 'make 3']);
+  assert.equal(pool.reserved, 11 * MiB);
+});
+
+test('a waiting buffer that an array has outgrown is given back for the next one', () => {
+  const { pool, take, events } = counted();
+  const [small, large] = [take(8), take(20)];
+  pool.give(small);
+  take(10);
+  assert.deepEqual(events.slice(2), ['submit', 'destroy 8', 'make 10']);
+  pool.give(large);
+  // Much larger than what waits: another array.
+  take(30);
+  assert.deepEqual(events.slice(5), ['make 30']);
+  assert.equal(pool.reserved, 60 * MiB);
 });
 
 test('no buffer is larger than the device takes, though its size class is', () => {
   const { take, events } = counted(undefined, 4 * MiB - 1);
-  assert.equal(take(3.9).bytes, Math.ceil((3.9 * MiB) / 256) * 256);
-  take(3.5);
-  take(3.9);
-  assert.deepEqual(events, [`make ${4 - 256 / MiB}`, 'make 3.5', `make ${4 - 256 / MiB}`]);
+  assert.equal(take(3.98).bytes, Math.ceil((3.98 * MiB) / 256) * 256);
+  take(1.5);
+  take(3.98);
+  assert.deepEqual(events, [`make ${4 - 256 / MiB}`, 'make 1.5', `make ${4 - 256 / MiB}`]);
 });
 
 test('beyond the limit waiting buffers make room, after the commands that use them are submitted', () => {

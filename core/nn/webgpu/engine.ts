@@ -28,6 +28,14 @@ export interface PrototypeLimits {
 /** 256 MiB in f32, and tiles of 128 MiB: enough to fill any device. */
 export const prototypeLimits: PrototypeLimits = { kept: 64 * 2 ** 20, tile: 32 * 2 ** 20 };
 
+/**
+ * The same on a GPU with so many bytes: more is kept where an array of it takes a sixteenth of them. Made again, the
+ * teacher's logits cost six products and as many ways through memory.
+ */
+export function prototypeLimitsOn(bytes: number | undefined): PrototypeLimits {
+  return { ...prototypeLimits, kept: Math.max(prototypeLimits.kept, Math.floor((bytes ?? 0) / 16 / 4)) };
+}
+
 /** Whatever there is, is too much to be kept. */
 const fewest: PrototypeLimits = { kept: 0, tile: 8192 };
 

@@ -39,7 +39,7 @@ import { sizeOf } from '../shapes.ts';
 export interface WebgpuOptions extends RuntimeOptions {
   /** Default: f16 on a GPU that has it, else f32. */
   readonly precision?: Precision;
-  /** For tests of the tiled way: how many logits may exist. */
+  /** How many logits may exist; absent: as many as on any GPU. */
   readonly limits?: PrototypeLimits;
 }
 

@@ -2,6 +2,7 @@
 export { checkApart, surveyGpus, webgpuState, type WebgpuState } from './adapters.ts';
 export { assumedMemory, type GpuMemory } from './cardMemory.ts';
 export { createWebgpuExecutor, type WebgpuExecutor, type WebgpuOptions } from './executor.ts';
+export { prototypeLimitsOn } from './engine.ts';
 export { rehearse, type ParameterShape, type Rehearsal } from './rehearsal.ts';
 export { checkDriver } from './check/index.ts';
 export type { GpuSpeed } from './speed.ts';

@@ -7,16 +7,18 @@ import { alignedBytes, alignment, type Region } from './program.ts';
 /** Values of GPUBufferUsage and GPUMapMode, which Node has no globals for. */
 export const usage = { mapRead: 1, mapWrite: 2, copySource: 4, copyTarget: 8, uniform: 64, storage: 128, queryResolve: 512 } as const;
 
-/** Eight classes to a power of two: at most an eighth of a large buffer is unused. */
+/** 32 classes to a power of two: at most a 32nd of a large buffer is unused. */
 export function classBytes(bytes: number): number {
   const wanted = alignedBytes(bytes);
-  if (wanted <= 8 * alignment) return wanted;
-  const step = 2 ** (Math.floor(Math.log2(wanted - 1)) - 3);
+  if (wanted <= 32 * alignment) return wanted;
+  const step = 2 ** (Math.floor(Math.log2(wanted - 1)) - 5);
   return Math.ceil(wanted / step) * step;
 }
 
 /** How much larger than asked for a waiting buffer may be: one more buffer for each size costs more than its unused rest. */
-const slack = 1.5;
+const slack = 2;
+/** A buffer that waits and is a little too small is given back for a new one: most often it was made for the same array. */
+const outgrown = { part: 0.75, bytes: 2 ** 20 } as const;
 
 export class BufferPool {
   readonly #device: GPUDevice;
@@ -55,6 +57,11 @@ export class BufferPool {
   }
 
   #make(size: number, submit: () => void): GPUBuffer {
+    const smaller = this.#outgrownBy(size);
+    if (smaller) {
+      submit();
+      this.#destroyOne(smaller);
+    }
     if (this.reserved + size > this.#limit) {
       submit();
       this.#giveBack(this.reserved + size - this.#limit);
@@ -63,15 +70,26 @@ export class BufferPool {
     return this.#device.createBuffer({ size, usage: usage.storage | usage.copySource | usage.copyTarget });
   }
 
+  /** The class of a waiting buffer that one of this size stands in for, or null. */
+  #outgrownBy(size: number): number | null {
+    if (size < outgrown.bytes) return null;
+    let most = 0;
+    for (const [own, waiting] of this.#free)
+      if (waiting.length > 0 && own < size && own >= outgrown.part * size) most = Math.max(most, own);
+    return most || null;
+  }
+
+  #destroyOne(size: number): void {
+    this.#free.get(size)!.pop()!.destroy();
+    this.reserved -= size;
+  }
+
   /** At least so many bytes, the largest buffers first; all that wait where they are fewer. */
   #giveBack(bytes: number): void {
     const sizes = [...this.#free.keys()].sort((a, b) => b - a);
     for (const size of sizes) {
       const waiting = this.#free.get(size)!;
-      for (; bytes > 0 && waiting.length > 0; bytes -= size) {
-        waiting.pop()!.destroy();
-        this.reserved -= size;
-      }
+      for (; bytes > 0 && waiting.length > 0; bytes -= size) this.#destroyOne(size);
     }
   }
 

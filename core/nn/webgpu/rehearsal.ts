@@ -4,7 +4,7 @@
  */
 import type { Executor, ParameterSet, Precision } from '../ops.ts';
 import type { Device } from './device.ts';
-import { Engine } from './engine.ts';
+import { Engine, prototypeLimitsOn } from './engine.ts';
 import { WebgpuExecutor } from './executor.ts';
 import type { Capabilities } from './program.ts';
 import { Runtime } from './runtime.ts';
@@ -36,11 +36,18 @@ const usual: Capabilities = {
   bindingBytes: 2 ** 31 - 4,
 };
 
-export function rehearse(precision: Precision = 'f32', capabilities: Capabilities = { ...usual, f16: precision === 'f16' }): Rehearsal {
+/** @param memory bytes of the GPU, where they are known: how much is kept depends on it */
+export function rehearse(
+  precision: Precision = 'f32',
+  {
+    capabilities = { ...usual, f16: precision === 'f16' },
+    memory,
+  }: { readonly capabilities?: Capabilities; readonly memory?: number | undefined } = {},
+): Rehearsal {
   const device: Device = { description: 'no GPU', driver: '', software: true, gpu: emptyDevice(), capabilities, timestamps: false };
   const runtime = new Runtime(device);
   return {
-    executor: new WebgpuExecutor(new Engine(runtime, precision)),
+    executor: new WebgpuExecutor(new Engine(runtime, precision, prototypeLimitsOn(memory))),
     createParameters: (shapes) =>
       new GpuParameterSet(
         runtime,
