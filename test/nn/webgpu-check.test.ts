@@ -127,6 +127,15 @@ test('auto leaves a GPU whose driver multiplies wrongly, and says what to do', {
   );
 });
 
+test('the log names the kernels that do most of the work', () => {
+  const told = (capabilities: Capabilities, precision: 'f32' | 'f16' = 'f16'): string =>
+    rehearse(precision, { capabilities }).executor.description.replace(/^.*acts as a GPU\), /, '');
+  assert.equal(told(h100), 'f16, matrix units of 16 x 16 x 16 for products and attention');
+  assert.equal(told({ ...h100, subgroups: { min: 16, max: 32 } }), 'f16, matrix units of 16 x 16 x 16 for products');
+  assert.equal(told({ ...h100, matrices: [] }), 'f16, without matrix units');
+  assert.equal(told(h100, 'f32'), 'f32');
+});
+
 test('a driver that fails with matrix units is tried without them, then in f32 where that may be', async (t) => {
   const units = [{ M: 16, N: 16, K: 16, result: 'f32' as const }];
   const { engine } = rehearse('f16', { capabilities: h100 }).executor as WebgpuExecutor;

@@ -23,11 +23,14 @@ import type { CropGroup, PixelImage } from '../crops.ts';
 import type { PatchMaps, UpsampleGuide } from '../upsampling.ts';
 import { makeCrops } from './augment.ts';
 import { Engine, own, type PrototypeLimits } from './engine.ts';
+import { attentionUnits } from './kernels/attentionMatrix.ts';
+import { matrixShape } from './kernels/productMatrix.ts';
 import * as layers from './layers.ts';
 import * as losses from './losses.ts';
 import { checkPictures, placePictures } from './pictures.ts';
 import { prototypeLogits } from './prototypes.ts';
 import { Runtime, type RuntimeOptions } from './runtime.ts';
+import type { Capabilities } from './program.ts';
 import { bytesOf, GpuAdamState, GpuParameterSet, type GpuTensor } from './tensor.ts';
 import { gatherRows, gatherSamples } from './gather.ts';
 import * as targets from './targets.ts';
@@ -60,6 +63,18 @@ export async function createWebgpuExecutor({ precision, limits, ...options }: We
   return new WebgpuExecutor(new Engine(runtime, precision ?? (f16 && !software ? 'f16' : 'f32'), limits));
 }
 
+/** Which kernels do most of the work, for the log. */
+function kernelsInWords(caps: Capabilities, precision: Precision): string[] {
+  if (precision === 'f32') return [];
+  const shape = matrixShape(caps);
+  if (!shape) return ['without matrix units'];
+  const inAttention = kernelsOfAttention.filter((kernel) => attentionUnits(kernel, { headDim: 64, element: precision }, caps, shape));
+  const where = inAttention.length === kernelsOfAttention.length ? 'products and attention' : 'products';
+  return [`matrix units of ${shape.M} x ${shape.N} x ${shape.K} for ${where}`];
+}
+
+const kernelsOfAttention = ['forward', 'queries', 'keys'] as const;
+
 export class WebgpuExecutor implements Executor {
   readonly name = 'webgpu';
   readonly description: string;
@@ -73,7 +88,8 @@ export class WebgpuExecutor implements Executor {
     this.engine = engine;
     const { description, software } = engine.runtime.device;
     this.precision = engine.precision;
-    this.description = `${description}${software ? ' (a program that acts as a GPU)' : ''}, ${engine.precision}`;
+    const device = `${description}${software ? ' (a program that acts as a GPU)' : ''}`;
+    this.description = [device, engine.precision, ...kernelsInWords(engine.caps, engine.precision)].join(', ');
   }
 
   // --- memory ---
