@@ -429,9 +429,9 @@ async function presets({ local, terminal, stop, folder, values }: Call): Promise
   terminal.result([offered.engine, offered.reason, ...warning, ...lines].join('\n'), offered);
 }
 
-async function doctor({ terminal, flags }: Call): Promise<void> {
+async function doctor({ terminal, flags, local }: Call): Promise<void> {
   terminal.say('Measuring; a few seconds.');
-  const diagnosis = await diagnose(flags.has('check'));
+  const diagnosis = await diagnose(flags.has('check'), local.gpuChecks);
   terminal.result(diagnosisInWords(diagnosis), diagnosis);
 }
 

@@ -4,6 +4,7 @@ import {
   cudaNeeds,
   cudaState,
   describeEngines,
+  rememberFailure,
   surveyGpus,
   type EngineChoice,
   type Executor,
@@ -22,14 +23,19 @@ export interface Diagnosis extends Survey {
   readonly engine: EngineChoice;
 }
 
-/** @param check checks a program that acts as a GPU too, which takes minutes */
-export async function diagnose(check: boolean): Promise<Diagnosis> {
+/**
+ * @param check checks a program that acts as a GPU too, which takes minutes
+ * @param gpuChecks file that remembers what GPU drivers are known to fail: one that passes now is tried again
+ */
+export async function diagnose(check: boolean, gpuChecks: string): Promise<Diagnosis> {
   // One after the other: they would take each other's time.
   const gpus = await surveyGpus(check);
+  const [adapter] = gpus.adapters ?? [];
+  if (adapter && gpus.check === '') rememberFailure(gpuChecks, adapter, null);
   const executor = await createExecutor({ engine: 'cpu' });
   try {
     const cpu = { description: executor.description, gigaflops: await cpuGigaflops(executor) };
-    return { ...gpus, cuda: cudaState(), cpu, engine: await describeEngines('auto') };
+    return { ...gpus, cuda: cudaState(), cpu, engine: await describeEngines('auto', { gpuChecks }) };
   } finally {
     await executor.dispose();
   }

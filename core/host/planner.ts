@@ -25,10 +25,15 @@ export interface Sources {
   readonly teacher?: StartFrom | null;
 }
 
-/** Asks the rooms, with this machine's facts; both are loaded when first asked. */
-export function machinePlanner(): Planner {
+/**
+ * Asks the rooms, with this machine's facts; both are loaded when first asked.
+ * @param gpuChecks file that remembers what GPU drivers are known to fail
+ */
+export function machinePlanner(gpuChecks?: string): Planner {
   const facts = async (images: number, wish?: EngineWish) => {
-    const { engine, gpu, details, memory, precision } = await (await import('../nn/index.ts')).describeEngines(wish);
+    const { engine, gpu, details, memory, precision } = await (
+      await import('../nn/index.ts')
+    ).describeEngines(wish, { ...(gpuChecks && { gpuChecks }) });
     return {
       images,
       cores: availableParallelism(),

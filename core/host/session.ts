@@ -58,7 +58,7 @@ export class Session {
 
   constructor(options: ServiceOptions) {
     this.options = options;
-    this.planner = options.planner ?? machinePlanner();
+    this.planner = options.planner ?? machinePlanner(options.config.gpuChecks);
     this.jobs = new Jobs(this.hub, { gpuChecks: options.config.gpuChecks, ...options.worker });
     this.learning = new LiveLearning(() => this.startLearn(), options.learnDelayMs);
   }

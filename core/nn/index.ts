@@ -8,9 +8,13 @@ import {
   assumedMemory,
   checkApart,
   checkDriver,
+  failedBefore,
+  faultError,
+  rememberFailure,
   createWebgpuExecutor,
   prototypeLimitsOn,
   webgpuState,
+  type Fault,
   type GpuMemory,
   type WebgpuExecutor,
   type WebgpuOptions,
@@ -26,7 +30,7 @@ export { applyCrop } from './pixels.ts';
 export { resizeWeights } from './positions.ts';
 export { cudaFolder, cudaNeeds, cudaState } from './tensorflow/index.ts';
 export type { GpuMemory } from './webgpu/index.ts';
-export { surveyGpus, type Survey } from './webgpu/index.ts';
+export { rememberFailure, surveyGpus, type Survey } from './webgpu/index.ts';
 export { rehearse, type ParameterShape, type Rehearsal } from './webgpu/index.ts';
 
 export const engineNames = ['cpu', 'tensorflow', 'webgpu'] as const;
@@ -69,8 +73,8 @@ export interface GpuFacts {
 export interface Machine {
   facts(): Promise<GpuFacts>;
   webgpu(options: WebgpuOptions): Promise<WebgpuExecutor>;
-  /** What the GPU's driver does wrongly when it computes so, in words that follow "the driver"; empty when all is right. */
-  check(way: WebgpuWay): Promise<string>;
+  /** What is wrong with the GPU's driver when it computes so; null when nothing is. */
+  check(way: WebgpuWay): Promise<Fault | null>;
 }
 
 /** How the GPU computes; absent: as fast as it can. */
@@ -87,11 +91,16 @@ const thisMachine: Machine = {
  * process of its own, CUDA by its files. Whether a GPU can really be used shows when the engine starts.
  * @param facts for tests: what is there
  */
-export async function describeEngines(wish: EngineWish = 'auto', facts?: GpuFacts): Promise<EngineChoice> {
+export async function describeEngines(
+  wish: EngineWish = 'auto',
+  { gpuChecks, facts }: Pick<ExecutorOptions, 'gpuChecks'> & { readonly facts?: GpuFacts } = {},
+): Promise<EngineChoice> {
   const { cuda, webgpu } = facts ?? (await thisMachine.facts());
-  const { adapter, problem } = webgpu;
+  const { adapter } = webgpu;
   const gpu = adapter !== null && !adapter.software;
-  if (wish === 'webgpu' || (wish === 'auto' && gpu)) {
+  const failure = failureOf(webgpu, gpuChecks);
+  const problem = failure ? `the GPU is not used: ${failure}` : webgpu.problem;
+  if (wish === 'webgpu' || (wish === 'auto' && gpu && !failure)) {
     const details = adapter ? `${adapter.description}${gpu ? '' : ', a program that acts as a GPU: slow'}` : `without a GPU (${problem})`;
     return {
       engine: 'webgpu',
@@ -106,7 +115,7 @@ export async function describeEngines(wish: EngineWish = 'auto', facts?: GpuFact
   }
   const cores = availableParallelism();
   const lacks = [problem || 'no GPU was found', ...(cuda.gpu || cuda.installed ? [missing(cuda)] : [])].join('; ');
-  const reason = gpu || ready ? 'asked for' : lacks;
+  const reason = (gpu && !failure) || ready ? 'asked for' : lacks;
   return { engine: 'cpu', gpu: false, details: `${cores} ${cores === 1 ? 'thread' : 'threads'} (${reason})` };
 }
 
@@ -135,7 +144,9 @@ export async function createExecutor(options: ExecutorOptions = {}, machine: Mac
   if (engine === 'tensorflow') return createTensorflowExecutor();
   if (engine === 'auto') {
     const { cuda, webgpu } = await machine.facts();
-    if (webgpu.adapter && !webgpu.adapter.software) {
+    const known = failureOf(webgpu, options.gpuChecks);
+    if (known !== null) onFallback?.(`WebGPU does not use the GPU: ${known}.`);
+    else if (webgpu.adapter && !webgpu.adapter.software) {
       try {
         return await startWebgpu(options, machine);
       } catch (error) {
@@ -155,6 +166,12 @@ export async function createExecutor(options: ExecutorOptions = {}, machine: Mac
   return createCpuExecutor(threads === undefined ? {} : { threads });
 }
 
+/** What is known to be wrong with the driver of the machine's adapter, in words, or null. */
+function failureOf({ adapter }: WebgpuState, gpuChecks: string | undefined): string | null {
+  const wrong = adapter && gpuChecks !== undefined ? failedBefore(gpuChecks, adapter) : null;
+  return wrong && `its driver ${wrong} (checked before; patchwise doctor checks again)`;
+}
+
 /** Part of a GPU's memory that the engine may hold buffers for that it does not use at the moment. */
 const kept = 0.9;
 
@@ -170,17 +187,19 @@ async function startWebgpu({ gpuChecks, precision, onFallback }: ExecutorOptions
   for (;;) {
     const executor = await machine.webgpu({ ...way, ...(memory && { memoryLimit: kept * memory }), limits: prototypeLimitsOn(memory) });
     if (executor.engine.runtime.device.software) return executor;
-    try {
-      const tried = { ...way, precision: executor.precision };
-      await checkDriver(executor, { file: gpuChecks ?? null, check: () => machine.check(tried) });
-      return executor;
-    } catch (error) {
-      await executor.dispose();
-      const next = simplerWay(executor, precision);
-      if (!next) throw error;
-      onFallback?.(`${(error as Error).message} ${next.words}`);
-      ({ way } = next);
+    const tried = { ...way, precision: executor.precision };
+    const fault = await checkDriver(executor, { file: gpuChecks ?? null, check: () => machine.check(tried) });
+    if (!fault) return executor;
+    await executor.dispose();
+    const { device } = executor.engine.runtime;
+    const error = faultError(device, fault);
+    const next = simplerWay(executor, precision);
+    if (!next) {
+      if (fault.certain && !precision && gpuChecks !== undefined) rememberFailure(gpuChecks, device, fault.wrong);
+      throw error;
     }
+    onFallback?.(`${error.message} ${next.words}`);
+    ({ way } = next);
   }
 }
 

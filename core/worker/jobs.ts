@@ -102,18 +102,33 @@ export async function* runJob(request: JobRequest, signal: AbortSignal, { gpuChe
     yield* curate({ ...request, network: null, signal });
     return;
   }
-  const { createExecutor } = await import('../nn/index.ts');
+  const { createExecutor, describeEngines } = await import('../nn/index.ts');
   const fallbacks: string[] = [];
   const onFallback = (reason: string): void => void fallbacks.push(reason);
-  const executor = await createExecutor({ ...(await engineOf(request)), onFallback, ...(gpuChecks && { gpuChecks }) });
+  const checks = gpuChecks ? { gpuChecks } : {};
+  const wish = await engineOf(request);
+  const planned = await describeEngines(wish.engine, checks);
+  const executor = await createExecutor({ ...wish, onFallback, ...checks });
   for (const text of fallbacks) yield { type: 'log', level: 'warn', text };
   try {
+    if (request.kind === 'pretrain') checkPlan(planned.gpu, executor.name, fallbacks);
     if (request.kind === 'pretrain') yield* train(request, executor, signal);
     else if (request.kind === 'curate') yield* curateByNetwork(request, executor, signal);
     else yield* propose(request, executor, signal);
   } finally {
     await executor.dispose();
   }
+}
+
+/**
+ * A run whose numbers were chosen for a GPU would take days on the CPU.
+ * @param gpu what its numbers were chosen for
+ * @throws AppError engine-unavailable with the reasons why another engine was taken
+ */
+export function checkPlan(gpu: boolean, engine: string, fallbacks: readonly string[]): void {
+  if (!gpu || engine !== 'cpu') return;
+  const action = 'Start it again: its numbers are then chosen for what is left. From the command line, --engine cpu does so.';
+  throw new AppError('engine-unavailable', fallbacks.join(' ') || 'The GPU cannot be used.', action);
 }
 
 /** What computes the job. */

@@ -167,7 +167,7 @@ describe('the choice of an engine', () => {
   const program = { adapter: { description: 'SwiftShader, Vulkan', driver: '', software: true }, problem: '' };
 
   async function choose(wish: Parameters<typeof describeEngines>[0], cuda: typeof none, webgpu: WebgpuState): Promise<string> {
-    const { engine, gpu, details } = await describeEngines(wish, { cuda, webgpu });
+    const { engine, gpu, details } = await describeEngines(wish, { facts: { cuda, webgpu } });
     return `${engine}${gpu ? ' on a GPU' : ''}, ${details}`.replace(/\d+ threads?/, 'n threads');
   }
 

@@ -6,7 +6,7 @@ import path from 'node:path';
 import { after, test, type TestContext } from 'node:test';
 import { AppError } from '../../core/contract/index.ts';
 import { createCpuExecutor } from '../../core/nn/cpu/index.ts';
-import { createExecutor, type Machine } from '../../core/nn/index.ts';
+import { createExecutor, describeEngines, rememberFailure, type Machine } from '../../core/nn/index.ts';
 import { openDevice, type Device } from '../../core/nn/webgpu/device.ts';
 import { Engine } from '../../core/nn/webgpu/engine.ts';
 import { WebgpuExecutor } from '../../core/nn/webgpu/executor.ts';
@@ -17,7 +17,7 @@ import { checkApart } from '../../core/nn/webgpu/adapters.ts';
 import { rehearse } from '../../core/nn/webgpu/rehearsal.ts';
 import type { Capabilities, Dispatch, Region } from '../../core/nn/webgpu/program.ts';
 import { tinyRun } from '../dinov2/tiny-run.ts';
-import { checkDriver, firstDeviation, wrongIn } from '../../core/nn/webgpu/check/index.ts';
+import { checkDriver, firstDeviation, wrongIn, type Fault } from '../../core/nn/webgpu/check/index.ts';
 import { noAdapter } from './webgpu-device.ts';
 
 const skip = noAdapter;
@@ -64,10 +64,11 @@ function replacing(text: string, by: string): { translate(source: string): strin
   return driver;
 }
 
-async function wrongBesideCpu(executor: WebgpuExecutor): Promise<string> {
+async function faultBesideCpu(executor: WebgpuExecutor): Promise<Fault | null> {
   const reference = await createCpuExecutor({ threads: 1 });
   try {
-    return await wrongIn(executor, reference);
+    const wrong = await wrongIn(executor, reference);
+    return wrong ? { wrong, certain: true } : null;
   } finally {
     await reference.dispose();
   }
@@ -85,7 +86,7 @@ test('a right driver passes, once for each driver, whatever was in the file', { 
   const executor = await executorWith((source) => source);
   t.after(() => executor.dispose());
   const held = executor.memoryBytes();
-  await checkDriver(executor, { file, check: () => wrongBesideCpu(executor) });
+  await checkDriver(executor, { file, check: () => faultBesideCpu(executor) });
   assert.equal(executor.memoryBytes(), held);
   const { version, passed } = JSON.parse(await readFile(file, 'utf8')) as { version: number; passed: Record<string, string> };
   assert.deepEqual([version, Object.keys(passed).length], [1, 1]);
@@ -101,26 +102,41 @@ test('a right driver passes, once for each driver, whatever was in the file', { 
   }
 });
 
-test('auto leaves a GPU whose driver multiplies wrongly, and says what to do', { skip }, async (t) => {
+test('auto leaves a GPU whose driver multiplies wrongly, says what to do, and remembers it', { skip }, async (t) => {
   const gpuChecks = await checksFile(t);
   const driver = replacing('fma(vec4<f32>(left0[0]), right0', 'fma(vec4<f32>(left0[1]), right0');
+  const { description, driver: version } = (await executorWith(driver.translate)).engine.runtime.device;
+  const adapter = { description, driver: version, software: false };
+  const facts = { cuda: { gpu: false, installed: false }, webgpu: { adapter, problem: '' } };
+  let checks = 0;
   const machine: Machine = {
-    facts: async () => ({
-      cuda: { gpu: false, installed: false },
-      webgpu: { adapter: { description: 'a card', driver: '', software: false }, problem: '' },
-    }),
+    facts: async () => facts,
     webgpu: () => executorWith(driver.translate),
-    check: async () => wrongBesideCpu(await executorWith(driver.translate)),
+    check: async () => (checks++, faultBesideCpu(await executorWith(driver.translate))),
   };
   const reasons: string[] = [];
-  const executor = await createExecutor({ threads: 1, gpuChecks, onFallback: (reason) => reasons.push(reason) }, machine);
+  const start = async (): Promise<void> => {
+    const executor = await createExecutor({ threads: 1, gpuChecks, onFallback: (reason) => reasons.push(reason) }, machine);
+    assert.equal(executor.name, 'cpu');
+    await executor.dispose();
+  };
+  assert.equal((await describeEngines('auto', { gpuChecks, facts })).engine, 'webgpu');
+  await start();
   assert.ok(driver.hits > 0);
-  assert.equal(executor.name, 'cpu');
-  await executor.dispose();
   assert.equal(reasons.length, 1);
   assert.match(reasons[0]!, /test driver 1\.2\) computes matrix products wrongly: off by [\d.e+]+ % of the largest value\./);
   assert.match(reasons[0]!, /the next engine is tried\. Update the graphics driver, or use the cpu engine\.$/);
-  await assert.rejects(readFile(gpuChecks), /ENOENT/);
+  await start();
+  assert.equal(checks, 1);
+  assert.match(
+    reasons[1]!,
+    /^WebGPU does not use the GPU: its driver computes matrix products wrongly: .* \(checked before; patchwise doctor checks again\)\.$/,
+  );
+  const planned = await describeEngines('auto', { gpuChecks, facts });
+  assert.ok(planned.engine === 'cpu' && !planned.gpu && /the GPU is not used: its driver computes/.test(planned.details), planned.details);
+  rememberFailure(gpuChecks, adapter, null);
+  await start();
+  assert.equal(checks, 2);
   await assert.rejects(
     createExecutor({ engine: 'webgpu', gpuChecks }, machine),
     (error) => error instanceof AppError && error.code === 'engine-unavailable' && /matrix products/.test(error.message),
@@ -155,7 +171,7 @@ test('a driver that fails with matrix units is tried without them, then in f32 w
       },
       check: async (way) => {
         tried!.push(nameOf(way));
-        return nameOf(way) === right ? '' : 'computes attention wrongly: not a number';
+        return nameOf(way) === right ? null : { wrong: 'computes attention wrongly: not a number', certain: true };
       },
     };
     const options = { threads: 1, gpuChecks: await checksFile(t), onFallback: (reason: string) => reasons!.push(reason) };
@@ -182,12 +198,13 @@ test('a driver that fails with matrix units is tried without them, then in f32 w
 });
 
 test('a driver is checked in a process that it may end', { skip }, async (t) => {
-  assert.equal(await checkApart({ precision: 'f32' }), '');
+  assert.equal(await checkApart({ precision: 'f32' }), null);
   const dies = "process.argv[2]==='check'&&process.kill(process.pid,'SIGSEGV')";
   const before = process.env['NODE_OPTIONS'];
   t.after(() => (before === undefined ? delete process.env['NODE_OPTIONS'] : (process.env['NODE_OPTIONS'] = before)));
   process.env['NODE_OPTIONS'] = `--import=data:text/javascript,${encodeURIComponent(dies)}`;
-  assert.match(await checkApart({ precision: 'f32' }), /^was checked in a process of its own and ended it \(SIGSEGV\)$/);
+  const wrong = 'was checked in a process of its own and ended it (SIGSEGV)';
+  assert.deepEqual(await checkApart({ precision: 'f32' }), { wrong, certain: true });
 });
 
 /** Calls `body` and returns what each program given to any runtime computes meanwhile, in operations. */

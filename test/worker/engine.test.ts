@@ -9,7 +9,7 @@ import type { JobEvent, ScannedImage } from '../../core/contract/index.ts';
 import { readRun } from '../../core/dinov2/index.ts';
 import { scanFolder } from '../../core/images/index.ts';
 import type { EngineWish } from '../../core/nn/index.ts';
-import { runJob } from '../../core/worker/jobs.ts';
+import { checkPlan, runJob } from '../../core/worker/jobs.ts';
 import { tinyRun } from '../dinov2/tiny-run.ts';
 import { photo } from '../fixtures/pictures.ts';
 
@@ -64,4 +64,11 @@ test('a run goes on with the engine it was started with, or with another one and
   const own = { kind: 'pretrain', runDir, imageRoot: place, pixelDir: path.join(place, 'pixels') } as const;
   const request = { ...own, start: null, engine: null, precision: 'f16' } as const;
   await assert.rejects(runJob(request, new AbortController().signal).next(), /f16 is for the webgpu engine/);
+});
+
+test('a run planned for a GPU does not begin on the CPU', () => {
+  assert.throws(() => checkPlan(true, 'cpu', ['The driver computes wrongly.']), /^AppError: The driver computes wrongly\.$/);
+  checkPlan(true, 'webgpu', ['Its matrix units are left unused.']);
+  checkPlan(true, 'tensorflow', ['The next engine is tried.']);
+  checkPlan(false, 'cpu', []);
 });

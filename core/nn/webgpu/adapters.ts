@@ -7,6 +7,7 @@ import { execFile } from 'node:child_process';
 import { existsSync, readdirSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import type { GpuMemory } from './cardMemory.ts';
+import type { Fault } from './check/index.ts';
 import { dawnLibrary, type AdapterFacts } from './device.ts';
 import { backendVariable, dawnOptions } from './quirks.ts';
 import type { CheckedWay, Survey } from './survey.ts';
@@ -78,21 +79,19 @@ export async function surveyGpus(check: boolean): Promise<Survey> {
   return ended ? { ...found, problem: apart(ended) } : found;
 }
 
-/**
- * What the driver does wrongly, in words to follow "the driver", found out in a process that it may crash; empty when all is
- * right.
- */
-export async function checkApart(way: CheckedWay): Promise<string> {
-  const { lines, ended } = await ask(['check', JSON.stringify(way)], surveyPatience);
-  if (ended) return `was checked in a process of its own and ${ended}`;
+/** What is wrong with the driver when it computes so, found out in a process that it may crash; null when nothing is. */
+export async function checkApart(way: CheckedWay): Promise<Fault | null> {
+  const { lines, ended, crashed } = await ask(['check', JSON.stringify(way)], surveyPatience);
+  if (ended) return { wrong: `was checked in a process of its own and ${ended}`, certain: crashed };
   const { check, problem } = (lines[0] ?? {}) as { readonly check?: string; readonly problem?: string };
-  return check ?? `could not be checked: ${problem ?? 'it gave no answer'}`;
+  if (check === undefined) return { wrong: `could not be checked: ${problem ?? 'it gave no answer'}`, certain: false };
+  return check ? { wrong: check, certain: true } : null;
 }
 
 const apart = (ended: string): string => (ended ? `the graphics driver was tried in a process of its own and ${ended}` : '');
 
 /** The objects that the process printed, and how the driver ended it, in words that follow it; empty when it did not. */
-function ask(words: readonly string[], timeout: number): Promise<{ lines: object[]; ended: string }> {
+function ask(words: readonly string[], timeout: number): Promise<{ lines: object[]; ended: string; crashed: boolean }> {
   return new Promise((resolve) => {
     // Without this process's own flags: it may run under a test runner or an inspector.
     execFile(process.execPath, ['--no-warnings', entry, ...words], { timeout, killSignal: 'SIGKILL' }, (error, output) => {
@@ -101,6 +100,7 @@ function ask(words: readonly string[], timeout: number): Promise<{ lines: object
       resolve({
         lines: lines.map((line) => JSON.parse(line) as object),
         ended: error ? how : '',
+        crashed: error !== null && !error.killed,
       });
     });
   });

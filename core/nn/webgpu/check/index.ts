@@ -1,3 +1,3 @@
 /** Front door of the driver's check: whether a GPU computes what the kernels say. */
-export { checkDriver } from './driver.ts';
+export { checkDriver, failedBefore, faultError, rememberFailure, type Fault } from './driver.ts';
 export { firstDeviation, wrongIn } from './operations.ts';
