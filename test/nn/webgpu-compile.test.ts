@@ -47,15 +47,20 @@ describe('kernels that this device may not run', { skip: !dawnLibrary() && 'ther
     { kind: 'bias-gelu', bias: other, slope: other },
     { kind: 'residual', bias: other, gamma: other, residual: other },
   ];
-  const shapes = [
-    { M: 16, N: 16, K: 16 },
-    { M: 16, N: 8, K: 16 },
-    { M: 16, N: 8, K: 8 },
-    { M: 8, N: 8, K: 8 },
-  ];
-  for (const shape of shapes)
-    it(`products with units of ${shape.M} x ${shape.N} x ${shape.K} compile`, async () => {
-      const caps: Capabilities = { ...capabilities, matrices: [{ ...shape, result: 'f32' }] };
+  /** NVIDIA's, those of software, AMD's (subgroups of 64), Intel's (of 16). */
+  const units = [
+    { M: 16, N: 16, K: 16, lanes: 32 },
+    { M: 16, N: 8, K: 16, lanes: 32 },
+    { M: 16, N: 8, K: 8, lanes: 32 },
+    { M: 8, N: 8, K: 8, lanes: 8 },
+    { M: 16, N: 16, K: 16, lanes: 64 },
+    { M: 8, N: 16, K: 16, lanes: 16 },
+  ].map(({ lanes, ...shape }) => {
+    const caps: Capabilities = { ...capabilities, subgroups: { min: lanes, max: lanes }, matrices: [{ ...shape, result: 'f32' }] };
+    return { name: `units of ${shape.M} x ${shape.N} x ${shape.K} of ${lanes} lanes`, caps };
+  });
+  for (const { name, caps } of units)
+    it(`products with ${name} compile`, async () => {
       for (const form of ['nt', 'nn', 'tn'] as const)
         for (const epilogue of epilogues)
           for (const odd of [0, 1]) {
@@ -78,9 +83,8 @@ describe('kernels that this device may not run', { skip: !dawnLibrary() && 'ther
     });
 
   const groups = [{ samples: 2, tokens: 50, tokenOffset: 0 }];
-  for (const shape of shapes)
-    it(`attention with units of ${shape.M} x ${shape.N} x ${shape.K} compiles`, async () => {
-      const caps: Capabilities = { ...capabilities, matrices: [{ ...shape, result: 'f32' }] };
+  for (const { name, caps } of units)
+    it(`attention with ${name} compiles`, async () => {
       for (const headDim of [16, 32, 48, 64]) {
         const inputs = { qkv: region, out: region, lse: region, groups, heads: 6, headDim, element: 'f16' } as const;
         const backward = attentionBackward(caps, { ...inputs, dOut: region, dQkv: region, delta: region });
