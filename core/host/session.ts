@@ -223,7 +223,8 @@ export class Session {
     if (this.jobs.running('proposing')) return false;
     const examples = learningExamples(project);
     const first = nextImages(project, this.shownQueue);
-    if (examples.accepted.length > 0) this.start({ kind: 'learn', ...common, ...examples, first }, null, { modelKey, choice, passes });
+    const teaches = examples.accepted.some(({ classId }) => classId !== null);
+    if (teaches) this.start({ kind: 'learn', ...common, ...examples, first }, null, { modelKey, choice, passes });
     return true;
   }
 }

@@ -106,12 +106,13 @@ test('each action does what it says, and tells what changed', (t) => {
   ]);
   assert.deepEqual(projectSummary(r.project).counts, { proposed: 0, accepted: 3, edited: 1, rejected: 1, unsure: 1, drawn: 1 });
   assert.deepEqual(
-    learningExamples(r.project).accepted.map(({ imageId, classId, rle }) => [imageId, classId, rleArea(rle)]),
+    learningExamples(r.project).accepted.map(({ imageId, classId, drawn, rle }) => [imageId, classId, drawn, rleArea(rle)]),
     [
-      [1, 2, 12],
-      [1, 1, 6],
-      [2, 1, 16],
-      [2, 2, 16],
+      [1, 2, false, 12],
+      [1, 1, true, 6],
+      [2, 1, false, 16],
+      [2, null, false, 16],
+      [2, 2, false, 16],
     ],
   );
 });
