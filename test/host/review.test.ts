@@ -297,6 +297,64 @@ test('queues: classes together and surest first, or what teaches most; unsure la
   );
 });
 
+test('a name given to a cluster wins over the class that a machine takes its masks for, and is followed', (t) => {
+  const r = review(t);
+  const row = (id: number) =>
+    r.project.get<{ class_id: number | null; cluster_id: number | null }>('SELECT * FROM proposals WHERE id = ?', id)!;
+  // Both images' second proposals are one cluster, named stem; learning takes their objects for leaves.
+  r.project.write((w) => {
+    replaceClusters(w, [{ compactness: 0.5, examples: [2, 5], members: [2, 5] }]);
+    nameCluster(w, 1, 2);
+  });
+  const leaf = [rectangle(imageSize, 8, 0, 5, 4, { classId: 1 }), rectangle(imageSize, 16, 8, 4, 4, { classId: 1 })];
+  const learned = () => r.project.write((w) => replaceProposals(w, 1, leaf, 'm', true))[0]!;
+  let id = learned();
+  assert.deepEqual([row(id).class_id, row(id).cluster_id], [2, 1]);
+  assert.equal(row(id + 1).class_id, 1, 'without a name what the machine takes it for');
+  // Another name, none, and learning again.
+  r.project.write((w) => nameCluster(w, 1, 1));
+  assert.equal(row(id).class_id, 1);
+  r.project.write((w) => nameCluster(w, 1, null));
+  assert.equal(row(id).class_id, null);
+  id = learned();
+  assert.deepEqual([row(id).class_id, row(id).cluster_id], [1, 1]);
+
+  // The class that a person gave a single mask stays through both.
+  r.decide({ action: 'setClass', proposalId: id, classId: 1, seconds: 1 });
+  r.project.write((w) => nameCluster(w, 1, 2));
+  assert.deepEqual(
+    r.project.write((w) => replaceProposals(w, 1, leaf.slice(0, 1), 'm', true)),
+    [null],
+  );
+  assert.equal(row(id).class_id, 1);
+  // When that is taken back, it follows its cluster again; so does one whose acceptance is.
+  r.undo();
+  assert.equal(row(id).class_id, 2);
+  r.decide({ action: 'accept', proposalId: id, classId: null, seconds: 1 });
+  r.project.write((w) => nameCluster(w, 1, 1));
+  r.undo();
+  assert.equal(row(id).class_id, 1);
+});
+
+test('what learning replaces passes its cluster on, whatever else lies there', (t) => {
+  const r = review(t);
+  const clusterOf = (id: number | null) =>
+    r.project.get<{ cluster_id: number | null }>('SELECT cluster_id FROM proposals WHERE id = ?', id!)!.cluster_id;
+  const learned = (...drafts: ReturnType<typeof rectangle>[]) => r.project.write((w) => replaceProposals(w, 1, drafts, 'm', true));
+  r.project.write((w) => replaceClusters(w, [{ compactness: 0.5, examples: [2], members: [2, 3] }]));
+  // A second mask of the object came without a cluster, and the next one is more like that.
+  const small = rectangle(imageSize, 8, 0, 4, 4);
+  const large = rectangle(imageSize, 8, 0, 8, 4);
+  const [first, second] = learned(small, large);
+  r.project.write((w) => w.run('UPDATE proposals SET cluster_id = NULL WHERE id = ?', second!));
+  assert.equal(clusterOf(first!), 1);
+  assert.deepEqual(learned(rectangle(imageSize, 8, 0, 7, 4)).map(clusterOf), [1]);
+  // A better mask of what was rejected for its edge is of that cluster too.
+  const [only] = learned(small);
+  r.decide({ action: 'reject', proposalId: only!, seconds: 1 });
+  assert.deepEqual(learned(rectangle(imageSize, 8, 0, 6, 4)).map(clusterOf), [1]);
+});
+
 test('figures: the median of active seconds, pauses cut, undone ones left out, people only when wanted', (t) => {
   const r = review(t);
   for (const [proposalId, seconds] of [

@@ -20,10 +20,10 @@ interface Kept {
   readonly box: Box;
 }
 
-interface Replaced {
-  readonly clusterId: number | null;
+/** A proposal whose cluster a new mask of the same object inherits, and with it the name that a person gave the cluster. */
+interface Ancestor {
+  readonly clusterId: number;
   readonly classId: number | null;
-  readonly named: boolean;
   readonly rle: Rle;
   readonly box: Box;
 }
@@ -44,8 +44,9 @@ export const rleOf = (row: MaskColumns): Rle => ({ size: [row.rle_height, row.rl
 
 /**
  * Replaces the undecided proposals of an image by a machine's new ones. Kept: accepted, edited, rejected and unsure ones,
- * and those whose class a person set. Dropped: drafts that repeat something kept. A draft that repeats a replaced proposal
- * of a named or discarded cluster inherits cluster and name, so a naming outlives the masks it was given to.
+ * and those whose class a person set. Dropped: drafts that repeat something kept. A draft that repeats a proposal of a named
+ * or discarded cluster inherits cluster and name, so a naming outlives the masks it was given to, and wins over the class
+ * that a machine takes the draft for.
  * @param inheritAll also inherit unnamed clusters: for 'learn', which does not cluster anew
  * @returns the new row id of each draft, null where dropped
  */
@@ -66,29 +67,28 @@ export function replaceProposals(
       imageId,
     ),
   ].map((row) => ({ state: row.state, rle: rleOf(row), box: boxOf(row) }));
-  const replaced: Replaced[] = writer
-    .all<MaskColumns & { cluster_id: number | null; class_id: number | null; named: number }>(
-      `SELECT p.cluster_id, c.class_id, c.id IS NOT NULL AND (c.class_id IS NOT NULL OR c.discarded) AS named,
-         p.x, p.y, p.width, p.height, p.rle_width, p.rle_height, p.rle_counts
-       FROM proposals p LEFT JOIN clusters c ON c.id = p.cluster_id
-       WHERE p.image_id = ? AND p.state = 'proposed' AND p.class_set = 0`,
+  const ancestors: Ancestor[] = writer
+    .all<MaskColumns & { cluster_id: number; class_id: number | null }>(
+      `SELECT p.cluster_id, c.class_id, p.x, p.y, p.width, p.height, p.rle_width, p.rle_height, p.rle_counts
+       FROM proposals p JOIN clusters c ON c.id = p.cluster_id
+       WHERE p.image_id = ? AND p.state IN ('proposed', 'rejected') AND p.class_set = 0 AND (? OR c.class_id IS NOT NULL OR c.discarded)`,
       imageId,
+      Number(inheritAll),
     )
-    .map((row) => ({ clusterId: row.cluster_id, classId: row.class_id, named: row.named === 1, rle: rleOf(row), box: boxOf(row) }));
+    .map((row) => ({ clusterId: row.cluster_id, classId: row.class_id, rle: rleOf(row), box: boxOf(row) }));
   writer.run("DELETE FROM proposals WHERE image_id = ? AND state = 'proposed' AND class_set = 0", imageId);
 
   return drafts.map((draft) => {
     const repeats = kept.some((k) => overlap(draft, k) >= (k.state === 'rejected' ? sameRejected : sameObject));
     if (repeats) return null;
-    const before = bestMatch(draft, replaced);
-    const heir = before && before.clusterId !== null && (before.named || inheritAll) ? before : null;
+    const ancestor = bestMatch(draft, ancestors);
     return writer.run(
       `INSERT INTO proposals (image_id, class_id, cluster_id, discarded, score, margin, source, ${maskColumns}, area, model_key)
        VALUES (?, (SELECT id FROM classes WHERE id = ? AND removed = 0), ?, (SELECT discarded FROM clusters WHERE id = ? UNION ALL SELECT 0 LIMIT 1), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
       imageId,
-      draft.classId ?? heir?.classId ?? null,
-      heir?.clusterId ?? null,
-      heir?.clusterId ?? null,
+      ancestor?.classId ?? draft.classId,
+      ancestor?.clusterId ?? null,
+      ancestor?.clusterId ?? null,
       draft.score,
       draft.margin,
       draft.source,
@@ -102,8 +102,8 @@ export function replaceProposals(
   });
 }
 
-function bestMatch(draft: ProposalDraft, candidates: readonly Replaced[]): Replaced | null {
-  let best: Replaced | null = null;
+function bestMatch(draft: ProposalDraft, candidates: readonly Ancestor[]): Ancestor | null {
+  let best: Ancestor | null = null;
   let bestOverlap = sameObject;
   for (const candidate of candidates) {
     const value = overlap(draft, candidate);
@@ -225,6 +225,14 @@ export function nameCluster(writer: Writer, clusterId: number, classId: number |
     "UPDATE proposals SET class_id = ? WHERE cluster_id = ? AND state IN ('proposed', 'unsure') AND class_set = 0",
     classId,
     clusterId,
+  );
+}
+
+/** A proposal that waits again after an undo takes the name that its cluster was given meanwhile. */
+export function followCluster(writer: Writer, proposalId: number): void {
+  writer.run(
+    `UPDATE proposals SET class_id = coalesce((SELECT class_id FROM clusters WHERE id = cluster_id), class_id) WHERE id = ?`,
+    proposalId,
   );
 }
 
