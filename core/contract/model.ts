@@ -101,7 +101,7 @@ export interface ClusterCard {
   readonly classId: number | null;
   readonly discarded: boolean;
   /** Up to 8 examples, most typical first. */
-  readonly examples: readonly { readonly proposalId: number; readonly imageId: number; readonly box: Box }[];
+  readonly examples: readonly { readonly proposalId: number; readonly imageId: number; readonly box: Box; readonly rle: Rle }[];
 }
 
 export type ProposalState = 'proposed' | 'accepted' | 'edited' | 'rejected' | 'unsure';

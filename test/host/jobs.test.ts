@@ -175,7 +175,8 @@ test('proposals, clusters and live learning; nothing decided is replaced', async
       [3, 3, 0.5, 3],
     ],
   );
-  assert.deepEqual(cards[0]!.examples[0], { proposalId: 1, imageId: 1, box: [1, 1, 4, 4] });
+  const { rle } = (await page.call.reviewImage.query({ imageId: 1 })).objects[0]!;
+  assert.deepEqual(cards[0]!.examples[0], { proposalId: 1, imageId: 1, box: [1, 1, 4, 4], rle });
 
   const leaf = await page.call.createClass.mutate({ name: 'leaf', color: null });
   const named = await page.call.nameCluster.mutate({ clusterId: cards[0]!.id, classId: leaf.id });

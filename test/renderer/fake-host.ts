@@ -257,7 +257,7 @@ export class FakeHost {
         examples: own
           .filter((_, i) => i % 3 === 0)
           .slice(0, 8)
-          .map((o) => ({ proposalId: o.id, imageId: o.imageId, box: o.box })),
+          .map((o) => ({ proposalId: o.id, imageId: o.imageId, box: o.box, rle: o.rle })),
       };
     });
   }

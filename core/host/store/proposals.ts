@@ -192,7 +192,7 @@ export function clusterCard(reader: Reader, clusterId: number): ClusterCard {
 /** The chosen examples come first; where proposals were decided on or replaced, the surest of the cluster fill up. */
 function card(reader: Reader, row: ClusterRow): ClusterCard {
   type Example = MaskColumns & { proposalId: number; imageId: number };
-  const columns = 'p.id AS proposalId, p.image_id AS imageId, p.x, p.y, p.width, p.height';
+  const columns = `p.id AS proposalId, p.image_id AS imageId, ${maskColumns.replace(/\w+/g, 'p.$&')}`;
   const undecided = "p.cluster_id = ? AND p.state IN ('proposed', 'unsure')";
   const examples = reader.all<Example>(
     `SELECT ${columns} FROM cluster_examples e JOIN proposals p ON p.id = e.proposal_id WHERE e.cluster_id = ? AND ${undecided} ORDER BY e.position LIMIT ${maxExamples}`,
@@ -212,7 +212,7 @@ function card(reader: Reader, row: ClusterRow): ClusterCard {
     discarded: row.discarded === 1,
     proposals: row.proposals ?? 0,
     images: row.images ?? 0,
-    examples: examples.map((e) => ({ proposalId: e.proposalId, imageId: e.imageId, box: boxOf(e) })),
+    examples: examples.map((e) => ({ proposalId: e.proposalId, imageId: e.imageId, box: boxOf(e), rle: rleOf(e) })),
   };
 }
 
