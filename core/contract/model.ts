@@ -146,6 +146,7 @@ export interface ReviewChange {
 }
 
 export interface ReviewStats {
+  /** Of proposals: accepted, edited, rejected. */
   readonly decided: number;
   readonly remaining: number;
   readonly acceptedAsIs: number;

@@ -372,6 +372,8 @@ test('figures: the median of active seconds, pauses cut, undone ones left out, p
   r.undo();
   const { decided, remaining, secondsPerDecision, perReviewer } = reviewStats(r.project, true);
   assert.deepEqual([decided, remaining, secondsPerDecision, perReviewer], [5, 1, 6, [{ reviewer: 'Ada', decided: 3, seconds: 14 }]]);
+  r.decide({ action: 'draw', imageId: 1, classId: 1, rle: rectangle(imageSize, 16, 8, 4, 4).rle, seconds: 1 });
+  assert.equal(reviewStats(r.project, false).decided, 5, 'a drawn mask is no decision about a proposal');
 });
 
 test('classes: names once, removal refused while in use, back for an undone decision', (t) => {
