@@ -121,13 +121,10 @@ export interface ReviewObject {
   readonly rle: Rle;
 }
 
-export interface QueueItem {
-  readonly proposalId: number;
+/** An image of the queue: `left` proposals in it pass the filter and wait for a decision. */
+export interface QueueImage {
   readonly imageId: number;
-  readonly classId: number | null;
-  readonly clusterId: number | null;
-  readonly score: number;
-  readonly state: 'proposed' | 'unsure';
+  readonly left: number;
 }
 
 export interface ReviewImage {

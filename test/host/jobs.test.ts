@@ -184,16 +184,11 @@ test('proposals, clusters and live learning; nothing decided is replaced', async
   await page.call.discardCluster.mutate({ clusterId: cards[1]!.id, discarded: true });
   assert.equal((await page.call.currentProject.query())!.counts.proposed, 6);
   assert.deepEqual(
-    (await page.call.queue.query({ order: 'review', classId: null, clusterId: null, limit: 4 })).map((item) => [
-      item.imageId,
-      item.classId,
-      item.score,
-    ]),
+    (await page.call.queue.query({ order: 'review', classId: leaf.id, clusterId: null })).map(({ imageId, left }) => [imageId, left]),
     [
-      [1, 1, 0.8],
-      [2, 1, 0.8],
-      [3, 1, 0.8],
-      [1, 1, 0.6],
+      [1, 2],
+      [2, 2],
+      [3, 2],
     ],
   );
 

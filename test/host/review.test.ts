@@ -9,7 +9,8 @@ import { Project } from '../../core/host/project.ts';
 import { classRows, createClass, removeClass } from '../../core/host/store/classes.ts';
 import { saveImage } from '../../core/host/store/images.ts';
 import { learningExamples, projectSummary, setImageDone } from '../../core/host/store/overview.ts';
-import { discardCluster, nameCluster, queue, replaceClusters, replaceProposals } from '../../core/host/store/proposals.ts';
+import { discardCluster, nameCluster, replaceClusters, replaceProposals } from '../../core/host/store/proposals.ts';
+import { queue } from '../../core/host/store/queue.ts';
 import { reviewStats } from '../../core/host/store/figures.ts';
 import { redo, undo } from '../../core/host/store/history.ts';
 import { reviewImage } from '../../core/host/store/objects.ts';
@@ -261,40 +262,54 @@ test('a machine replaces only what nobody decided on, and repeats nothing that s
   assert.equal(r.project.write((w) => replaceProposals(w, 1, drafts.slice(3), 'n', false))[0], null);
 });
 
-test('queues: classes together and surest first, or what teaches most; unsure last, done and discarded left out', (t) => {
+test('the queue: images and what is left in each, classes together and surest first, or what teaches most', (t) => {
   const r = review(t);
-  const ids = (order: 'review' | 'learn', more: object = {}) =>
-    queue(r.project, { order, classId: null, clusterId: null, limit: 10, ...more }).map((item) => item.proposalId);
-  assert.deepEqual(ids('review'), [1, 4, 3, 6, 2, 5]);
-  assert.deepEqual(
-    ids('learn').map((id) => (id - 1) % 3),
-    [0, 0, 1, 1, 2, 2],
-    'typical first, the two images in turn',
-  );
-  assert.deepEqual(ids('review', { classId: 2 }), [3, 6]);
+  r.project.write((w) => {
+    replaceProposals(w, saveImage(w, scanned('c.png')), [rectangle(imageSize, 0, 0, 4, 4, { classId: 2, score: 0.95 })], 'm', false);
+    replaceProposals(w, saveImage(w, scanned('d.png')), [rectangle(imageSize, 0, 0, 4, 4, { score: 0.99 })], 'm', false);
+  });
+  const images = (order: 'review' | 'learn', more: object = {}) =>
+    queue(r.project, { order, classId: null, clusterId: null, ...more }).map(({ imageId, left }) => `${imageId}: ${left}`);
+  assert.deepEqual(images('review'), ['1: 3', '2: 3', '3: 1', '4: 1']);
+  assert.deepEqual(images('learn'), ['4: 1', '3: 1', '2: 3', '1: 3'], 'typical first');
+  assert.deepEqual(images('review', { classId: 2 }), ['3: 1', '1: 1', '2: 1']);
+  // An unsure one counts, but its image comes for what else it holds; with nothing else, last.
   r.decide({ action: 'unsure', proposalId: 1, seconds: 1 });
-  assert.deepEqual(ids('review'), [4, 3, 6, 2, 5, 1]);
-  assert.deepEqual(ids('review', { limit: 2 }), [4, 3]);
+  assert.deepEqual(images('review'), ['2: 3', '3: 1', '1: 3', '4: 1']);
+  r.decide({ action: 'unsure', proposalId: 7, seconds: 1 });
+  assert.deepEqual(images('review'), ['2: 3', '1: 3', '4: 1', '3: 1']);
+  assert.deepEqual(images('learn'), ['4: 1', '2: 3', '1: 3', '3: 1']);
+
+  // Decided and discarded ones do not count, nor does an image that is done.
+  r.decide({ action: 'reject', proposalId: 3, seconds: 1 });
   r.project.write((w) => {
     replaceClusters(w, [{ compactness: 0.5, examples: [2, 5], members: [2, 5] }]);
     setImageDone(w, 2, true);
   });
-  assert.deepEqual(ids('review'), [3, 2, 1]);
-  assert.deepEqual(ids('review', { clusterId: 1 }), [2]);
+  assert.deepEqual(images('review'), ['4: 1', '1: 2', '3: 1']);
+  assert.deepEqual(images('review', { clusterId: 1 }), ['1: 1']);
   r.project.write((w) => discardCluster(w, 1, true));
-  assert.deepEqual(ids('review'), [3, 1]);
+  assert.deepEqual(images('review'), ['4: 1', '1: 1', '3: 1']);
   assert.deepEqual(
-    r.objects().map((object) => object.id),
-    [1, 3],
+    r.objects().map((object) => [object.id, object.state]),
+    [
+      [1, 'unsure'],
+      [3, 'rejected'],
+    ],
   );
-  r.project.write((w) => discardCluster(w, 1, false));
-  r.decide({ action: 'setClass', proposalId: 2, classId: 2, seconds: 1 });
-  r.project.write((w) => nameCluster(w, 1, 1));
-  assert.deepEqual(
-    r.project.all<{ class_id: number }>('SELECT class_id FROM proposals WHERE cluster_id = 1 ORDER BY id').map((row) => row.class_id),
-    [2, 1],
-    'a class set by hand stays',
-  );
+});
+
+test('the queue counts every proposal of every image, however many there are', (t) => {
+  const r = review(t);
+  const drafts = Array.from({ length: 20 }, (_, i) => rectangle(imageSize, i, 3, 1, 1, { score: 0.5 + i / 100 }));
+  r.project.write((w) => {
+    for (let i = 0; i < 30; i++) replaceProposals(w, saveImage(w, scanned(`more-${i}.png`)), drafts, 'm', false);
+  });
+  for (const order of ['review', 'learn'] as const) {
+    const images = queue(r.project, { order, classId: null, clusterId: null });
+    assert.equal(images.length, 32);
+    assert.ok(images.every(({ imageId, left }) => left === (imageId <= 2 ? 3 : 20)));
+  }
 });
 
 test('a name given to a cluster wins over the class that a machine takes its masks for, and is followed', (t) => {

@@ -631,6 +631,29 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
     });
   });
 
+  test('Done goes on to the next image, and the lists show the image as done', async () => {
+    await using({}, 'review/image/1', async () => {
+      await ready();
+      const list = page.getByRole('list', { name: 'Images in the list' });
+      await list.getByRole('button', { name: /^Image 1, \d+ in this list/ }).waitFor();
+      await list.getByText('part_000001.jpg').waitFor();
+      await page.getByRole('button', { name: 'Done', exact: true }).click();
+      await page.waitForURL((url) => !url.hash.endsWith('/image/1'));
+      await list.getByRole('button', { name: 'Image 1, done' }).waitFor();
+      await page.getByRole('combobox', { name: 'Show' }).selectOption('All images');
+      await list.getByRole('button', { name: 'Image 1, done' }).getByText('Done').waitFor();
+      await list.getByRole('button', { name: /^Image 2, \d+ to review/ }).waitFor();
+    });
+    // Nothing is proposed: the list is the folder.
+    await using({ proposed: 0 }, 'review/image/3', async () => {
+      await canvas().waitFor();
+      await page.getByRole('list', { name: 'Images in the list' }).getByRole('button', { name: 'Image 4, 0 to review' }).waitFor();
+      await page.getByRole('button', { name: 'Done', exact: true }).click();
+      await page.waitForURL((url) => url.hash.endsWith('/image/4'));
+      await page.getByRole('button', { name: 'Image 3, done' }).waitFor();
+    });
+  });
+
   test('export: warnings, refusal by code, the list with links', async () => {
     await using(
       {},

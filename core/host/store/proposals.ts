@@ -1,10 +1,9 @@
 /**
- * Proposals and their clusters: how a machine's masks enter the project, and how they are queued and named. The one rule
- * that everything here keeps: what a person decided on is never replaced or covered by a machine.
+ * Proposals and their clusters: how a machine's masks enter the project, and how they are named. The one rule that everything
+ * here keeps: what a person decided on, or named, is never replaced or covered by a machine.
  */
-import { AppError, type Box, type ClusterCard, type Inputs, type ProposalDraft, type QueueItem, type Rle } from '../../contract/index.ts';
+import { AppError, type Box, type ClusterCard, type ProposalDraft, type Rle } from '../../contract/index.ts';
 import { rleIou } from '../../labels/index.ts';
-import { learnOrder } from '../../prelabel/index.ts';
 import type { Reader, Writer } from '../project.ts';
 import { classRow } from './classes.ts';
 
@@ -240,86 +239,4 @@ export function discardCluster(writer: Writer, clusterId: number, discarded: boo
   clusterCard(writer, clusterId);
   writer.run('UPDATE clusters SET discarded = ? WHERE id = ?', Number(discarded), clusterId);
   writer.run('UPDATE proposals SET discarded = ? WHERE cluster_id = ?', Number(discarded), clusterId);
-}
-
-// --- queue ------------------------------------------------------------------------------------------------------------
-
-/** Candidates that compete for the learn order: enough to span a set, few enough to rank between two decisions. */
-const learnCandidates = 4000;
-
-/**
- * The next proposals to decide on. 'review': class by class, surest first; those without a class after them. 'learn': what
- * would teach most (prelabel's order). Unsure ones come at the end of both. Images that are done are left out.
- */
-export function queue(reader: Reader, { order, classId, clusterId, limit }: Inputs['queue']): QueueItem[] {
-  const conditions = ['p.discarded = 0', 'i.present = 1', 'i.done = 0'];
-  const values: number[] = [];
-  if (classId !== null) {
-    conditions.push('p.class_id = ?');
-    values.push(classId);
-  }
-  if (clusterId !== null) {
-    conditions.push('p.cluster_id = ?');
-    values.push(clusterId);
-  }
-  const select = (columns: string, state: string, where: string, by: string, count: number) =>
-    reader.all<QueueItem>(
-      `SELECT p.id AS proposalId, p.image_id AS imageId, p.class_id AS classId, p.cluster_id AS clusterId, p.score, p.state ${columns}
-       FROM proposals p CROSS JOIN images i ON i.id = p.image_id WHERE p.state = ? AND ${where} AND ${conditions.join(' AND ')} ORDER BY ${by} LIMIT ?`,
-      state,
-      ...values,
-      count,
-    );
-  const items: QueueItem[] = [];
-  for (const state of ['proposed', 'unsure']) {
-    if (order === 'learn') {
-      const { n } = reader.get<{ n: number }>('SELECT count(*) AS n FROM proposals WHERE state = ? AND discarded = 0', state)!;
-      // Of a large set every k-th competes; others get their turn as the number falls.
-      const every = Math.max(1, Math.ceil(n / learnCandidates));
-      const candidates = select(', p.margin, p.area', state, `p.id % ${every} = 0`, 'p.id', learnCandidates) as (QueueItem & {
-        margin: number;
-        area: number;
-      })[];
-      const facts = clusterFacts(reader);
-      const ranked = learnOrder(
-        candidates.map((candidate) => ({
-          ...candidate,
-          typicality: null,
-          ...(facts.get(candidate.clusterId) ?? { clusterSize: 1, clusterDecided: 0 }),
-        })),
-      );
-      items.push(...ranked.slice(0, limit - items.length).map((index) => plain(candidates[index])));
-      continue;
-    }
-    // Each part follows an index, so its first rows cost the same among a hundred and among a million.
-    items.push(...select('', state, 'p.class_id IS NOT NULL', 'p.class_id, p.score DESC, p.id', limit - items.length).map(plain));
-    items.push(...select('', state, 'p.class_id IS NULL', 'p.score DESC, p.id', limit - items.length).map(plain));
-  }
-  return items;
-}
-
-/** Proposals of the queue whose images are worth being early: some minutes of review. */
-const soon = 2000;
-
-/** Images in the order in which that queue shows them next. */
-export function nextImages(reader: Reader, of: Omit<Inputs['queue'], 'limit'>): number[] {
-  return [...new Set(queue(reader, { ...of, limit: soon }).map(({ imageId }) => imageId))];
-}
-
-const plain = ({ proposalId, imageId, classId, clusterId, score, state }: QueueItem): QueueItem => ({
-  proposalId,
-  imageId,
-  classId,
-  clusterId,
-  score,
-  state,
-});
-
-/** Size of each cluster, and how many of it have become annotations. */
-function clusterFacts(reader: Reader): Map<number | null, { clusterSize: number; clusterDecided: number }> {
-  const rows = reader.all<{ id: number; clusterSize: number; clusterDecided: number }>(
-    `SELECT cluster_id AS id, count(*) AS clusterSize, count(*) FILTER (WHERE state IN ('accepted', 'edited')) AS clusterDecided
-     FROM proposals INDEXED BY proposals_of_cluster WHERE cluster_id > 0 GROUP BY cluster_id`,
-  );
-  return new Map(rows.map(({ id, clusterSize, clusterDecided }) => [id, { clusterSize, clusterDecided }]));
 }

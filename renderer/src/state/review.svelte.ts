@@ -68,7 +68,7 @@ class Review {
       if (what !== 'proposals' && what !== 'clusters' && what !== 'images') return;
       this.#ahead.forget();
       if (route.page !== 'review') {
-        this.queue.items.clear();
+        this.queue.waiting.clear(); // read again on coming back, as the image is
         return;
       }
       this.queue.refreshSoon();
@@ -82,7 +82,7 @@ class Review {
   /** Shows the page: the image of the address, else one with unsaved strokes, else the queue's first. */
   async enter(imageId: number | null): Promise<void> {
     this.clock.take(performance.now());
-    if (this.queue.items.value === null) {
+    if (this.queue.waiting.value === null) {
       await this.queue.reset();
       this.queue.chooseMode();
     }
@@ -128,13 +128,18 @@ class Review {
     else void this.open(next);
   }
 
+  /** Done goes on to the next image, as the last decision in one does. */
   async setDone(done: boolean): Promise<void> {
     const imageId = this.image?.id;
     if (imageId === undefined || !this.#leave()) return;
     try {
       await this.#chain;
       const row = await api.setImageDone.mutate({ imageId, done });
-      if (this.image?.id === imageId) this.image = row;
+      if (done) this.queue.finish(row);
+      this.queue.refreshNow();
+      if (this.image?.id !== imageId) return;
+      this.image = row;
+      if (done) this.#goOn(this.queue.mode === 'all' ? this.queue.neighbour(imageId, 1) : null);
     } catch (error) {
       toasts.fail(error);
     }
@@ -207,8 +212,13 @@ class Review {
       return;
     }
     this.selected = null;
-    const image = this.image && this.queue.nextWithWork(this.image.id);
-    if (image) void this.open(image);
+    this.#goOn();
+  }
+
+  /** To the next image that has anything left, or the one given. */
+  #goOn(otherwise: number | null = null): void {
+    const next = (this.image && this.queue.nextWithWork(this.image.id)) ?? otherwise;
+    if (next !== null) void this.open(next);
     else
       toasts.note(this.queue.filterName ? `Nothing left to review in ${this.queue.filterName}.` : 'Nothing left to review.', {
         key: 'end',
@@ -227,8 +237,7 @@ class Review {
   acceptAll(): void {
     if (!this.image || !this.#leave()) return;
     if (this.undecided === 0) return this.#advance(this.list, this.selected);
-    const ids = new Set(this.objects.filter(isUndecided).map((o) => o.id));
-    this.#decide({ action: 'acceptAll', imageId: this.image.id, seconds: this.#seconds() }, null, ids);
+    this.#decide({ action: 'acceptAll', imageId: this.image.id, seconds: this.#seconds() }, null);
   }
 
   async reject(): Promise<void> {
@@ -313,19 +322,21 @@ class Review {
   }
 
   /** Shows the decision at once, sends it after those before it; `leaving`: the object decided on, to go on from. */
-  #decide(decision: Decision, leaving: ReviewObject | null, dropped?: ReadonlySet<number>, draft?: Draft): void {
+  #decide(decision: Decision, leaving: ReviewObject | null, draft?: Draft): void {
     if (!this.image) return;
     const imageId = this.image.id;
     const before = this.objects;
     const list = this.list;
     this.objects = applyDecision(before, decision, imageId);
-    if ('proposalId' in decision && decision.action !== 'setClass' && decision.action !== 'unsure')
-      this.queue.drop(new Set([decision.proposalId]));
-    if (dropped) this.queue.drop(dropped);
+    const undecided = new Set(this.objects.filter(isUndecided).map(keyOf));
+    this.queue.drop(
+      imageId,
+      before.filter((o) => isUndecided(o) && !undecided.has(keyOf(o))),
+    );
     this.outstanding++;
     this.#chain = this.#chain.then(() => this.#send(decision, imageId, before, draft));
     if (leaving) this.#advance(withoutChoice(list, this.objects, leaving), keyOf(leaving));
-    else if (dropped) this.#advance([], null);
+    else if (decision.action === 'acceptAll') this.#advance([], null);
     else if (decision.action === 'draw') this.selected = keyOf(this.objects.at(-1)!);
     else if (decision.action === 'edit') this.selected = `annotation:${-decision.proposalId}`;
   }
@@ -434,7 +445,7 @@ class Review {
     this.session = null;
     const { target, classId } = session;
     const decision = saveDecision(target, this.image.id, { classId, rle, seconds: this.#seconds() });
-    this.#decide(decision, options.advance && target.kind === 'proposal' ? object : null, undefined, draft);
+    this.#decide(decision, options.advance && target.kind === 'proposal' ? object : null, draft);
     return true;
   }
 
