@@ -297,7 +297,7 @@ test('no checkpoint, no project, unknown ids: each refused in words', async (t) 
   );
   assert.deepEqual(
     unknown.map(({ code }) => code),
-    Array(6).fill('bad-input'),
+    ['bad-input', 'object-gone', ...Array<string>(4).fill('bad-input')],
   );
   assert.match(unknown[0]!.message, /image 99/);
   assert.equal((await refusal(page.call.trainMetrics.query({ runId: '7', afterStep: -1 }))).code, 'run-not-found');

@@ -126,6 +126,8 @@ test('what cannot be is refused, and nothing has changed', (t) => {
   const cases: [code: string, words: RegExp, decision: Decision][] = [
     ['bad-input', /already accepted/, { action: 'accept', proposalId: 1, classId: null, seconds: 1 }],
     ['bad-input', /already accepted/, { action: 'reject', proposalId: 1, seconds: 1 }],
+    ['object-gone', /no proposal 99/, { action: 'accept', proposalId: 99, classId: null, seconds: 1 }],
+    ['object-gone', /no annotation 99/, { action: 'removeAnnotation', annotationId: 99, seconds: 1 }],
     ['bad-input', /no class 9/, { action: 'accept', proposalId: 2, classId: 9, seconds: 1 }],
     ['bad-input', /no image 9/, { action: 'draw', imageId: 9, classId: null, rle: good, seconds: 1 }],
     [

@@ -308,7 +308,7 @@ export class FakeHost {
                 : o.kind === 'annotation' && o.id === (decision as { annotationId: number }).annotationId,
             ),
           )?.[0];
-    if (!imageId) throw new AppError('bad-input', 'The object is not there any more.', 'Reload the image.');
+    if (!imageId) throw new AppError('object-gone', 'The object is not there any more.', 'Reload the image.');
     const before = await this.#objectsOf(imageId);
     const name = (id: number | null): string => this.#classes.find((c) => c.id === id)?.name ?? 'no class';
     const annotation = (o: ReviewObject, more: Partial<ReviewObject>): ReviewObject => ({

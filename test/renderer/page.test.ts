@@ -631,6 +631,56 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
     });
   });
 
+  test('what the machine replaces is read again: on coming back, and when a decision meets it; strokes on it live on', async () => {
+    await using(
+      {},
+      'review/image/1',
+      async (host) => {
+        await ready();
+        /** The same masks under new numbers. */
+        const replace = (by: number): number[] => {
+          const all = host.objects.get(1)!.map((o) => (o.kind === 'proposal' && o.state === 'proposed' ? { ...o, id: o.id + by } : o));
+          host.objects.set(1, all);
+          return proposalsOf(host, 1).map((o) => o.id);
+        };
+        const shown = async (ids: readonly number[]): Promise<void> => {
+          for (const id of ids) await page.locator(`[data-kind=proposal][data-id="${id}"]`).waitFor();
+        };
+        await page.getByRole('link', { name: 'Train', exact: true }).click();
+        await page.getByRole('button', { name: 'New run' }).waitFor();
+        const second = replace(10_000);
+        host.emit({ type: 'changed', what: 'proposals' });
+        await page.waitForTimeout(100); // the page has heard of it
+        await page.getByRole('link', { name: 'Review', exact: true }).click();
+        await shown(second);
+        await selected().waitFor();
+
+        // Nobody was told of these.
+        const third = replace(10_000);
+        await page.keyboard.press('Enter');
+        await page.getByText('That proposal had been replaced. The image was loaded again.').waitFor();
+        await shown(third);
+        await selected().waitFor();
+        assert.equal(await page.getByRole('alert').count(), 0);
+
+        await page.keyboard.press('KeyE');
+        const at = await onScreen(60, 60);
+        await page.mouse.move(at.x, at.y);
+        await page.mouse.down();
+        await page.mouse.move(at.x + 40, at.y + 10, { steps: 5 });
+        await page.mouse.up();
+        const fourth = replace(10_000);
+        await page.keyboard.press('Enter');
+        await page.getByText('Unsaved edit restored').waitFor();
+        await shown(fourth);
+        await page.keyboard.press('Enter');
+        await until(() => decisions(host).at(-1)?.action === 'draw', 'the strokes as a new object');
+        await page.locator('[data-kind=annotation][data-state=drawn]').waitFor();
+      },
+      [/412/],
+    );
+  });
+
   test('Done goes on to the next image, and the lists show the image as done', async () => {
     await using({}, 'review/image/1', async () => {
       await ready();

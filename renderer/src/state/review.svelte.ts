@@ -61,12 +61,15 @@ class Review {
   readonly #ahead = new LookAhead();
   readonly #strokes = new Strokes();
   #refreshTimer: ReturnType<typeof setTimeout> | undefined;
+  /** The shown image may have changed since it was read. */
+  #stale = false;
 
   constructor() {
     app.onProjectSwitched(() => this.#forget());
     app.onChanged((what) => {
       if (what !== 'proposals' && what !== 'clusters' && what !== 'images') return;
       this.#ahead.forget();
+      this.#stale = true;
       if (route.page !== 'review') {
         this.queue.waiting.clear(); // read again on coming back, as the image is
         return;
@@ -87,8 +90,10 @@ class Review {
       this.queue.chooseMode();
     }
     const wanted = imageId ?? this.image?.id ?? this.#strokes.anyImage() ?? this.queue.images.find((i) => i.left > 0)?.imageId ?? null;
-    if (wanted === null || (wanted === this.image?.id && this.error === null)) return;
-    await this.open(wanted);
+    if (wanted === null) return;
+    if (wanted !== this.image?.id || this.error !== null) return this.open(wanted);
+    await this.#chain;
+    if (this.#stale) await this.#loadAgain();
   }
 
   /** Shows an image; strokes on the one before are saved first. */
@@ -100,6 +105,7 @@ class Review {
     try {
       const ahead = this.outstanding === 0 ? this.#ahead.answerFor(imageId) : null;
       await this.#chain;
+      this.#stale = false;
       const answer = await (ahead ?? api.reviewImage.query({ imageId }));
       if (turn !== this.#openTurn) return;
       this.image = answer.image;
@@ -156,14 +162,27 @@ class Review {
   async #refreshImage(): Promise<void> {
     const imageId = this.image?.id;
     if (imageId === undefined || this.session || this.outstanding > 0) return;
+    this.#stale = false;
     try {
       const answer = await api.reviewImage.query({ imageId });
-      if (this.image?.id !== imageId || this.session || this.outstanding > 0) return;
+      if (this.image?.id !== imageId) return;
+      if (this.session || this.outstanding > 0) {
+        this.#stale = true;
+        return;
+      }
       this.image = answer.image;
       this.#adopt(answer.objects);
     } catch {
-      // Shown data stay; the next change asks again.
+      this.#stale = true; // Shown data stay; the next change asks again.
     }
+  }
+
+  /** What the machine replaced while nobody looked is read, and what comes first selected when the selected object is gone. */
+  async #loadAgain(): Promise<void> {
+    await this.#refreshImage();
+    if (this.session || this.selectedObject) return;
+    const next = nextUndecided(this.list, null, (o) => this.queue.wants(o));
+    this.selected = next && keyOf(next);
   }
 
   #forget(): void {
@@ -351,7 +370,8 @@ class Review {
       toasts.note(change.label, { key: 'decision', button: { label: 'Undo', run: () => void this.undo() } });
     } catch (error) {
       this.outstanding--;
-      await this.#takeBack(imageId, before, () => toasts.fail(error));
+      if (factsOf(error).code === 'object-gone') await this.#replaced(imageId);
+      else await this.#takeBack(imageId, before, () => toasts.fail(error));
       this.queue.refreshSoon();
     } finally {
       if (draft) {
@@ -359,6 +379,17 @@ class Review {
         if (this.image?.id === draft.imageId) this.#restoreDraft();
       }
     }
+  }
+
+  /** A decision met an object that the machine has replaced: its image is shown as it is now. */
+  async #replaced(imageId: number): Promise<void> {
+    this.#ahead.forget();
+    if (this.image?.id !== imageId) {
+      const button = { label: 'Show', run: () => void this.open(imageId) };
+      return toasts.note('That proposal had been replaced: nothing was decided.', { key: 'replaced', button });
+    }
+    toasts.note('That proposal had been replaced. The image was loaded again.', { key: 'replaced' });
+    await this.#loadAgain();
   }
 
   /** After a refusal: what was shown before, at once; then what the host has. */
@@ -462,6 +493,7 @@ class Review {
     }
     const draft = session.changed ? session.draft() : null;
     this.#drop(session);
+    if (this.#stale) void this.#refreshImage();
     if (!draft) return;
     toasts.note('Edit discarded', {
       key: 'decision',
