@@ -41,6 +41,7 @@ export type ErrorCode =
   | 'weights-in-use'
   | 'no-curation'
   // labels and review
+  | 'object-gone'
   | 'class-in-use'
   | 'class-name-taken'
   | 'mask-invalid'

@@ -101,7 +101,7 @@ export interface ClusterCard {
   readonly classId: number | null;
   readonly discarded: boolean;
   /** Up to 8 examples, most typical first. */
-  readonly examples: readonly { readonly proposalId: number; readonly imageId: number; readonly box: Box }[];
+  readonly examples: readonly { readonly proposalId: number; readonly imageId: number; readonly box: Box; readonly rle: Rle }[];
 }
 
 export type ProposalState = 'proposed' | 'accepted' | 'edited' | 'rejected' | 'unsure';
@@ -121,13 +121,10 @@ export interface ReviewObject {
   readonly rle: Rle;
 }
 
-export interface QueueItem {
-  readonly proposalId: number;
+/** An image of the queue: `left` proposals in it pass the filter and wait for a decision. */
+export interface QueueImage {
   readonly imageId: number;
-  readonly classId: number | null;
-  readonly clusterId: number | null;
-  readonly score: number;
-  readonly state: 'proposed' | 'unsure';
+  readonly left: number;
 }
 
 export interface ReviewImage {
@@ -146,6 +143,7 @@ export interface ReviewChange {
 }
 
 export interface ReviewStats {
+  /** Of proposals: accepted, edited, rejected. */
   readonly decided: number;
   readonly remaining: number;
   readonly acceptedAsIs: number;

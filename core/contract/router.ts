@@ -49,6 +49,7 @@ export function createRouter(service: HostService) {
     rescan: p.mutation(() => run(() => service.rescan())),
 
     imagesPage: p.input(inputs.imagesPage).query(({ input }) => run(() => service.imagesPage(input))),
+    imagePaths: p.input(inputs.imagePaths).query(({ input }) => run(() => service.imagePaths(input))),
     problems: p.query(() => run(() => service.problems())),
 
     classes: p.query(() => run(() => service.classes())),

@@ -14,7 +14,7 @@ import type {
   ImageProblem,
   ImageRow,
   ProjectSummary,
-  QueueItem,
+  QueueImage,
   RecentProject,
   ReviewChange,
   ReviewImage,
@@ -132,7 +132,8 @@ export const inputs = {
   nameCluster: z.object({ clusterId: id, classId: id.nullable() }),
   discardCluster: z.object({ clusterId: id, discarded: z.boolean() }),
   /** review: surest first, grouped by class · learn: most informative first. */
-  queue: z.object({ order: z.enum(['review', 'learn']), classId: id.nullable(), clusterId: id.nullable(), limit: z.int().min(1).max(500) }),
+  queue: z.object({ order: z.enum(['review', 'learn']), classId: id.nullable(), clusterId: id.nullable() }),
+  imagePaths: z.object({ imageIds: z.array(id).max(500) }),
   imageId: z.object({ imageId: id }),
   decide: z.discriminatedUnion('action', [
     /** classId null keeps the proposal's class. */
@@ -186,6 +187,8 @@ export interface HostService {
   rescan(): Promise<JobState>;
 
   imagesPage(input: Inputs['imagesPage']): Promise<{ total: number; rows: ImageRow[] }>;
+  /** In any order; of images that are not there, nothing. */
+  imagePaths(input: Inputs['imagePaths']): Promise<{ imageId: number; path: string }[]>;
   problems(): Promise<ImageProblem[]>;
 
   classes(): Promise<ClassRow[]>;
@@ -245,7 +248,8 @@ export interface HostService {
   nameCluster(input: Inputs['nameCluster']): Promise<ClusterCard>;
   discardCluster(input: Inputs['discardCluster']): Promise<ClusterCard>;
 
-  queue(input: Inputs['queue']): Promise<QueueItem[]>;
+  /** Every image with something left, the next one first. */
+  queue(input: Inputs['queue']): Promise<QueueImage[]>;
   reviewImage(input: Inputs['imageId']): Promise<ReviewImage>;
   decide(input: Decision): Promise<ReviewChange>;
   /** Undo and redo span images and restarts: the history is in the project. */

@@ -22,7 +22,7 @@ import {
   type ModelChoice,
   type ProposingModel,
 } from './store/overview.ts';
-import { nextImages } from './store/proposals.ts';
+import { queue } from './store/queue.ts';
 import { runDir, runRow, runRows, setRunState } from './store/runs.ts';
 import { findWeights, weightsFile, weightsRow } from './store/weights.ts';
 
@@ -51,7 +51,7 @@ export class Session {
   /** The image in front of a person, see Recorder. */
   onScreen: number | null = null;
   /** The queue that the page asked for last: learning proposes for its images first. */
-  shownQueue: Omit<Inputs['queue'], 'limit'> = wholeQueue;
+  shownQueue: Inputs['queue'] = wholeQueue;
   project: Project | null = null;
   /** Opening and closing, one after the other. */
   #turn: Promise<unknown> = Promise.resolve();
@@ -222,8 +222,9 @@ export class Session {
     if (this.project !== project || modelKey !== model.modelKey) return true;
     if (this.jobs.running('proposing')) return false;
     const examples = learningExamples(project);
-    const first = nextImages(project, this.shownQueue);
-    if (examples.accepted.length > 0) this.start({ kind: 'learn', ...common, ...examples, first }, null, { modelKey, choice, passes });
+    const teaches = examples.accepted.some(({ classId }) => classId !== null);
+    const first = queue(project, this.shownQueue).map(({ imageId }) => imageId);
+    if (teaches) this.start({ kind: 'learn', ...common, ...examples, first }, null, { modelKey, choice, passes });
     return true;
   }
 }

@@ -32,7 +32,8 @@ export interface LearnInput {
   readonly cacheDir: string;
   readonly imageRoot: string;
   readonly images: readonly PrelabelImage[];
-  readonly accepted: readonly { readonly imageId: number; readonly classId: number; readonly rle: Rle }[];
+  /** Without a class a mask teaches no class, but it is decided. `drawn`: a person made it, no machine proposed it. */
+  readonly accepted: readonly { readonly imageId: number; readonly classId: number | null; readonly drawn?: boolean; readonly rle: Rle }[];
   readonly rejected: readonly { readonly imageId: number; readonly rle: Rle }[];
   /** Images a person has finished: what is unmarked in them is background, and nothing more is proposed there. */
   readonly reviewed?: readonly number[] | undefined;
@@ -56,7 +57,8 @@ const judgedImages = 16;
 export async function* learn(input: LearnInput): AsyncGenerator<JobEvent> {
   const { images, accepted, rejected, options = {}, engine = null, signal } = input;
   const stopped = (): boolean => signal?.aborted === true;
-  if (accepted.length === 0) {
+  const named = accepted.filter((mask) => mask.classId !== null) as { imageId: number; classId: number; rle: Rle }[];
+  if (named.length === 0) {
     throw new AppError(
       'bad-input',
       'There is no accepted mask with a class to learn from.',
@@ -66,6 +68,7 @@ export async function* learn(input: LearnInput): AsyncGenerator<JobEvent> {
   const store = new FeatureStore({ ...input, backbone: input.backbone ?? null, options: options.features });
   const reviewed = new Set(input.reviewed ?? []);
   const acceptedOf = Map.groupBy(accepted, (a) => a.imageId);
+  const namedOf = Map.groupBy(named, (a) => a.imageId);
   const rejectedOf = Map.groupBy(rejected, (r) => r.imageId);
   let statistics: SetStatistics;
   try {
@@ -82,7 +85,7 @@ export async function* learn(input: LearnInput): AsyncGenerator<JobEvent> {
     if (stopped()) return;
     try {
       const features = await store.get(image);
-      labelled.push(...labelledPatches(features, acceptedOf.get(image.id) ?? [], rejectedOf.get(image.id) ?? [], reviewed.has(image.id)));
+      labelled.push(...labelledPatches(features, namedOf.get(image.id) ?? [], rejectedOf.get(image.id) ?? [], reviewed.has(image.id)));
     } catch (error) {
       refuseFatal(errorFacts(error));
       yield problemEvent(image, error);
@@ -103,17 +106,21 @@ export async function* learn(input: LearnInput): AsyncGenerator<JobEvent> {
     patchSize: input.backbone?.config.patchSize,
     statistics,
     prototypes,
-    medians: medianAreas(accepted),
+    medians: medianAreas(named),
     guidePixels: options.guidePixels ?? guidePixelsDefault,
     minPixels: options.minPixels ?? 16,
     maxProposals: options.maxProposals ?? 300,
   };
-  const decided = (image: PrelabelImage): DecidedImage => ({
-    image,
-    accepted: (acceptedOf.get(image.id) ?? []).map(({ rle }) => rle),
-    rejected: (rejectedOf.get(image.id) ?? []).map(({ rle }) => rle),
-    reviewed: reviewed.has(image.id),
-  });
+  const decided = (image: PrelabelImage): DecidedImage => {
+    const [taken, refused] = [acceptedOf.get(image.id) ?? [], rejectedOf.get(image.id) ?? []];
+    return {
+      image,
+      accepted: taken.map(({ rle }) => rle),
+      rejected: refused.map(({ rle }) => rle),
+      usedUp: taken.filter(({ drawn }) => drawn !== true).length + refused.length,
+      reviewed: reviewed.has(image.id),
+    };
+  };
 
   // What became of proposals like these where people have decided tells how good they are elsewhere.
   const judged: JudgedProposal[] = [];
@@ -143,7 +150,7 @@ export async function* learn(input: LearnInput): AsyncGenerator<JobEvent> {
     yield proposePhase.step();
     if (stopped()) return;
   }
-  yield { type: 'done', summary: `${total} proposals from ${accepted.length} accepted ${accepted.length === 1 ? 'mask' : 'masks'}.` };
+  yield { type: 'done', summary: `${total} proposals from ${named.length} accepted ${named.length === 1 ? 'mask' : 'masks'}.` };
 }
 
 /** The images that `first` names, in its order, then all others in theirs. */

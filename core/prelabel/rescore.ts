@@ -40,8 +40,11 @@ export interface Lesson {
 /** An image and what was decided in it. */
 export interface DecidedImage {
   readonly image: PrelabelImage;
+  /** With a class or without, drawn ones too. */
   readonly accepted: readonly Rle[];
   readonly rejected: readonly Rle[];
+  /** Proposals that became one of these: each has used up one of the usual number. A mask that was drawn was none. */
+  readonly usedUp: number;
   /** A person has finished it: what is unmarked is background. */
   readonly reviewed: boolean;
 }
@@ -56,7 +59,7 @@ export type Rescored = { readonly drafts: readonly ProposalDraft[] } | { readonl
 export async function rescore(
   store: FeatureStore,
   lesson: Lesson,
-  { image, accepted, rejected, reviewed }: DecidedImage,
+  { image, accepted, rejected, usedUp, reviewed }: DecidedImage,
   engine: EdgeEngine | null,
 ): Promise<Rescored> {
   const guide = await readGuide(lesson.imageRoot, image, lesson.guidePixels);
@@ -68,7 +71,8 @@ export async function rescore(
   const open = rated
     .map((one) => ({ ...one, score: predictOverlap(model, one.cues) }))
     .filter(({ mask }) => coveredShare(mask, taken) <= 0.5 && !refused.some((other) => boxIou(other, mask) > 0.5));
-  const chosen = choose(open, { most: lesson.maxProposals, sure: proposeDefaults.maxProposals, leastScore, maxOverlap: 0.5 });
+  const sure = Math.max(0, proposeDefaults.maxProposals - usedUp);
+  const chosen = choose(open, { most: lesson.maxProposals, sure, leastScore, maxOverlap: 0.5 });
   const drafts = chosen.map(({ mask, classId, source, margin, score }) => draftOf(mask, guide, image, { score, margin, classId, source }));
   return { drafts: drafts.filter((draft) => draft !== null) };
 }
@@ -91,7 +95,10 @@ async function candidatesOf(
   return rate(image, features, guide, prototypes, statistics, pool, medians, minPixels, engine);
 }
 
-/** Past the usual number of proposals an image only those are shown that are more likely right than not to be worth a look. */
+/**
+ * Past the usual number of proposals an image, the decided ones among them, only those are shown that are more likely right
+ * than not to be worth a look: an image that was worked through would fill up again for ever.
+ */
 const leastScore = 0.35;
 
 /** A mask that may be proposed, and what is known of it before it is scored. */

@@ -74,7 +74,7 @@ export interface PrelabelRequest extends ProposeRequest {
 
 export interface LearnRequest extends ProposeRequest {
   readonly kind: 'learn';
-  readonly accepted: readonly { readonly imageId: number; readonly classId: number; readonly rle: Rle }[];
+  readonly accepted: readonly { readonly imageId: number; readonly classId: number | null; readonly drawn: boolean; readonly rle: Rle }[];
   readonly rejected: readonly { readonly imageId: number; readonly rle: Rle }[];
   /** Images that a person marked done: what is unmarked in them is background. */
   readonly reviewed: readonly number[];

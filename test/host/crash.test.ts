@@ -44,9 +44,9 @@ test(
     await newProject(host.page);
     await host.page.call.startPrelabel.mutate({ runId: null, step: null });
     await jobEnd(host.page, 'prelabel');
-    const proposals = (await host.page.call.queue.query({ order: 'review', classId: null, clusterId: null, limit: 100 })).map(
-      (item) => item.proposalId,
-    );
+    const proposals: number[] = [];
+    for (const { imageId } of await host.page.call.queue.query({ order: 'review', classId: null, clusterId: null }))
+      proposals.push(...(await host.page.call.reviewImage.query({ imageId })).objects.map((object) => object.id));
     assert.equal(proposals.length, 36);
 
     const answered = new Map<number, string>();

@@ -5,7 +5,6 @@ import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import type { CurationResult } from '../../core/contract/index.ts';
 import { drawConveyor } from '../../core/demo/conveyor.ts';
-import { migrations } from '../../core/host/migrations/index.ts';
 import { databaseName, Project } from '../../core/host/project.ts';
 import { curationSummary, freshCuration, readCuration, saveCuration } from '../../core/host/store/curation.ts';
 import { saveImage } from '../../core/host/store/images.ts';
@@ -179,7 +178,8 @@ test('a curation is read as it was saved, replaced as a whole, and a project fro
   const old = Project.create(join(folder, 'old'), 'old', folder);
   old.write((w) => {
     for (const table of ['curation_images', 'curation_examples', 'curation_clusters', 'curation']) w.run(`DROP TABLE ${table}`);
-    w.run(`PRAGMA user_version = ${migrations.length - 1}`);
+    w.run('DROP INDEX proposals_waiting');
+    w.run('PRAGMA user_version = 3');
   });
   old.close();
   const opened = Project.open(join(folder, 'old'));

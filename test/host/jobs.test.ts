@@ -175,7 +175,8 @@ test('proposals, clusters and live learning; nothing decided is replaced', async
       [3, 3, 0.5, 3],
     ],
   );
-  assert.deepEqual(cards[0]!.examples[0], { proposalId: 1, imageId: 1, box: [1, 1, 4, 4] });
+  const { rle } = (await page.call.reviewImage.query({ imageId: 1 })).objects[0]!;
+  assert.deepEqual(cards[0]!.examples[0], { proposalId: 1, imageId: 1, box: [1, 1, 4, 4], rle });
 
   const leaf = await page.call.createClass.mutate({ name: 'leaf', color: null });
   const named = await page.call.nameCluster.mutate({ clusterId: cards[0]!.id, classId: leaf.id });
@@ -183,16 +184,11 @@ test('proposals, clusters and live learning; nothing decided is replaced', async
   await page.call.discardCluster.mutate({ clusterId: cards[1]!.id, discarded: true });
   assert.equal((await page.call.currentProject.query())!.counts.proposed, 6);
   assert.deepEqual(
-    (await page.call.queue.query({ order: 'review', classId: null, clusterId: null, limit: 4 })).map((item) => [
-      item.imageId,
-      item.classId,
-      item.score,
-    ]),
+    (await page.call.queue.query({ order: 'review', classId: leaf.id, clusterId: null })).map(({ imageId, left }) => [imageId, left]),
     [
-      [1, 1, 0.8],
-      [2, 1, 0.8],
-      [3, 1, 0.8],
-      [1, 1, 0.6],
+      [1, 2],
+      [2, 2],
+      [3, 2],
     ],
   );
 
@@ -301,7 +297,7 @@ test('no checkpoint, no project, unknown ids: each refused in words', async (t) 
   );
   assert.deepEqual(
     unknown.map(({ code }) => code),
-    Array(6).fill('bad-input'),
+    ['bad-input', 'object-gone', ...Array<string>(4).fill('bad-input')],
   );
   assert.match(unknown[0]!.message, /image 99/);
   assert.equal((await refusal(page.call.trainMetrics.query({ runId: '7', afterStep: -1 }))).code, 'run-not-found');

@@ -9,7 +9,8 @@ import { Project } from '../../core/host/project.ts';
 import { classRows, createClass, removeClass } from '../../core/host/store/classes.ts';
 import { saveImage } from '../../core/host/store/images.ts';
 import { learningExamples, projectSummary, setImageDone } from '../../core/host/store/overview.ts';
-import { discardCluster, nameCluster, queue, replaceClusters, replaceProposals } from '../../core/host/store/proposals.ts';
+import { discardCluster, nameCluster, replaceClusters, replaceProposals } from '../../core/host/store/proposals.ts';
+import { queue } from '../../core/host/store/queue.ts';
 import { reviewStats } from '../../core/host/store/figures.ts';
 import { redo, undo } from '../../core/host/store/history.ts';
 import { reviewImage } from '../../core/host/store/objects.ts';
@@ -106,12 +107,13 @@ test('each action does what it says, and tells what changed', (t) => {
   ]);
   assert.deepEqual(projectSummary(r.project).counts, { proposed: 0, accepted: 3, edited: 1, rejected: 1, unsure: 1, drawn: 1 });
   assert.deepEqual(
-    learningExamples(r.project).accepted.map(({ imageId, classId, rle }) => [imageId, classId, rleArea(rle)]),
+    learningExamples(r.project).accepted.map(({ imageId, classId, drawn, rle }) => [imageId, classId, drawn, rleArea(rle)]),
     [
-      [1, 2, 12],
-      [1, 1, 6],
-      [2, 1, 16],
-      [2, 2, 16],
+      [1, 2, false, 12],
+      [1, 1, true, 6],
+      [2, 1, false, 16],
+      [2, null, false, 16],
+      [2, 2, false, 16],
     ],
   );
 });
@@ -124,6 +126,8 @@ test('what cannot be is refused, and nothing has changed', (t) => {
   const cases: [code: string, words: RegExp, decision: Decision][] = [
     ['bad-input', /already accepted/, { action: 'accept', proposalId: 1, classId: null, seconds: 1 }],
     ['bad-input', /already accepted/, { action: 'reject', proposalId: 1, seconds: 1 }],
+    ['object-gone', /no proposal 99/, { action: 'accept', proposalId: 99, classId: null, seconds: 1 }],
+    ['object-gone', /no annotation 99/, { action: 'removeAnnotation', annotationId: 99, seconds: 1 }],
     ['bad-input', /no class 9/, { action: 'accept', proposalId: 2, classId: 9, seconds: 1 }],
     ['bad-input', /no image 9/, { action: 'draw', imageId: 9, classId: null, rle: good, seconds: 1 }],
     [
@@ -260,40 +264,112 @@ test('a machine replaces only what nobody decided on, and repeats nothing that s
   assert.equal(r.project.write((w) => replaceProposals(w, 1, drafts.slice(3), 'n', false))[0], null);
 });
 
-test('queues: classes together and surest first, or what teaches most; unsure last, done and discarded left out', (t) => {
+test('the queue: images and what is left in each, classes together and surest first, or what teaches most', (t) => {
   const r = review(t);
-  const ids = (order: 'review' | 'learn', more: object = {}) =>
-    queue(r.project, { order, classId: null, clusterId: null, limit: 10, ...more }).map((item) => item.proposalId);
-  assert.deepEqual(ids('review'), [1, 4, 3, 6, 2, 5]);
-  assert.deepEqual(
-    ids('learn').map((id) => (id - 1) % 3),
-    [0, 0, 1, 1, 2, 2],
-    'typical first, the two images in turn',
-  );
-  assert.deepEqual(ids('review', { classId: 2 }), [3, 6]);
+  r.project.write((w) => {
+    replaceProposals(w, saveImage(w, scanned('c.png')), [rectangle(imageSize, 0, 0, 4, 4, { classId: 2, score: 0.95 })], 'm', false);
+    replaceProposals(w, saveImage(w, scanned('d.png')), [rectangle(imageSize, 0, 0, 4, 4, { score: 0.99 })], 'm', false);
+  });
+  const images = (order: 'review' | 'learn', more: object = {}) =>
+    queue(r.project, { order, classId: null, clusterId: null, ...more }).map(({ imageId, left }) => `${imageId}: ${left}`);
+  assert.deepEqual(images('review'), ['1: 3', '2: 3', '3: 1', '4: 1']);
+  assert.deepEqual(images('learn'), ['4: 1', '3: 1', '2: 3', '1: 3'], 'typical first');
+  assert.deepEqual(images('review', { classId: 2 }), ['3: 1', '1: 1', '2: 1']);
+  // An unsure one counts, but its image comes for what else it holds; with nothing else, last.
   r.decide({ action: 'unsure', proposalId: 1, seconds: 1 });
-  assert.deepEqual(ids('review'), [4, 3, 6, 2, 5, 1]);
-  assert.deepEqual(ids('review', { limit: 2 }), [4, 3]);
+  assert.deepEqual(images('review'), ['2: 3', '3: 1', '1: 3', '4: 1']);
+  r.decide({ action: 'unsure', proposalId: 7, seconds: 1 });
+  assert.deepEqual(images('review'), ['2: 3', '1: 3', '4: 1', '3: 1']);
+  assert.deepEqual(images('learn'), ['4: 1', '2: 3', '1: 3', '3: 1']);
+
+  // Decided and discarded ones do not count, nor does an image that is done.
+  r.decide({ action: 'reject', proposalId: 3, seconds: 1 });
   r.project.write((w) => {
     replaceClusters(w, [{ compactness: 0.5, examples: [2, 5], members: [2, 5] }]);
     setImageDone(w, 2, true);
   });
-  assert.deepEqual(ids('review'), [3, 2, 1]);
-  assert.deepEqual(ids('review', { clusterId: 1 }), [2]);
+  assert.deepEqual(images('review'), ['4: 1', '1: 2', '3: 1']);
+  assert.deepEqual(images('review', { clusterId: 1 }), ['1: 1']);
   r.project.write((w) => discardCluster(w, 1, true));
-  assert.deepEqual(ids('review'), [3, 1]);
+  assert.deepEqual(images('review'), ['4: 1', '1: 1', '3: 1']);
   assert.deepEqual(
-    r.objects().map((object) => object.id),
-    [1, 3],
+    r.objects().map((object) => [object.id, object.state]),
+    [
+      [1, 'unsure'],
+      [3, 'rejected'],
+    ],
   );
-  r.project.write((w) => discardCluster(w, 1, false));
-  r.decide({ action: 'setClass', proposalId: 2, classId: 2, seconds: 1 });
+});
+
+test('the queue counts every proposal of every image, however many there are', (t) => {
+  const r = review(t);
+  const drafts = Array.from({ length: 20 }, (_, i) => rectangle(imageSize, i, 3, 1, 1, { score: 0.5 + i / 100 }));
+  r.project.write((w) => {
+    for (let i = 0; i < 30; i++) replaceProposals(w, saveImage(w, scanned(`more-${i}.png`)), drafts, 'm', false);
+  });
+  for (const order of ['review', 'learn'] as const) {
+    const images = queue(r.project, { order, classId: null, clusterId: null });
+    assert.equal(images.length, 32);
+    assert.ok(images.every(({ imageId, left }) => left === (imageId <= 2 ? 3 : 20)));
+  }
+});
+
+test('a name given to a cluster wins over the class that a machine takes its masks for, and is followed', (t) => {
+  const r = review(t);
+  const row = (id: number) =>
+    r.project.get<{ class_id: number | null; cluster_id: number | null }>('SELECT * FROM proposals WHERE id = ?', id)!;
+  // Both images' second proposals are one cluster, named stem; learning takes their objects for leaves.
+  r.project.write((w) => {
+    replaceClusters(w, [{ compactness: 0.5, examples: [2, 5], members: [2, 5] }]);
+    nameCluster(w, 1, 2);
+  });
+  const leaf = [rectangle(imageSize, 8, 0, 5, 4, { classId: 1 }), rectangle(imageSize, 16, 8, 4, 4, { classId: 1 })];
+  const learned = () => r.project.write((w) => replaceProposals(w, 1, leaf, 'm', true))[0]!;
+  let id = learned();
+  assert.deepEqual([row(id).class_id, row(id).cluster_id], [2, 1]);
+  assert.equal(row(id + 1).class_id, 1, 'without a name what the machine takes it for');
+  // Another name, none, and learning again.
   r.project.write((w) => nameCluster(w, 1, 1));
+  assert.equal(row(id).class_id, 1);
+  r.project.write((w) => nameCluster(w, 1, null));
+  assert.equal(row(id).class_id, null);
+  id = learned();
+  assert.deepEqual([row(id).class_id, row(id).cluster_id], [1, 1]);
+
+  // The class that a person gave a single mask stays through both.
+  r.decide({ action: 'setClass', proposalId: id, classId: 1, seconds: 1 });
+  r.project.write((w) => nameCluster(w, 1, 2));
   assert.deepEqual(
-    r.project.all<{ class_id: number }>('SELECT class_id FROM proposals WHERE cluster_id = 1 ORDER BY id').map((row) => row.class_id),
-    [2, 1],
-    'a class set by hand stays',
+    r.project.write((w) => replaceProposals(w, 1, leaf.slice(0, 1), 'm', true)),
+    [null],
   );
+  assert.equal(row(id).class_id, 1);
+  // When that is taken back, it follows its cluster again; so does one whose acceptance is.
+  r.undo();
+  assert.equal(row(id).class_id, 2);
+  r.decide({ action: 'accept', proposalId: id, classId: null, seconds: 1 });
+  r.project.write((w) => nameCluster(w, 1, 1));
+  r.undo();
+  assert.equal(row(id).class_id, 1);
+});
+
+test('what learning replaces passes its cluster on, whatever else lies there', (t) => {
+  const r = review(t);
+  const clusterOf = (id: number | null) =>
+    r.project.get<{ cluster_id: number | null }>('SELECT cluster_id FROM proposals WHERE id = ?', id!)!.cluster_id;
+  const learned = (...drafts: ReturnType<typeof rectangle>[]) => r.project.write((w) => replaceProposals(w, 1, drafts, 'm', true));
+  r.project.write((w) => replaceClusters(w, [{ compactness: 0.5, examples: [2], members: [2, 3] }]));
+  // A second mask of the object came without a cluster, and the next one is more like that.
+  const small = rectangle(imageSize, 8, 0, 4, 4);
+  const large = rectangle(imageSize, 8, 0, 8, 4);
+  const [first, second] = learned(small, large);
+  r.project.write((w) => w.run('UPDATE proposals SET cluster_id = NULL WHERE id = ?', second!));
+  assert.equal(clusterOf(first!), 1);
+  assert.deepEqual(learned(rectangle(imageSize, 8, 0, 7, 4)).map(clusterOf), [1]);
+  // A better mask of what was rejected for its edge is of that cluster too.
+  const [only] = learned(small);
+  r.decide({ action: 'reject', proposalId: only!, seconds: 1 });
+  assert.deepEqual(learned(rectangle(imageSize, 8, 0, 6, 4)).map(clusterOf), [1]);
 });
 
 test('figures: the median of active seconds, pauses cut, undone ones left out, people only when wanted', (t) => {
@@ -313,6 +389,8 @@ test('figures: the median of active seconds, pauses cut, undone ones left out, p
   r.undo();
   const { decided, remaining, secondsPerDecision, perReviewer } = reviewStats(r.project, true);
   assert.deepEqual([decided, remaining, secondsPerDecision, perReviewer], [5, 1, 6, [{ reviewer: 'Ada', decided: 3, seconds: 14 }]]);
+  r.decide({ action: 'draw', imageId: 1, classId: 1, rle: rectangle(imageSize, 16, 8, 4, 4).rle, seconds: 1 });
+  assert.equal(reviewStats(r.project, false).decided, 5, 'a drawn mask is no decision about a proposal');
 });
 
 test('classes: names once, removal refused while in use, back for an undone decision', (t) => {

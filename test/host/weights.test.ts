@@ -155,8 +155,8 @@ test('proposals come from imported weights without a run, learning goes on with 
   assert.deepEqual([used.code, /dinov2_small\.safetensors/.test(used.message)], ['weights-in-use', true]);
 
   const leaf = await page.call.createClass.mutate({ name: 'leaf', color: null });
-  const [first] = await page.call.queue.query({ order: 'review', classId: null, clusterId: null, limit: 1 });
-  await page.call.decide.mutate({ action: 'accept', proposalId: first!.proposalId, classId: leaf.id, seconds: 1 });
+  const [first] = (await page.call.reviewImage.query({ imageId: 1 })).objects;
+  await page.call.decide.mutate({ action: 'accept', proposalId: first!.id, classId: leaf.id, seconds: 1 });
   const project = join(folder, 'projects', 'Leaves');
   await until('learning', () => existsSync(join(project, 'cache', learnRequests)));
   await jobEnd(page, 'learn');

@@ -374,6 +374,42 @@ test('a few accepted masks name the rest of the set; decided objects stay decide
   assert.deepEqual(proposalsOf(await collect(learn({ ...input, ...rest, options: two }))), proposals);
 });
 
+test('a decided proposal uses up one of the usual number, a drawn mask none: an image worked through stays empty', async (t) => {
+  const set = await makeSet(t, 3);
+  const input = { modelKey: 'm', cacheDir: set.cacheDir, imageRoot: set.root, images: set.images, options: { features } };
+  const [shown, other] = set.images;
+  await collect(prelabel({ ...input, backbone: handMade() }));
+  const { width, height, labels } = set.objects[1];
+  const rle = encodeRle({ width, height, data: Uint8Array.from(labels, (l) => (l === 1 ? 1 : 0)) });
+  // Single pixels of the ground: decided, and in the way of no candidate.
+  const pixels = Array.from({ length: 20 }, (_, i) => ({
+    imageId: shown.id,
+    rle: encodeRle({ width, height, data: new Uint8Array(width * height).fill(1, i * 3, i * 3 + 1) }),
+  }));
+  /** Proposals of the image after so many were accepted without a class (or masks drawn), and so many rejected. */
+  const proposedAfter = async (took: number, refused: number, drawn = false): Promise<readonly ProposalDraft[]> => {
+    const accepted = [
+      { imageId: other.id, classId: 1, drawn: false, rle },
+      ...pixels.slice(0, took).map((mask) => ({ ...mask, classId: null, drawn })),
+    ];
+    const rejected = pixels.slice(took, took + refused);
+    return proposalsOf(await collect(learn({ ...input, accepted, rejected }))).get(shown.id)!;
+  };
+  const fresh = await proposedAfter(0, 0);
+  const unlikely = fresh.filter(({ score }) => score < 0.35);
+  assert.ok(fresh.length === 20 && unlikely.length > 5, `${unlikely.length} of ${fresh.length} are unlikely`);
+  assert.equal((await proposedAfter(3, 2)).length, 15);
+  for (const [took, refused] of [
+    [0, 20],
+    [12, 8],
+  ]) {
+    const left = await proposedAfter(took, refused);
+    assert.equal(left.length, 20 - unlikely.length, 'the likely ones alone');
+    assert.ok(left.every(({ score }) => score >= 0.35));
+  }
+  assert.equal((await proposedAfter(20, 0, true)).length, 20);
+});
+
 for (const threads of [1, 2])
   test(`learning goes on past an image that vanished, and ends after the image at hand (threads: ${threads})`, async (t) => {
     const set = await makeSet(t, 5);

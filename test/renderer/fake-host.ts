@@ -19,7 +19,7 @@ import type {
   NetworkExportRow,
   LeftOutRow,
   ProjectSummary,
-  QueueItem,
+  QueueImage,
   ReviewChange,
   ReviewObject,
   RunRow,
@@ -257,7 +257,7 @@ export class FakeHost {
         examples: own
           .filter((_, i) => i % 3 === 0)
           .slice(0, 8)
-          .map((o) => ({ proposalId: o.id, imageId: o.imageId, box: o.box })),
+          .map((o) => ({ proposalId: o.id, imageId: o.imageId, box: o.box, rle: o.rle })),
       };
     });
   }
@@ -308,7 +308,7 @@ export class FakeHost {
                 : o.kind === 'annotation' && o.id === (decision as { annotationId: number }).annotationId,
             ),
           )?.[0];
-    if (!imageId) throw new AppError('bad-input', 'The object is not there any more.', 'Reload the image.');
+    if (!imageId) throw new AppError('object-gone', 'The object is not there any more.', 'Reload the image.');
     const before = await this.#objectsOf(imageId);
     const name = (id: number | null): string => this.#classes.find((c) => c.id === id)?.name ?? 'no class';
     const annotation = (o: ReviewObject, more: Partial<ReviewObject>): ReviewObject => ({
@@ -659,6 +659,7 @@ export class FakeHost {
         }
         return { total: ids.length, rows: ids.slice(offset, offset + limit).map((id) => this.#row(id)) };
       },
+      imagePaths: async ({ imageIds }) => imageIds.map((imageId) => ({ imageId, path: this.#row(imageId).path })),
       problems: async () => problems,
       startCuration: async () => this.#propose('curate', this.#imageCount),
       curation: async () => {
@@ -792,29 +793,22 @@ export class FakeHost {
         this.emit({ type: 'changed', what: 'clusters' });
         return this.#clusters.find((c) => c.id === clusterId)!;
       },
-      queue: async ({ order, classId, clusterId, limit }) => {
+      queue: async ({ order, classId, clusterId }) => {
         const items = [...this.objects.values()]
           .flat()
           .filter(
             (o) =>
               o.kind === 'proposal' &&
               (o.state === 'proposed' || o.state === 'unsure') &&
+              !this.#doneImages.has(o.imageId) &&
               (classId === null || o.classId === classId) &&
               (clusterId === null || o.clusterId === clusterId),
           );
         const rank = (o: ReviewObject): number =>
           (o.state === 'unsure' ? 10 : 0) + (order === 'review' ? -o.score! : Math.abs(o.score! - 0.6));
-        return items
-          .sort((a, b) => rank(a) - rank(b))
-          .slice(0, limit)
-          .map((o): QueueItem => ({
-            proposalId: o.id,
-            imageId: o.imageId,
-            classId: o.classId,
-            clusterId: o.clusterId,
-            score: o.score!,
-            state: o.state as 'proposed' | 'unsure',
-          }));
+        const left = new Map<number, number>();
+        for (const { imageId } of items.sort((a, b) => rank(a) - rank(b))) left.set(imageId, (left.get(imageId) ?? 0) + 1);
+        return [...left].map(([imageId, count]): QueueImage => ({ imageId, left: count }));
       },
       reviewImage: async ({ imageId }) => ({ objects: await this.#objectsOf(imageId), image: this.#row(imageId) }),
       decide: (decision) => this.#decide(decision),

@@ -6,6 +6,7 @@ import { ActiveClock } from '../../renderer/src/logic/activity.ts';
 import { bytes, duration, figure } from '../../renderer/src/logic/format.ts';
 import { History } from '../../renderer/src/logic/history.ts';
 import { actionOf, type KeyStroke } from '../../renderer/src/logic/keymap.ts';
+import { everProposed, waiting } from '../../renderer/src/logic/progress.ts';
 import { applyDecision, findAgain, keyOf, listOrder, neighbour, nextUndecided } from '../../renderer/src/logic/review.ts';
 import { smooth, thin, ticks } from '../../renderer/src/logic/scale.ts';
 import { fitImage, fitObject, imageSideFor, panBy, showsWell, toImage, toScreen, zoomAt } from '../../renderer/src/logic/viewport.ts';
@@ -190,4 +191,10 @@ test('numbers as words', () => {
     ['41 s', '3 min', '2 h 10 min', '2 h', '17 h'],
   );
   assert.deepEqual([figure(0.00042), figure(12.3456), figure(1e-6)], ['4.2e-4', '12.3', '1.0e-6']);
+});
+
+test('a drawn mask is nothing that was proposed', () => {
+  const none = { proposed: 0, accepted: 0, edited: 0, rejected: 0, unsure: 0, drawn: 0 };
+  assert.deepEqual([everProposed({ ...none, drawn: 3 }), waiting({ ...none, drawn: 3 })], [0, 0]);
+  assert.equal(everProposed({ proposed: 1, accepted: 10, edited: 100, rejected: 1000, unsure: 10_000, drawn: 5 }), 11_111);
 });

@@ -411,26 +411,44 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
   });
 
   test('a cluster is named once, merged into a class, discarded and brought back', async () => {
-    await using({}, 'review/clusters', async (host) => {
-      await page.getByLabel('Name of cluster 1').fill('gear wheel');
-      await page.getByLabel('Name of cluster 1').press('Enter');
-      await page.getByText('Named gear wheel').waitFor();
-      await page.getByLabel('Name of cluster 2').fill('Bolt');
-      await page.getByLabel('Name of cluster 2').press('Enter');
-      await page.getByText('Merged into bolt').waitFor();
-      await page.getByRole('button', { name: 'Discard cluster 3' }).click();
-      await page.getByRole('heading', { name: /Discarded/ }).waitFor();
-      await page.getByRole('article', { name: 'Cluster 3' }).getByRole('button', { name: 'Bring back' }).click();
-      await page.getByRole('heading', { name: /Discarded/ }).waitFor({ state: 'detached' });
-      assert.deepEqual(
-        host.calls.filter((call) => ['createClass', 'nameCluster'].includes(call.name)).map((call) => call.input),
-        [
-          { name: 'gear wheel', color: null },
-          { clusterId: 1, classId: 4 },
-          { clusterId: 2, classId: 3 },
-        ],
-      );
-    });
+    await using(
+      {},
+      'review/clusters',
+      async (host) => {
+        // Outlines come with the cards, so they are those of the masks that the cards name, whatever was shown before.
+        const outlined = `(() => {
+        const card = document.querySelector('article[aria-label="Cluster 1"]');
+        const [r, g, b] = getComputedStyle(card.querySelector('.facts i')).backgroundColor.match(/\\d+/g).map(Number);
+        const { data } = card.querySelector('canvas').getContext('2d').getImageData(0, 0, 168, 168);
+        let found = 0;
+        for (let i = 0; i < data.length; i += 4) if (data[i] === r && data[i + 1] === g && data[i + 2] === b) found++;
+        return found > 100;
+      })()`;
+        await page.getByRole('article', { name: 'Cluster 1' }).locator('canvas').first().waitFor();
+        for (let i = 0; i < 200 && !(await page.evaluate(outlined)); i++) await page.waitForTimeout(25);
+        assert.ok(await page.evaluate(outlined));
+        assert.ok(!host.calls.some((call) => call.name === 'reviewImage'));
+        await page.getByLabel('Name of cluster 1').fill('gear wheel');
+        await page.getByLabel('Name of cluster 1').press('Enter');
+        await page.getByText('Named gear wheel').waitFor();
+        await page.getByLabel('Name of cluster 2').fill('Bolt');
+        await page.getByLabel('Name of cluster 2').press('Enter');
+        await page.getByText('Merged into bolt').waitFor();
+        await page.getByRole('button', { name: 'Discard cluster 3' }).click();
+        await page.getByRole('heading', { name: /Discarded/ }).waitFor();
+        await page.getByRole('article', { name: 'Cluster 3' }).getByRole('button', { name: 'Bring back' }).click();
+        await page.getByRole('heading', { name: /Discarded/ }).waitFor({ state: 'detached' });
+        assert.deepEqual(
+          host.calls.filter((call) => ['createClass', 'nameCluster'].includes(call.name)).map((call) => call.input),
+          [
+            { name: 'gear wheel', color: null },
+            { clusterId: 1, classId: 4 },
+            { clusterId: 2, classId: 3 },
+          ],
+        );
+      },
+      [/willReadFrequently/],
+    );
   });
 
   test('deciding by keys: accept, class, reject, unsure, undo, all; the next object is selected each time', async () => {
@@ -610,6 +628,79 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
       assert.ok(decision.action === 'edit' && decision.proposalId === target.id);
       assert.ok(decodeRle(decision.rle).data.reduce((a, b) => a + b, 0) < target.area);
       await page.waitForURL((url) => !url.hash.endsWith('/image/5'));
+    });
+  });
+
+  test('what the machine replaces is read again: on coming back, and when a decision meets it; strokes on it live on', async () => {
+    await using(
+      {},
+      'review/image/1',
+      async (host) => {
+        await ready();
+        /** The same masks under new numbers. */
+        const replace = (by: number): number[] => {
+          const all = host.objects.get(1)!.map((o) => (o.kind === 'proposal' && o.state === 'proposed' ? { ...o, id: o.id + by } : o));
+          host.objects.set(1, all);
+          return proposalsOf(host, 1).map((o) => o.id);
+        };
+        const shown = async (ids: readonly number[]): Promise<void> => {
+          for (const id of ids) await page.locator(`[data-kind=proposal][data-id="${id}"]`).waitFor();
+        };
+        await page.getByRole('link', { name: 'Train', exact: true }).click();
+        await page.getByRole('button', { name: 'New run' }).waitFor();
+        const second = replace(10_000);
+        host.emit({ type: 'changed', what: 'proposals' });
+        await page.waitForTimeout(100); // the page has heard of it
+        await page.getByRole('link', { name: 'Review', exact: true }).click();
+        await shown(second);
+        await selected().waitFor();
+
+        // Nobody was told of these.
+        const third = replace(10_000);
+        await page.keyboard.press('Enter');
+        await page.getByText('That proposal had been replaced. The image was loaded again.').waitFor();
+        await shown(third);
+        await selected().waitFor();
+        assert.equal(await page.getByRole('alert').count(), 0);
+
+        await page.keyboard.press('KeyE');
+        const at = await onScreen(60, 60);
+        await page.mouse.move(at.x, at.y);
+        await page.mouse.down();
+        await page.mouse.move(at.x + 40, at.y + 10, { steps: 5 });
+        await page.mouse.up();
+        const fourth = replace(10_000);
+        await page.keyboard.press('Enter');
+        await page.getByText('Unsaved edit restored').waitFor();
+        await shown(fourth);
+        await page.keyboard.press('Enter');
+        await until(() => decisions(host).at(-1)?.action === 'draw', 'the strokes as a new object');
+        await page.locator('[data-kind=annotation][data-state=drawn]').waitFor();
+      },
+      [/412/],
+    );
+  });
+
+  test('Done goes on to the next image, and the lists show the image as done', async () => {
+    await using({}, 'review/image/1', async () => {
+      await ready();
+      const list = page.getByRole('list', { name: 'Images in the list' });
+      await list.getByRole('button', { name: /^Image 1, \d+ in this list/ }).waitFor();
+      await list.getByText('part_000001.jpg').waitFor();
+      await page.getByRole('button', { name: 'Done', exact: true }).click();
+      await page.waitForURL((url) => !url.hash.endsWith('/image/1'));
+      await list.getByRole('button', { name: 'Image 1, done' }).waitFor();
+      await page.getByRole('combobox', { name: 'Show' }).selectOption('All images');
+      await list.getByRole('button', { name: 'Image 1, done' }).getByText('Done').waitFor();
+      await list.getByRole('button', { name: /^Image 2, \d+ to review/ }).waitFor();
+    });
+    // Nothing is proposed: the list is the folder.
+    await using({ proposed: 0 }, 'review/image/3', async () => {
+      await canvas().waitFor();
+      await page.getByRole('list', { name: 'Images in the list' }).getByRole('button', { name: 'Image 4, 0 to review' }).waitFor();
+      await page.getByRole('button', { name: 'Done', exact: true }).click();
+      await page.waitForURL((url) => url.hash.endsWith('/image/4'));
+      await page.getByRole('button', { name: 'Image 3, done' }).waitFor();
     });
   });
 

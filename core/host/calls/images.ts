@@ -16,7 +16,7 @@ import {
 import { readDescriptors, retrieve, type Descriptors } from '../../curate/index.ts';
 import { classRow, classRows, createClass, removeClass, updateClass } from '../store/classes.ts';
 import { curationSummary, duplicateGroups, leftOutPage, noCuration, trainingListPreview } from '../store/curation.ts';
-import { imageFile, imageFiles, imagesPage, problems } from '../store/images.ts';
+import { imageFile, imageFiles, imagePaths, imagesPage, problems } from '../store/images.ts';
 import { type Session, cacheDirOf } from '../session.ts';
 
 export function imageCalls(session: Session) {
@@ -26,6 +26,10 @@ export function imageCalls(session: Session) {
   return {
     async imagesPage(input: Inputs['imagesPage']): Promise<{ total: number; rows: ImageRow[] }> {
       return imagesPage(session.open(), input);
+    },
+
+    async imagePaths({ imageIds }: Inputs['imagePaths']): Promise<{ imageId: number; path: string }[]> {
+      return imagePaths(session.open(), imageIds);
     },
 
     async problems(): Promise<ImageProblem[]> {

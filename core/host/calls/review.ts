@@ -8,7 +8,7 @@ import type {
   ImageRow,
   Inputs,
   JobState,
-  QueueItem,
+  QueueImage,
   ReviewChange,
   ReviewImage,
   ReviewStats,
@@ -20,7 +20,8 @@ import { redo, saveNote, undo } from '../store/history.ts';
 import { imageRow } from '../store/images.ts';
 import { reviewImage } from '../store/objects.ts';
 import { setImageDone } from '../store/overview.ts';
-import { clusterCard, clusterCards, discardCluster, nameCluster, queue } from '../store/proposals.ts';
+import { clusterCard, clusterCards, discardCluster, nameCluster } from '../store/proposals.ts';
+import { queue } from '../store/queue.ts';
 import { decide } from '../store/review.ts';
 import type { Session } from '../session.ts';
 
@@ -63,7 +64,7 @@ export function reviewCalls(session: Session) {
       return card;
     },
 
-    async queue(input: Inputs['queue']): Promise<QueueItem[]> {
+    async queue(input: Inputs['queue']): Promise<QueueImage[]> {
       const project = session.open();
       session.shownQueue = input;
       return queue(project, input);

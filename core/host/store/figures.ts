@@ -13,8 +13,10 @@ export function reviewStats(reader: Reader, perReviewer: boolean): ReviewStats {
     `SELECT (SELECT count(*) FROM proposals WHERE state IN ('proposed', 'unsure') AND discarded = 0) AS remaining,
        (SELECT count(*) FROM proposals WHERE state = 'rejected') AS rejected`,
   )!;
+  // A mask that was drawn is no decision about a proposal.
   const { annotations, acceptedAsIs } = reader.get<{ annotations: number; acceptedAsIs: number }>(
-    `SELECT count(*) AS annotations, count(*) FILTER (WHERE state = 'accepted') AS acceptedAsIs FROM annotations WHERE removed = 0`,
+    `SELECT count(*) FILTER (WHERE state <> 'drawn') AS annotations, count(*) FILTER (WHERE state = 'accepted') AS acceptedAsIs
+     FROM annotations WHERE removed = 0`,
   )!;
   // Decisions in force; a decision about n objects at once took 1/n of its time for each.
   const inForce = `FROM decisions WHERE step = 1 AND abandoned = 0 AND id <= ${cursorOf(reader)}`;

@@ -7,6 +7,7 @@ import { rleArea, rleBox } from '../../labels/index.ts';
 import type { Reader, Writer } from '../project.ts';
 import { reviveClass } from './classes.ts';
 import { objectsOf } from './objects.ts';
+import { followCluster } from './proposals.ts';
 
 /** One object's change inside a decision; the columns of `decision_changes`. */
 export interface Change {
@@ -79,13 +80,9 @@ export function writeSide(writer: Writer, change: Change, side: 'before' | 'afte
   const counts = change[`${side}_counts`];
   if (classId !== null) reviveClass(writer, classId);
   if (change.object === 'proposal') {
-    writer.run(
-      'UPDATE proposals SET state = ?, class_id = ?, class_set = ? WHERE id = ?',
-      state,
-      classId,
-      change[`${side}_class_set`],
-      change.object_id,
-    );
+    const classSet = change[`${side}_class_set`];
+    writer.run('UPDATE proposals SET state = ?, class_id = ?, class_set = ? WHERE id = ?', state, classId, classSet, change.object_id);
+    if (classSet === 0 && (state === 'proposed' || state === 'unsure')) followCluster(writer, change.object_id);
     return;
   }
   if (state === 'absent') {

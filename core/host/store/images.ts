@@ -36,6 +36,14 @@ export function imagesPage(reader: Reader, { offset, limit, filter, search }: In
   return { total, rows: rows.map((row) => ({ ...row })) };
 }
 
+/** Of those that are known. */
+export function imagePaths(reader: Reader, imageIds: readonly number[]): { imageId: number; path: string }[] {
+  const marks = imageIds.map(() => '?').join(', ');
+  return reader
+    .all<{ imageId: number; path: string }>(`SELECT id AS imageId, path FROM images WHERE id IN (${marks})`, ...imageIds)
+    .map((row) => ({ ...row }));
+}
+
 export function problems(reader: Reader): ImageProblem[] {
   return reader.all<ImageProblem>('SELECT path, code, message, action FROM problems ORDER BY path, code').map((row) => ({ ...row }));
 }

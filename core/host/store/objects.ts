@@ -62,5 +62,9 @@ export function annotationRow(reader: Reader, id: number): ObjectRow {
 }
 
 export function gone(what: string, id: number): AppError {
-  return new AppError('bad-input', `There is no ${what} ${id}.`, 'Reload the image; it may have been replaced meanwhile.');
+  return new AppError(
+    what === 'image' ? 'bad-input' : 'object-gone',
+    `There is no ${what} ${id}.`,
+    'Reload the image; it may have been replaced meanwhile.',
+  );
 }

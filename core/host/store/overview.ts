@@ -72,7 +72,8 @@ export function saveModel(writer: Writer, { modelKey, choice, passes }: Proposin
 
 interface Example {
   image_id: number;
-  class_id: number;
+  class_id: number | null;
+  drawn: number;
   x: number;
   y: number;
   width: number;
@@ -82,22 +83,22 @@ interface Example {
   rle_counts: string;
 }
 
-/** Annotations with a class, rejected proposals, and images marked done, of those that are still there. */
+/** Annotations, rejected proposals, and images marked done, of those that are still there. */
 export function learningExamples(reader: Reader): {
-  accepted: { imageId: number; classId: number; rle: Rle }[];
+  accepted: { imageId: number; classId: number | null; drawn: boolean; rle: Rle }[];
   rejected: { imageId: number; rle: Rle }[];
   reviewed: number[];
 } {
   const columns = maskColumns.replace(/\w+/g, 'o.$&');
   const accepted = reader.all<Example>(
-    `SELECT o.image_id, o.class_id, ${columns} FROM annotations o JOIN images i ON i.id = o.image_id AND i.present = 1
-     WHERE o.removed = 0 AND o.class_id IS NOT NULL ORDER BY o.id`,
+    `SELECT o.image_id, o.class_id, o.state = 'drawn' AS drawn, ${columns} FROM annotations o JOIN images i ON i.id = o.image_id AND i.present = 1
+     WHERE o.removed = 0 ORDER BY o.id`,
   );
   const rejected = reader.all<Example>(
     `SELECT o.image_id, ${columns} FROM proposals o JOIN images i ON i.id = o.image_id AND i.present = 1 WHERE o.state = 'rejected' ORDER BY o.id`,
   );
   return {
-    accepted: accepted.map((row) => ({ imageId: row.image_id, classId: row.class_id, rle: rleOf(row) })),
+    accepted: accepted.map((row) => ({ imageId: row.image_id, classId: row.class_id, drawn: row.drawn === 1, rle: rleOf(row) })),
     rejected: rejected.map((row) => ({ imageId: row.image_id, rle: rleOf(row) })),
     reviewed: reader.all<{ id: number }>('SELECT id FROM images WHERE present = 1 AND done = 1 ORDER BY id').map((row) => row.id),
   };

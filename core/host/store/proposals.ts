@@ -1,10 +1,9 @@
 /**
- * Proposals and their clusters: how a machine's masks enter the project, and how they are queued and named. The one rule
- * that everything here keeps: what a person decided on is never replaced or covered by a machine.
+ * Proposals and their clusters: how a machine's masks enter the project, and how they are named. The one rule that everything
+ * here keeps: what a person decided on, or named, is never replaced or covered by a machine.
  */
-import { AppError, type Box, type ClusterCard, type Inputs, type ProposalDraft, type QueueItem, type Rle } from '../../contract/index.ts';
+import { AppError, type Box, type ClusterCard, type ProposalDraft, type Rle } from '../../contract/index.ts';
 import { rleIou } from '../../labels/index.ts';
-import { learnOrder } from '../../prelabel/index.ts';
 import type { Reader, Writer } from '../project.ts';
 import { classRow } from './classes.ts';
 
@@ -20,10 +19,10 @@ interface Kept {
   readonly box: Box;
 }
 
-interface Replaced {
-  readonly clusterId: number | null;
+/** A proposal whose cluster a new mask of the same object inherits, and with it the name that a person gave the cluster. */
+interface Ancestor {
+  readonly clusterId: number;
   readonly classId: number | null;
-  readonly named: boolean;
   readonly rle: Rle;
   readonly box: Box;
 }
@@ -44,8 +43,9 @@ export const rleOf = (row: MaskColumns): Rle => ({ size: [row.rle_height, row.rl
 
 /**
  * Replaces the undecided proposals of an image by a machine's new ones. Kept: accepted, edited, rejected and unsure ones,
- * and those whose class a person set. Dropped: drafts that repeat something kept. A draft that repeats a replaced proposal
- * of a named or discarded cluster inherits cluster and name, so a naming outlives the masks it was given to.
+ * and those whose class a person set. Dropped: drafts that repeat something kept. A draft that repeats a proposal of a named
+ * or discarded cluster inherits cluster and name, so a naming outlives the masks it was given to, and wins over the class
+ * that a machine takes the draft for.
  * @param inheritAll also inherit unnamed clusters: for 'learn', which does not cluster anew
  * @returns the new row id of each draft, null where dropped
  */
@@ -66,29 +66,28 @@ export function replaceProposals(
       imageId,
     ),
   ].map((row) => ({ state: row.state, rle: rleOf(row), box: boxOf(row) }));
-  const replaced: Replaced[] = writer
-    .all<MaskColumns & { cluster_id: number | null; class_id: number | null; named: number }>(
-      `SELECT p.cluster_id, c.class_id, c.id IS NOT NULL AND (c.class_id IS NOT NULL OR c.discarded) AS named,
-         p.x, p.y, p.width, p.height, p.rle_width, p.rle_height, p.rle_counts
-       FROM proposals p LEFT JOIN clusters c ON c.id = p.cluster_id
-       WHERE p.image_id = ? AND p.state = 'proposed' AND p.class_set = 0`,
+  const ancestors: Ancestor[] = writer
+    .all<MaskColumns & { cluster_id: number; class_id: number | null }>(
+      `SELECT p.cluster_id, c.class_id, p.x, p.y, p.width, p.height, p.rle_width, p.rle_height, p.rle_counts
+       FROM proposals p JOIN clusters c ON c.id = p.cluster_id
+       WHERE p.image_id = ? AND p.state IN ('proposed', 'rejected') AND p.class_set = 0 AND (? OR c.class_id IS NOT NULL OR c.discarded)`,
       imageId,
+      Number(inheritAll),
     )
-    .map((row) => ({ clusterId: row.cluster_id, classId: row.class_id, named: row.named === 1, rle: rleOf(row), box: boxOf(row) }));
+    .map((row) => ({ clusterId: row.cluster_id, classId: row.class_id, rle: rleOf(row), box: boxOf(row) }));
   writer.run("DELETE FROM proposals WHERE image_id = ? AND state = 'proposed' AND class_set = 0", imageId);
 
   return drafts.map((draft) => {
     const repeats = kept.some((k) => overlap(draft, k) >= (k.state === 'rejected' ? sameRejected : sameObject));
     if (repeats) return null;
-    const before = bestMatch(draft, replaced);
-    const heir = before && before.clusterId !== null && (before.named || inheritAll) ? before : null;
+    const ancestor = bestMatch(draft, ancestors);
     return writer.run(
       `INSERT INTO proposals (image_id, class_id, cluster_id, discarded, score, margin, source, ${maskColumns}, area, model_key)
        VALUES (?, (SELECT id FROM classes WHERE id = ? AND removed = 0), ?, (SELECT discarded FROM clusters WHERE id = ? UNION ALL SELECT 0 LIMIT 1), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
       imageId,
-      draft.classId ?? heir?.classId ?? null,
-      heir?.clusterId ?? null,
-      heir?.clusterId ?? null,
+      ancestor?.classId ?? draft.classId,
+      ancestor?.clusterId ?? null,
+      ancestor?.clusterId ?? null,
       draft.score,
       draft.margin,
       draft.source,
@@ -102,8 +101,8 @@ export function replaceProposals(
   });
 }
 
-function bestMatch(draft: ProposalDraft, candidates: readonly Replaced[]): Replaced | null {
-  let best: Replaced | null = null;
+function bestMatch(draft: ProposalDraft, candidates: readonly Ancestor[]): Ancestor | null {
+  let best: Ancestor | null = null;
   let bestOverlap = sameObject;
   for (const candidate of candidates) {
     const value = overlap(draft, candidate);
@@ -192,7 +191,7 @@ export function clusterCard(reader: Reader, clusterId: number): ClusterCard {
 /** The chosen examples come first; where proposals were decided on or replaced, the surest of the cluster fill up. */
 function card(reader: Reader, row: ClusterRow): ClusterCard {
   type Example = MaskColumns & { proposalId: number; imageId: number };
-  const columns = 'p.id AS proposalId, p.image_id AS imageId, p.x, p.y, p.width, p.height';
+  const columns = `p.id AS proposalId, p.image_id AS imageId, ${maskColumns.replace(/\w+/g, 'p.$&')}`;
   const undecided = "p.cluster_id = ? AND p.state IN ('proposed', 'unsure')";
   const examples = reader.all<Example>(
     `SELECT ${columns} FROM cluster_examples e JOIN proposals p ON p.id = e.proposal_id WHERE e.cluster_id = ? AND ${undecided} ORDER BY e.position LIMIT ${maxExamples}`,
@@ -212,7 +211,7 @@ function card(reader: Reader, row: ClusterRow): ClusterCard {
     discarded: row.discarded === 1,
     proposals: row.proposals ?? 0,
     images: row.images ?? 0,
-    examples: examples.map((e) => ({ proposalId: e.proposalId, imageId: e.imageId, box: boxOf(e) })),
+    examples: examples.map((e) => ({ proposalId: e.proposalId, imageId: e.imageId, box: boxOf(e), rle: rleOf(e) })),
   };
 }
 
@@ -228,90 +227,16 @@ export function nameCluster(writer: Writer, clusterId: number, classId: number |
   );
 }
 
+/** A proposal that waits again after an undo takes the name that its cluster was given meanwhile. */
+export function followCluster(writer: Writer, proposalId: number): void {
+  writer.run(
+    `UPDATE proposals SET class_id = coalesce((SELECT class_id FROM clusters WHERE id = cluster_id), class_id) WHERE id = ?`,
+    proposalId,
+  );
+}
+
 export function discardCluster(writer: Writer, clusterId: number, discarded: boolean): void {
   clusterCard(writer, clusterId);
   writer.run('UPDATE clusters SET discarded = ? WHERE id = ?', Number(discarded), clusterId);
   writer.run('UPDATE proposals SET discarded = ? WHERE cluster_id = ?', Number(discarded), clusterId);
-}
-
-// --- queue ------------------------------------------------------------------------------------------------------------
-
-/** Candidates that compete for the learn order: enough to span a set, few enough to rank between two decisions. */
-const learnCandidates = 4000;
-
-/**
- * The next proposals to decide on. 'review': class by class, surest first; those without a class after them. 'learn': what
- * would teach most (prelabel's order). Unsure ones come at the end of both. Images that are done are left out.
- */
-export function queue(reader: Reader, { order, classId, clusterId, limit }: Inputs['queue']): QueueItem[] {
-  const conditions = ['p.discarded = 0', 'i.present = 1', 'i.done = 0'];
-  const values: number[] = [];
-  if (classId !== null) {
-    conditions.push('p.class_id = ?');
-    values.push(classId);
-  }
-  if (clusterId !== null) {
-    conditions.push('p.cluster_id = ?');
-    values.push(clusterId);
-  }
-  const select = (columns: string, state: string, where: string, by: string, count: number) =>
-    reader.all<QueueItem>(
-      `SELECT p.id AS proposalId, p.image_id AS imageId, p.class_id AS classId, p.cluster_id AS clusterId, p.score, p.state ${columns}
-       FROM proposals p CROSS JOIN images i ON i.id = p.image_id WHERE p.state = ? AND ${where} AND ${conditions.join(' AND ')} ORDER BY ${by} LIMIT ?`,
-      state,
-      ...values,
-      count,
-    );
-  const items: QueueItem[] = [];
-  for (const state of ['proposed', 'unsure']) {
-    if (order === 'learn') {
-      const { n } = reader.get<{ n: number }>('SELECT count(*) AS n FROM proposals WHERE state = ? AND discarded = 0', state)!;
-      // Of a large set every k-th competes; others get their turn as the number falls.
-      const every = Math.max(1, Math.ceil(n / learnCandidates));
-      const candidates = select(', p.margin, p.area', state, `p.id % ${every} = 0`, 'p.id', learnCandidates) as (QueueItem & {
-        margin: number;
-        area: number;
-      })[];
-      const facts = clusterFacts(reader);
-      const ranked = learnOrder(
-        candidates.map((candidate) => ({
-          ...candidate,
-          typicality: null,
-          ...(facts.get(candidate.clusterId) ?? { clusterSize: 1, clusterDecided: 0 }),
-        })),
-      );
-      items.push(...ranked.slice(0, limit - items.length).map((index) => plain(candidates[index])));
-      continue;
-    }
-    // Each part follows an index, so its first rows cost the same among a hundred and among a million.
-    items.push(...select('', state, 'p.class_id IS NOT NULL', 'p.class_id, p.score DESC, p.id', limit - items.length).map(plain));
-    items.push(...select('', state, 'p.class_id IS NULL', 'p.score DESC, p.id', limit - items.length).map(plain));
-  }
-  return items;
-}
-
-/** Proposals of the queue whose images are worth being early: some minutes of review. */
-const soon = 2000;
-
-/** Images in the order in which that queue shows them next. */
-export function nextImages(reader: Reader, of: Omit<Inputs['queue'], 'limit'>): number[] {
-  return [...new Set(queue(reader, { ...of, limit: soon }).map(({ imageId }) => imageId))];
-}
-
-const plain = ({ proposalId, imageId, classId, clusterId, score, state }: QueueItem): QueueItem => ({
-  proposalId,
-  imageId,
-  classId,
-  clusterId,
-  score,
-  state,
-});
-
-/** Size of each cluster, and how many of it have become annotations. */
-function clusterFacts(reader: Reader): Map<number | null, { clusterSize: number; clusterDecided: number }> {
-  const rows = reader.all<{ id: number; clusterSize: number; clusterDecided: number }>(
-    `SELECT cluster_id AS id, count(*) AS clusterSize, count(*) FILTER (WHERE state IN ('accepted', 'edited')) AS clusterDecided
-     FROM proposals INDEXED BY proposals_of_cluster WHERE cluster_id > 0 GROUP BY cluster_id`,
-  );
-  return new Map(rows.map(({ id, clusterSize, clusterDecided }) => [id, { clusterSize, clusterDecided }]));
 }

@@ -54,6 +54,11 @@ export class ImageList {
     }
   }
 
+  /** Shows a row anew that the host has changed. */
+  put(row: ImageRow): void {
+    this.#pages = new Map([...this.#pages].map(([page, rows]) => [page, rows.map((other) => (other.id === row.id ? row : other))]));
+  }
+
   /** Forgets the pages and asks for the first again, as when the filter changes. */
   reset(): void {
     this.clear();

@@ -1,18 +1,16 @@
 /** What to look at next in review: the images of the host's queue in its order, or all images of the folder. */
 import { api } from '../api/client.ts';
-import type { QueueItem } from '../../../core/contract/index.ts';
+import type { ImageRow, QueueImage, ReviewObject } from '../../../core/contract/index.ts';
 import { app } from './app.svelte.ts';
 import { ImageList } from './images.svelte.ts';
 import { Loaded } from './loaded.svelte.ts';
 
 export type QueueOrder = 'review' | 'learn';
 
-export interface QueueImage {
-  readonly imageId: number;
-  readonly left: number;
-}
+/** Most names that are asked for in one call. */
+const namesAtOnce = 100;
 
-const limit = 500;
+type Filtered = Pick<ReviewObject, 'classId' | 'clusterId'>;
 
 export class ReviewQueue {
   mode = $state<'queue' | 'all'>('queue');
@@ -20,32 +18,37 @@ export class ReviewQueue {
   classId = $state<number | null>(null);
   clusterId = $state<number | null>(null);
   readonly all = new ImageList();
-  readonly items = new Loaded<readonly QueueItem[]>(() =>
-    api.queue.query({ order: this.order, classId: this.classId, clusterId: this.clusterId, limit }),
+  /** Every image with something left, as the host counts it. */
+  readonly waiting = new Loaded<readonly QueueImage[]>(() =>
+    api.queue.query({ order: this.order, classId: this.classId, clusterId: this.clusterId }),
   );
   /** Images in the order first met; one that is finished keeps its place until the filter changes. */
   #sequence = $state.raw<readonly number[]>([]);
-  /** Paths of the queue's images, for show; filled in behind. */
+  /** Paths of images of the queue that were in sight; the queue itself knows ids only. */
   paths = $state.raw<ReadonlyMap<number, string>>(new Map());
-  #naming = false;
+  readonly #asked = new Set<number>();
   #modeIsOurs = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
+  /** What the host's last answer took, in ms. */
+  #took = 0;
 
   readonly images: readonly QueueImage[] = $derived.by(() => {
-    const left = new Map<number, number>();
-    for (const item of this.items.value ?? []) left.set(item.imageId, (left.get(item.imageId) ?? 0) + 1);
+    const left = new Map((this.waiting.value ?? []).map((image) => [image.imageId, image.left]));
     return this.#sequence.map((imageId) => ({ imageId, left: left.get(imageId) ?? 0 }));
   });
 
   /** Only proposals that pass the filter are "next". */
-  wants(object: { readonly classId: number | null; readonly clusterId: number | null }): boolean {
-    if (this.mode === 'all') return true;
-    return (this.classId === null || object.classId === this.classId) && (this.clusterId === null || object.clusterId === this.clusterId);
+  wants(object: Filtered): boolean {
+    return this.mode === 'all' || this.#passes(object);
+  }
+
+  #passes({ classId, clusterId }: Filtered): boolean {
+    return (this.classId === null || classId === this.classId) && (this.clusterId === null || clusterId === this.clusterId);
   }
 
   async reset(): Promise<void> {
     this.#sequence = [];
-    this.items.clear();
+    this.waiting.clear();
     await this.refresh();
   }
 
@@ -55,45 +58,59 @@ export class ReviewQueue {
     this.clusterId = null;
     this.mode = 'queue';
     this.paths = new Map();
-    this.items.clear();
+    this.#asked.clear();
+    this.waiting.clear();
     this.all.clear();
   }
 
   async refresh(): Promise<void> {
-    await this.items.load();
-    this.#sequence = [...new Set([...this.#sequence, ...(this.items.value ?? []).map((item) => item.imageId)])];
-    void this.#readPaths();
+    const started = performance.now();
+    await this.waiting.load();
+    this.#took = performance.now() - started;
+    this.#sequence = [...new Set([...this.#sequence, ...(this.waiting.value ?? []).map((image) => image.imageId)])];
   }
 
-  /** The queue knows ids only: goes through the image list, page by page, until every image of the queue has its name. */
-  async #readPaths(): Promise<void> {
-    const missing = (): boolean => this.#sequence.some((imageId) => !this.paths.has(imageId));
-    if (this.#naming || !missing()) return;
-    this.#naming = true;
+  /** Asks for the names of images in sight. */
+  async name(imageIds: readonly number[]): Promise<void> {
+    const missing = imageIds.filter((imageId) => !this.#asked.has(imageId)).slice(0, namesAtOnce);
+    if (missing.length === 0) return;
+    for (const imageId of missing) this.#asked.add(imageId);
     try {
-      for (let offset = 0, total = 1; offset < total && missing(); offset += limit) {
-        const page = await api.imagesPage.query({ offset, limit, filter: 'all', search: '' });
-        total = page.total;
-        this.paths = new Map([...this.paths, ...page.rows.map((row) => [row.id, row.path] as const)]);
-      }
+      const named = await api.imagePaths.query({ imageIds: missing });
+      this.paths = new Map([...this.paths, ...named.map(({ imageId, path }) => [imageId, path] as const)]);
     } catch {
-      // Numbers are shown instead of names.
+      // Numbers are shown instead of names until they come into sight again.
+      for (const imageId of missing) this.#asked.delete(imageId);
     }
-    this.#naming = false;
   }
 
-  /** After decisions of our own and of the machine: at most once a second. */
+  /** After decisions of our own and of the machine: at most once a second, less often where counting takes long. */
   refreshSoon(): void {
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => {
-      void this.refresh();
-      if (this.mode === 'all') this.all.refresh();
-    }, 1000);
+    this.#timer ??= setTimeout(() => this.refreshNow(), Math.max(1000, 4 * this.#took));
   }
 
-  /** Takes decided proposals out before the host's next answer. */
-  drop(proposalIds: ReadonlySet<number>): void {
-    if (this.items.value) this.items.value = this.items.value.filter((item) => !proposalIds.has(item.proposalId));
+  refreshNow(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    void this.refresh();
+    if (this.mode === 'all') this.all.refresh();
+  }
+
+  /** Takes decided proposals of an image out before the host's next answer. */
+  drop(imageId: number, decided: readonly Filtered[]): void {
+    const count = decided.filter((object) => this.#passes(object)).length;
+    if (count > 0) this.#leave(imageId, (left) => Math.max(0, left - count));
+  }
+
+  /** A person is done with the image: nothing of it is left, whatever it holds. */
+  finish(image: ImageRow): void {
+    this.#leave(image.id, () => 0);
+    this.all.put(image);
+  }
+
+  #leave(imageId: number, left: (before: number) => number): void {
+    this.waiting.value =
+      this.waiting.value?.map((image) => (image.imageId === imageId ? { imageId, left: left(image.left) } : image)) ?? null;
   }
 
   /** With nothing waiting the list is the folder, for drawing by hand; the queue comes back with the first proposals. */

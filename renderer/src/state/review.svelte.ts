@@ -61,14 +61,17 @@ class Review {
   readonly #ahead = new LookAhead();
   readonly #strokes = new Strokes();
   #refreshTimer: ReturnType<typeof setTimeout> | undefined;
+  /** The shown image may have changed since it was read. */
+  #stale = false;
 
   constructor() {
     app.onProjectSwitched(() => this.#forget());
     app.onChanged((what) => {
       if (what !== 'proposals' && what !== 'clusters' && what !== 'images') return;
       this.#ahead.forget();
+      this.#stale = true;
       if (route.page !== 'review') {
-        this.queue.items.clear();
+        this.queue.waiting.clear(); // read again on coming back, as the image is
         return;
       }
       this.queue.refreshSoon();
@@ -82,13 +85,15 @@ class Review {
   /** Shows the page: the image of the address, else one with unsaved strokes, else the queue's first. */
   async enter(imageId: number | null): Promise<void> {
     this.clock.take(performance.now());
-    if (this.queue.items.value === null) {
+    if (this.queue.waiting.value === null) {
       await this.queue.reset();
       this.queue.chooseMode();
     }
     const wanted = imageId ?? this.image?.id ?? this.#strokes.anyImage() ?? this.queue.images.find((i) => i.left > 0)?.imageId ?? null;
-    if (wanted === null || (wanted === this.image?.id && this.error === null)) return;
-    await this.open(wanted);
+    if (wanted === null) return;
+    if (wanted !== this.image?.id || this.error !== null) return this.open(wanted);
+    await this.#chain;
+    if (this.#stale) await this.#loadAgain();
   }
 
   /** Shows an image; strokes on the one before are saved first. */
@@ -100,6 +105,7 @@ class Review {
     try {
       const ahead = this.outstanding === 0 ? this.#ahead.answerFor(imageId) : null;
       await this.#chain;
+      this.#stale = false;
       const answer = await (ahead ?? api.reviewImage.query({ imageId }));
       if (turn !== this.#openTurn) return;
       this.image = answer.image;
@@ -128,13 +134,18 @@ class Review {
     else void this.open(next);
   }
 
+  /** Done goes on to the next image, as the last decision in one does. */
   async setDone(done: boolean): Promise<void> {
     const imageId = this.image?.id;
     if (imageId === undefined || !this.#leave()) return;
     try {
       await this.#chain;
       const row = await api.setImageDone.mutate({ imageId, done });
-      if (this.image?.id === imageId) this.image = row;
+      if (done) this.queue.finish(row);
+      this.queue.refreshNow();
+      if (this.image?.id !== imageId) return;
+      this.image = row;
+      if (done) this.#goOn(this.queue.mode === 'all' ? this.queue.neighbour(imageId, 1) : null);
     } catch (error) {
       toasts.fail(error);
     }
@@ -151,14 +162,27 @@ class Review {
   async #refreshImage(): Promise<void> {
     const imageId = this.image?.id;
     if (imageId === undefined || this.session || this.outstanding > 0) return;
+    this.#stale = false;
     try {
       const answer = await api.reviewImage.query({ imageId });
-      if (this.image?.id !== imageId || this.session || this.outstanding > 0) return;
+      if (this.image?.id !== imageId) return;
+      if (this.session || this.outstanding > 0) {
+        this.#stale = true;
+        return;
+      }
       this.image = answer.image;
       this.#adopt(answer.objects);
     } catch {
-      // Shown data stay; the next change asks again.
+      this.#stale = true; // Shown data stay; the next change asks again.
     }
+  }
+
+  /** What the machine replaced while nobody looked is read, and what comes first selected when the selected object is gone. */
+  async #loadAgain(): Promise<void> {
+    await this.#refreshImage();
+    if (this.session || this.selectedObject) return;
+    const next = nextUndecided(this.list, null, (o) => this.queue.wants(o));
+    this.selected = next && keyOf(next);
   }
 
   #forget(): void {
@@ -207,8 +231,13 @@ class Review {
       return;
     }
     this.selected = null;
-    const image = this.image && this.queue.nextWithWork(this.image.id);
-    if (image) void this.open(image);
+    this.#goOn();
+  }
+
+  /** To the next image that has anything left, or the one given. */
+  #goOn(otherwise: number | null = null): void {
+    const next = (this.image && this.queue.nextWithWork(this.image.id)) ?? otherwise;
+    if (next !== null) void this.open(next);
     else
       toasts.note(this.queue.filterName ? `Nothing left to review in ${this.queue.filterName}.` : 'Nothing left to review.', {
         key: 'end',
@@ -227,8 +256,7 @@ class Review {
   acceptAll(): void {
     if (!this.image || !this.#leave()) return;
     if (this.undecided === 0) return this.#advance(this.list, this.selected);
-    const ids = new Set(this.objects.filter(isUndecided).map((o) => o.id));
-    this.#decide({ action: 'acceptAll', imageId: this.image.id, seconds: this.#seconds() }, null, ids);
+    this.#decide({ action: 'acceptAll', imageId: this.image.id, seconds: this.#seconds() }, null);
   }
 
   async reject(): Promise<void> {
@@ -313,19 +341,21 @@ class Review {
   }
 
   /** Shows the decision at once, sends it after those before it; `leaving`: the object decided on, to go on from. */
-  #decide(decision: Decision, leaving: ReviewObject | null, dropped?: ReadonlySet<number>, draft?: Draft): void {
+  #decide(decision: Decision, leaving: ReviewObject | null, draft?: Draft): void {
     if (!this.image) return;
     const imageId = this.image.id;
     const before = this.objects;
     const list = this.list;
     this.objects = applyDecision(before, decision, imageId);
-    if ('proposalId' in decision && decision.action !== 'setClass' && decision.action !== 'unsure')
-      this.queue.drop(new Set([decision.proposalId]));
-    if (dropped) this.queue.drop(dropped);
+    const undecided = new Set(this.objects.filter(isUndecided).map(keyOf));
+    this.queue.drop(
+      imageId,
+      before.filter((o) => isUndecided(o) && !undecided.has(keyOf(o))),
+    );
     this.outstanding++;
     this.#chain = this.#chain.then(() => this.#send(decision, imageId, before, draft));
     if (leaving) this.#advance(withoutChoice(list, this.objects, leaving), keyOf(leaving));
-    else if (dropped) this.#advance([], null);
+    else if (decision.action === 'acceptAll') this.#advance([], null);
     else if (decision.action === 'draw') this.selected = keyOf(this.objects.at(-1)!);
     else if (decision.action === 'edit') this.selected = `annotation:${-decision.proposalId}`;
   }
@@ -340,7 +370,8 @@ class Review {
       toasts.note(change.label, { key: 'decision', button: { label: 'Undo', run: () => void this.undo() } });
     } catch (error) {
       this.outstanding--;
-      await this.#takeBack(imageId, before, () => toasts.fail(error));
+      if (factsOf(error).code === 'object-gone') await this.#replaced(imageId);
+      else await this.#takeBack(imageId, before, () => toasts.fail(error));
       this.queue.refreshSoon();
     } finally {
       if (draft) {
@@ -348,6 +379,17 @@ class Review {
         if (this.image?.id === draft.imageId) this.#restoreDraft();
       }
     }
+  }
+
+  /** A decision met an object that the machine has replaced: its image is shown as it is now. */
+  async #replaced(imageId: number): Promise<void> {
+    this.#ahead.forget();
+    if (this.image?.id !== imageId) {
+      const button = { label: 'Show', run: () => void this.open(imageId) };
+      return toasts.note('That proposal had been replaced: nothing was decided.', { key: 'replaced', button });
+    }
+    toasts.note('That proposal had been replaced. The image was loaded again.', { key: 'replaced' });
+    await this.#loadAgain();
   }
 
   /** After a refusal: what was shown before, at once; then what the host has. */
@@ -434,7 +476,7 @@ class Review {
     this.session = null;
     const { target, classId } = session;
     const decision = saveDecision(target, this.image.id, { classId, rle, seconds: this.#seconds() });
-    this.#decide(decision, options.advance && target.kind === 'proposal' ? object : null, undefined, draft);
+    this.#decide(decision, options.advance && target.kind === 'proposal' ? object : null, draft);
     return true;
   }
 
@@ -451,6 +493,7 @@ class Review {
     }
     const draft = session.changed ? session.draft() : null;
     this.#drop(session);
+    if (this.#stale) void this.#refreshImage();
     if (!draft) return;
     toasts.note('Edit discarded', {
       key: 'decision',
