@@ -152,8 +152,9 @@ export const inputs = {
       seconds: z.number().min(0),
     }),
     z.object({ action: z.literal('removeAnnotation'), annotationId: id, seconds: z.number().min(0) }),
-    /** Every undecided proposal of the image, as it is. */
+    /** Every proposal of the image that waits and is not unsure, as it is. */
     z.object({ action: z.literal('acceptAll'), imageId: id, seconds: z.number().min(0) }),
+    z.object({ action: z.literal('rejectAll'), imageId: id, seconds: z.number().min(0) }),
   ]),
   setImageDone: z.object({ imageId: id, done: z.boolean() }),
   exportWhat: z.object({ format: z.enum(['coco-rle', 'coco-polygons']), scope: z.enum(['accepted', 'reviewed', 'everything']) }),

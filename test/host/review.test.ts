@@ -220,9 +220,33 @@ function randomDecision(r: Review, pick: (n: number) => number): Decision {
     { action: 'edit', proposalId, classId, rle, seconds: 1 },
     { action: 'draw', imageId, classId, rle, seconds: 1 },
     { action: 'acceptAll', imageId, seconds: 1 },
+    { action: 'rejectAll', imageId, seconds: 1 },
   ];
   return all[pick(all.length)]!;
 }
+
+test('the rest of an image is decided at once, what is unsure stays, one step back brings all back', (t) => {
+  for (const [action, state] of [
+    ['acceptAll', 'accepted'],
+    ['rejectAll', 'rejected'],
+  ] as const) {
+    const r = review(t);
+    const [first, ...others] = r.objects(2).map(({ id }) => id);
+    r.decide({ action: 'unsure', proposalId: first!, seconds: 1 });
+    const before = brief(r.objects(2));
+    const { label } = r.decide({ action, imageId: 2, seconds: 1 });
+    assert.equal(label, `${state === 'accepted' ? 'Accepted' : 'Rejected'} ${others.length} proposals`);
+    const after = r.objects(2);
+    assert.deepEqual(after.map((object) => object.state).sort(), [...others.map(() => state), 'unsure'].sort());
+    assert.equal(
+      (r.project.all('SELECT objects FROM decisions ORDER BY id DESC LIMIT 1')[0] as { objects: number }).objects,
+      others.length,
+    );
+    assert.throws(() => r.decide({ action, imageId: 2, seconds: 1 }), /left to decide at once/);
+    r.undo();
+    assert.deepEqual(brief(r.objects(2)), before);
+  }
+});
 
 test('a machine replaces only what nobody decided on, and repeats nothing that somebody did', (t) => {
   const r = review(t);

@@ -400,11 +400,14 @@ export class FakeHost {
         );
       case 'acceptAll': {
         const after = before.flatMap((o) =>
-          o.kind === 'proposal' && (o.state === 'proposed' || o.state === 'unsure')
-            ? [{ ...o, state: 'accepted' as const }, annotation(o, {})]
-            : [o],
+          o.kind === 'proposal' && o.state === 'proposed' ? [{ ...o, state: 'accepted' as const }, annotation(o, {})] : [o],
         );
         return this.#step(imageId, before, after, `Accepted ${after.length - before.length} objects`);
+      }
+      case 'rejectAll': {
+        const rest = (o: ReviewObject): boolean => o.kind === 'proposal' && o.state === 'proposed';
+        const after = before.map((o) => (rest(o) ? { ...o, state: 'rejected' as const } : o));
+        return this.#step(imageId, before, after, `Rejected ${before.filter(rest).length} objects`);
       }
     }
   }

@@ -76,6 +76,7 @@ test('keys bind by place, modifiers change their meaning, Alt binds nothing', ()
   assert.deepEqual(actionOf(stroke('KeyZ', { metaKey: true, shiftKey: true })), { name: 'redo' });
   assert.deepEqual(actionOf(stroke('KeyY', { ctrlKey: true })), { name: 'redo' });
   assert.deepEqual(actionOf(stroke('KeyZ')), { name: 'zoomToObject' });
+  assert.deepEqual(actionOf(stroke('Backspace', { shiftKey: true })), { name: 'rejectAll' });
   assert.equal(actionOf(stroke('KeyA', { ctrlKey: true })), null);
   assert.equal(actionOf(stroke('KeyE', { shiftKey: true })), null);
   assert.deepEqual(actionOf(stroke('Minus', { key: '?', shiftKey: true })), { name: 'help' });
@@ -118,6 +119,14 @@ const object = (id: number, more: Partial<ReviewObject> = {}): ReviewObject => (
   ...more,
 });
 
+test('with Ctrl letters bind by what the layout says, by their place where it has no Latin ones', () => {
+  const withCtrl = (code: string, key: string, shiftKey = false): string | undefined =>
+    actionOf(stroke(code, { key, ctrlKey: true, shiftKey }))?.name;
+  assert.deepEqual([withCtrl('KeyY', 'z'), withCtrl('KeyZ', 'y'), withCtrl('KeyY', 'Z', true)], ['undo', 'redo', 'redo'], 'German');
+  assert.deepEqual([withCtrl('KeyW', 'z'), withCtrl('KeyZ', 'w')], ['undo', undefined], 'French');
+  assert.deepEqual([withCtrl('KeyZ', 'я'), withCtrl('KeyY', 'н')], ['undo', 'redo'], 'Russian');
+});
+
 test('decisions change the objects as the host will', () => {
   const objects = [object(1, { classId: 5 }), object(2), object(3, { kind: 'annotation', state: 'drawn', score: null })];
   const rle = { size: [4, 5] as [number, number], counts: '531N00014' };
@@ -136,6 +145,11 @@ test('decisions change the objects as the host will', () => {
     applyDecision(objects, { action: 'acceptAll', imageId: 1, seconds: 1 }, 1).map((o) => o.kind),
     ['annotation', 'annotation', 'annotation'],
   );
+  const rest = [object(1), object(2, { state: 'unsure' }), object(3, { kind: 'annotation', state: 'drawn', score: null })];
+  const states = (action: 'acceptAll' | 'rejectAll'): string[] =>
+    applyDecision(rest, { action, imageId: 1, seconds: 1 }, 1).map((o) => o.state);
+  assert.deepEqual(states('acceptAll'), ['accepted', 'unsure', 'drawn']);
+  assert.deepEqual(states('rejectAll'), ['unsure', 'drawn']);
   // Only the annotation 3 goes, not a proposal of that number.
   assert.equal(applyDecision([object(3), ...objects], { action: 'removeAnnotation', annotationId: 3, seconds: 1 }, 1).length, 3);
 });

@@ -528,6 +528,71 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
     });
   });
 
+  test('a stroke under way is saved with the decision, a polygon of two corners holds Enter back', async () => {
+    await using({}, 'review/image/2', async (host) => {
+      await ready();
+      const [first, second] = proposalsOf(host, 2).sort((a, b) => b.score! - a.score!);
+      const at = await onScreen(30, 30);
+      await page.keyboard.press('KeyE');
+      await page.mouse.move(at.x, at.y);
+      await page.mouse.down();
+      await page.mouse.move(at.x + 20, at.y + 10);
+      await page.keyboard.press('Enter');
+      await page.mouse.up();
+      await until(() => decisions(host).length === 1, 'the edit');
+      const [edit] = decisions(host);
+      assert.ok(edit!.action === 'edit' && edit!.proposalId === first!.id && edit!.rle.counts !== first!.rle.counts);
+
+      await page.keyboard.press('KeyP');
+      for (const step of [0, 40]) await page.mouse.click(at.x + step, at.y + 60);
+      await page.keyboard.press('Enter');
+      await page.getByText('A polygon takes three corners').waitFor();
+      assert.equal(decisions(host).length, 1);
+      await page.mouse.click(at.x + 20, at.y + 90);
+      await page.keyboard.press('Enter');
+      await page.keyboard.press('Enter');
+      await until(() => decisions(host).length === 2, 'the polygon');
+      const [, polygon] = decisions(host);
+      assert.ok(polygon!.action === 'edit' && polygon!.proposalId === second!.id);
+    });
+  });
+
+  test('on the page of clusters nothing is decided in an image, and what is undone is what was done there', async () => {
+    await using({}, 'review/image/1', async (host) => {
+      await ready();
+      await page.goto(`${served.url}#/review/clusters`);
+      const card = page.getByRole('article').first();
+      await card.waitFor();
+      await page
+        .getByRole('button', { name: /^Class / })
+        .first()
+        .click();
+      const named = (): (number | null)[] =>
+        host.calls.filter(({ name }) => name === 'nameCluster').map(({ input }) => (input as { classId: number | null }).classId);
+      const box = card.getByRole('combobox');
+      await box.fill('mildew');
+      await box.press('Enter');
+      await until(() => named().length === 1, 'the first name');
+      await page.getByText('Named mildew').waitFor();
+      const again = page.getByRole('article').filter({ hasText: 'mildew' }).getByRole('combobox');
+      await again.fill('paper');
+      await again.press('Enter');
+      await page.getByText('Named paper').waitFor();
+      await page.locator('h2').first().click();
+      await page.keyboard.press('Control+KeyZ');
+      await until(() => named().length === 3, 'the former name');
+      assert.equal(named()[2], named()[0]);
+      await until(() => host.calls.some(({ name }) => name === 'removeClass'), 'the class made for the name');
+      await page.keyboard.press('Control+KeyZ');
+      await until(() => named().length === 4, 'no name');
+      assert.equal(named()[3], null);
+      await page.keyboard.press('Control+KeyZ');
+      await page.getByText('There is nothing to undo on this page.').waitFor();
+      assert.deepEqual(decisions(host), []);
+      assert.ok(!host.calls.some(({ name }) => name === 'undo'));
+    });
+  });
+
   test('a polygon makes a new object of the active class; holding Alt subtracts', async () => {
     await using({}, 'review/image/3', async (host) => {
       await ready();

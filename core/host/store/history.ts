@@ -37,6 +37,12 @@ interface DecisionRow {
   image_id: number;
 }
 
+/** An accepted proposal changes with its annotation. */
+function decidedObjects({ action }: Decision, { length }: Applied['changes']): number {
+  if (action === 'acceptAll') return length / 2;
+  return action === 'rejectAll' ? length : 1;
+}
+
 /** Adds a decision that has just been applied to the end of the timeline; what was undone before it is out of redo's reach. */
 export function record(writer: Writer, decision: Decision, reviewer: string, { imageId, label, changes, pixels }: Applied): void {
   const cursor = cursorOf(writer);
@@ -49,7 +55,7 @@ export function record(writer: Writer, decision: Decision, reviewer: string, { i
     label,
     imageId,
     decision.seconds,
-    decision.action === 'acceptAll' ? changes.length / 2 : 1,
+    decidedObjects(decision, changes),
     pixels,
   );
   changes.forEach((change, position) => {

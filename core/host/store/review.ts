@@ -84,20 +84,23 @@ function apply(writer: Writer, decision: Decision): Applied {
       changes.push(...setOrigin(writer, annotation.id, 'rejected'));
       return { imageId: annotation.image_id, label: 'Removed', changes, pixels: annotation.area };
     }
-    case 'acceptAll': {
+    case 'acceptAll':
+    case 'rejectAll': {
       if (!imageRow(writer, decision.imageId)) throw gone('image', decision.imageId);
-      const undecided = writer.all<ObjectRow>(
-        `SELECT ${proposalColumns} FROM proposals WHERE image_id = ? AND state IN ('proposed', 'unsure') AND discarded = 0 ORDER BY score DESC, id`,
+      const rest = writer.all<ObjectRow>(
+        `SELECT ${proposalColumns} FROM proposals WHERE image_id = ? AND state = 'proposed' AND discarded = 0 ORDER BY score DESC, id`,
         decision.imageId,
       );
-      if (undecided.length === 0) throw new AppError('bad-input', 'Nothing in this image is undecided.', 'Go on to the next image.');
-      const changes = undecided.flatMap((proposal) => accept(writer, proposal, proposal.class_id, 'accepted', rleOf(proposal)));
-      return {
-        imageId: decision.imageId,
-        label: `Accepted ${undecided.length} proposal${undecided.length === 1 ? '' : 's'}`,
-        changes,
-        pixels: 0,
-      };
+      if (rest.length === 0)
+        throw new AppError('bad-input', 'Nothing in this image is left to decide at once.', 'Go on to the next image.');
+      const accepts = decision.action === 'acceptAll';
+      const changes = rest.flatMap((proposal) =>
+        accepts
+          ? accept(writer, proposal, proposal.class_id, 'accepted', rleOf(proposal))
+          : [setProposal(writer, proposal, { state: 'rejected' })],
+      );
+      const label = `${accepts ? 'Accepted' : 'Rejected'} ${rest.length} proposal${rest.length === 1 ? '' : 's'}`;
+      return { imageId: decision.imageId, label, changes, pixels: 0 };
     }
   }
 }

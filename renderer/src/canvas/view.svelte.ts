@@ -1,7 +1,7 @@
 /** The canvas's view as state: where the image lies on screen. Arithmetic is in logic/viewport. */
 import type { Box } from '../../../core/contract/index.ts';
 import type { Point } from '../logic/bitmap.ts';
-import { fitImage, fitObject, panBy, showsWell, toImage, zoomAt, type Size, type Viewport } from '../logic/viewport.ts';
+import { centreOn, fitImage, fitObject, inSight, panBy, showsWell, toImage, zoomAt, type Size, type Viewport } from '../logic/viewport.ts';
 
 export class CanvasView {
   viewport = $state.raw<Viewport>({ scale: 1, x: 0, y: 0 });
@@ -25,8 +25,20 @@ export class CanvasView {
     this.#fitted = true;
   }
 
+  /** Never farther away than the whole image. */
   zoomTo(box: Box): void {
-    this.viewport = fitObject(box, this.screen);
+    const near = fitObject(box, this.screen);
+    if (near.scale <= fitImage(this.image, this.screen).scale) return this.fit();
+    this.viewport = near;
+    this.#fitted = false;
+  }
+
+  /** Moves only when the object is out of sight; zooms only when it is larger than the screen. */
+  moveTo(box: Box): void {
+    if (inSight(this.viewport, box, this.screen)) return;
+    const centred = centreOn(this.viewport, box, this.screen);
+    if (!inSight(centred, box, this.screen)) return this.zoomTo(box);
+    this.viewport = centred;
     this.#fitted = false;
   }
 

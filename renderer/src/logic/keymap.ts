@@ -1,6 +1,7 @@
 /**
  * Which key does what in review. Letters are bound by their place on the keyboard (`event.code`), so that they work on
- * AZERTY, Cyrillic and with input methods; `?` by the character, since it moves between layouts.
+ * AZERTY, Cyrillic and with input methods. What other programs bind by the character is bound by it here too: `?`, and letters
+ * with Ctrl, as far as the layout has Latin ones.
  */
 
 export interface KeyStroke {
@@ -13,7 +14,7 @@ export interface KeyStroke {
 }
 
 export type ReviewAction =
-  | { readonly name: 'accept' | 'acceptAll' | 'reject' | 'unsure' | 'edit' | 'newObject' | 'cancel' }
+  | { readonly name: 'accept' | 'acceptAll' | 'reject' | 'rejectAll' | 'unsure' | 'edit' | 'newObject' | 'cancel' }
   | { readonly name: 'nextImage' | 'previousImage' | 'nextObject' | 'previousObject' }
   | { readonly name: 'brush' | 'eraser' | 'polygon' | 'smaller' | 'larger' }
   | { readonly name: 'fit' | 'zoomToObject' | 'cycleMasks' | 'hideMasks' }
@@ -50,14 +51,16 @@ const plain: Readonly<Record<string, ReviewAction['name']>> = {
 export function actionOf(stroke: KeyStroke): ReviewAction | null {
   if (stroke.ctrlKey || stroke.metaKey) {
     if (stroke.altKey) return null;
-    if (stroke.code === 'KeyZ') return { name: stroke.shiftKey ? 'redo' : 'undo' };
-    return stroke.code === 'KeyY' && !stroke.shiftKey ? { name: 'redo' } : null;
+    const letter = /^[a-z]$/i.test(stroke.key) ? stroke.key.toLowerCase() : stroke.code.replace(/^Key/, '').toLowerCase();
+    if (letter === 'z') return { name: stroke.shiftKey ? 'redo' : 'undo' };
+    return letter === 'y' && !stroke.shiftKey ? { name: 'redo' } : null;
   }
   if (stroke.key === '?') return { name: 'help' };
   const digit = /^(?:Digit|Numpad)([1-9])$/.exec(stroke.code)?.[1];
   if (digit) return { name: 'class', digit: Number(digit), only: stroke.shiftKey };
   if (stroke.shiftKey) {
     if (stroke.code === 'Enter' || stroke.code === 'NumpadEnter') return { name: 'acceptAll' };
+    if (stroke.code === 'Delete' || stroke.code === 'Backspace') return { name: 'rejectAll' };
     return stroke.code === 'Tab' ? { name: 'previousObject' } : null;
   }
   const name = plain[stroke.code];
@@ -70,11 +73,12 @@ export const keyHelp: readonly { readonly title: string; readonly keys: readonly
     title: 'Decide',
     keys: [
       ['Enter', 'Accept and go on'],
-      ['Shift Enter', 'Accept all in this image'],
+      ['Shift Enter', 'Accept the rest of the image'],
       ['1 – 9', 'Set the class and accept'],
       ['Shift 1 – 9', 'Set the class only'],
       ['Delete', 'Reject'],
-      ['U', 'Unsure: send to the end'],
+      ['Shift Delete', 'Reject the rest of the image'],
+      ['U', 'Unsure: send to the end; no part of the rest'],
       ['Ctrl Z', 'Undo'],
       ['Ctrl Shift Z', 'Redo (also Ctrl Y)'],
     ],

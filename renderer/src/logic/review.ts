@@ -10,9 +10,14 @@ export function keyOf(object: Pick<ReviewObject, 'kind' | 'id'>): ObjectKey {
   return `${object.kind}:${object.id}`;
 }
 
+/** Waiting for a first look. */
+export function isProposed(object: ReviewObject): boolean {
+  return object.kind === 'proposal' && object.state === 'proposed';
+}
+
 /** Waiting for a person. */
 export function isUndecided(object: ReviewObject): boolean {
-  return object.kind === 'proposal' && (object.state === 'proposed' || object.state === 'unsure');
+  return isProposed(object) || (object.kind === 'proposal' && object.state === 'unsure');
 }
 
 /** Shown on the canvas and in the list: undecided proposals and annotations. A proposal once decided lives on as its annotation. */
@@ -39,7 +44,9 @@ export function applyDecision(objects: readonly ReviewObject[], decision: Decisi
     case 'accept':
       return change(decision.proposalId, 'proposal', (o) => accepted(o, decision.classId));
     case 'acceptAll':
-      return objects.map((o) => (isUndecided(o) ? accepted(o, null) : o));
+      return objects.map((o) => (isProposed(o) ? accepted(o, null) : o));
+    case 'rejectAll':
+      return objects.filter((o) => !isProposed(o));
     case 'reject':
       return change(decision.proposalId, 'proposal', () => null);
     case 'unsure':

@@ -64,9 +64,20 @@ export function panBy(view: Viewport, dx: number, dy: number, image: Size, scree
 
 /** True when the box is fully inside the screen and not tiny: no need to move the view to show it. */
 export function showsWell(view: Viewport, box: Box, screen: Size): boolean {
+  return inSight(view, box, screen) && Math.max(box[2], box[3]) * view.scale >= 36;
+}
+
+/** Whether the whole box is on screen. */
+export function inSight(view: Viewport, box: Box, screen: Size): boolean {
   const a = toScreen(view, { x: box[0], y: box[1] });
   const b = toScreen(view, { x: box[0] + box[2], y: box[1] + box[3] });
-  return a.x >= 8 && a.y >= 8 && b.x <= screen.width - 8 && b.y <= screen.height - 8 && Math.max(b.x - a.x, b.y - a.y) >= 36;
+  return a.x >= 8 && a.y >= 8 && b.x <= screen.width - 8 && b.y <= screen.height - 8;
+}
+
+/** The box in the middle of the screen, at the same scale. */
+export function centreOn({ scale }: Viewport, box: Box, screen: Size): Viewport {
+  const middle = (from: number, length: number, all: number): number => all / 2 - (from + length / 2) * scale;
+  return { scale, x: middle(box[0], box[2], screen.width), y: middle(box[1], box[3], screen.height) };
 }
 
 /** Longest side to ask the host for: the next power of two that covers the screen's pixels, at most `cap` and the image's own. */

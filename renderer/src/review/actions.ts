@@ -10,11 +10,12 @@ export function perform(action: ReviewAction): void {
   switch (action.name) {
     case 'accept':
       // Enter first closes a polygon that is being drawn.
-      if (review.session && review.session.corners.length > 2) review.session.closePolygon(false);
+      if (review.session && review.session.corners.length > 0) review.closePolygon();
       else void review.accept();
       return;
     case 'acceptAll':
-      return review.acceptAll();
+    case 'rejectAll':
+      return review.decideRest(action.name);
     case 'reject':
       return void review.reject();
     case 'unsure':

@@ -11,6 +11,7 @@ import {
   applyDecision,
   findAgain,
   isPending,
+  isProposed,
   isUndecided,
   isVisible,
   keyOf,
@@ -27,6 +28,7 @@ import { CanvasView } from '../canvas/view.svelte.ts';
 import { factsOf, type Facts } from '../api/client.ts';
 import { LookAhead } from './ahead.ts';
 import { app } from './app.svelte.ts';
+import { forgetSteps } from './clusterSteps.ts';
 import { Display } from './display.svelte.ts';
 import { ReviewQueue } from './queue.svelte.ts';
 import { route } from './route.svelte.ts';
@@ -194,6 +196,7 @@ class Review {
     this.error = null;
     this.activeClassId = null;
     this.#ahead.forget();
+    forgetSteps();
     this.queue.forget();
   }
 
@@ -218,7 +221,7 @@ class Review {
 
   #show(object: ReviewObject): void {
     if (this.display.follow) this.view.zoomTo(object.box);
-    else this.view.bringIntoSight(object.box);
+    else this.view.moveTo(object.box);
   }
 
   /** On to the next undecided object, in this image or the next one that has any. */
@@ -253,10 +256,11 @@ class Review {
     this.#decide({ action: 'accept', proposalId: object.id, classId: null, seconds: this.#seconds() }, object);
   }
 
-  acceptAll(): void {
+  /** All that waits in the image but what was set aside as unsure. */
+  decideRest(action: 'acceptAll' | 'rejectAll'): void {
     if (!this.image || !this.#leave()) return;
-    if (this.undecided === 0) return this.#advance(this.list, this.selected);
-    this.#decide({ action: 'acceptAll', imageId: this.image.id, seconds: this.#seconds() }, null);
+    if (!this.objects.some(isProposed)) return this.#advance(this.list, this.selected);
+    this.#decide({ action, imageId: this.image.id, seconds: this.#seconds() }, null);
   }
 
   async reject(): Promise<void> {
@@ -283,7 +287,7 @@ class Review {
     this.activeClassId = classId;
     if (this.session) {
       this.session.setClass(classId, this.colorOf({ classId, clusterId: null }));
-      if (!only) this.commit({ advance: true });
+      if (!only && this.closePolygon()) this.commit({ advance: true });
       return;
     }
     const object = await this.#settledSelection();
@@ -295,7 +299,10 @@ class Review {
   }
 
   async undo(): Promise<void> {
-    if (this.session) return void this.session.undo();
+    if (this.session) {
+      if (this.session.drawing) this.session.end();
+      return void this.session.undo();
+    }
     await this.#travel(() => api.undo.mutate());
   }
 
@@ -355,7 +362,7 @@ class Review {
     this.outstanding++;
     this.#chain = this.#chain.then(() => this.#send(decision, imageId, before, draft));
     if (leaving) this.#advance(withoutChoice(list, this.objects, leaving), keyOf(leaving));
-    else if (decision.action === 'acceptAll') this.#advance([], null);
+    else if (decision.action === 'acceptAll' || decision.action === 'rejectAll') this.#advance([], null);
     else if (decision.action === 'draw') this.selected = keyOf(this.objects.at(-1)!);
     else if (decision.action === 'edit') this.selected = `annotation:${-decision.proposalId}`;
   }
@@ -447,10 +454,23 @@ class Review {
     this.session.tool = tool;
   }
 
+  /** Fills the polygon that is being drawn, if there is one. @returns false when corners are missing */
+  closePolygon(): boolean {
+    const session = this.session;
+    if (!session || session.corners.length === 0) return true;
+    if (session.corners.length < 3) {
+      toasts.note('A polygon takes three corners. Backspace takes the last one away.', { key: 'end' });
+      return false;
+    }
+    session.closePolygon(false);
+    return true;
+  }
+
   /** Saves the mask under the brush. @returns false when it cannot be saved (all erased): the edit goes on */
   commit(options: { advance: boolean }): boolean {
     const session = this.session;
     if (!session || !this.image) return true;
+    if (session.drawing) session.end(); // the button is still down
     if (session.corners.length > 2) session.closePolygon(false);
     const rle = session.rle();
     const object = this.selectedObject;
