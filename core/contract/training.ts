@@ -19,6 +19,8 @@ export interface TrainPreset {
 
 export interface TrainPresets {
   readonly presets: readonly TrainPreset[];
+  /** Fewer images cannot be trained on. */
+  readonly fewestImages: number;
   readonly recommendedId: string;
   /** Why this one: "1,747 images and no GPU". */
   readonly reason: string;

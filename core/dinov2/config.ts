@@ -230,5 +230,8 @@ export const OFFICIAL_CROPS: CropConfig = {
 export const IMAGE_MEAN: readonly number[] = [0.485, 0.456, 0.406];
 export const IMAGE_STD: readonly number[] = [0.229, 0.224, 0.225];
 
+/** Fewer cannot be trained on. */
+export const FEWEST_IMAGES = 8;
+
 /** Uses of random numbers; each is its own stream beside (seed, step, ...). */
 export const STREAM = { weights: 1, crops: 2, masks: 3, dropPath: 4 } as const;

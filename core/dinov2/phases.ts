@@ -3,7 +3,16 @@
  * from a larger network (spec 7.2). Their numbers come from that network and from `presets.ts`; here is what changes.
  */
 import { AppError, type TrainPreset, type TrainPresets } from '../contract/index.ts';
-import { batchesOfStep, modelConfig, wholePatches, type CropConfig, type ModelConfig, type ModelName, type RunConfig } from './config.ts';
+import {
+  batchesOfStep,
+  FEWEST_IMAGES,
+  modelConfig,
+  wholePatches,
+  type CropConfig,
+  type ModelConfig,
+  type ModelName,
+  type RunConfig,
+} from './config.ts';
 import { estimatedSeconds } from './estimate.ts';
 import { explain, headConfig, resolveConfig, withRoom, type ConfigOverrides, type TrainFacts } from './presets.ts';
 import { recomputeInWords } from './memory.ts';
@@ -275,5 +284,5 @@ function distillPreset(teacher: StartFacts, facts: TrainFacts): TrainPreset {
 export function phasePresets(id: typeof HIGH_RESOLUTION | typeof DISTILL, source: StartFacts, facts: TrainFacts): TrainPresets {
   const preset = id === DISTILL ? distillPreset(source, facts) : highResolutionPreset(source, facts);
   const reason = id === DISTILL ? `taught by ${source.name}` : `after ${source.name}`;
-  return { presets: [preset], recommendedId: id, warning: null, reason, engine: facts.engine };
+  return { presets: [preset], fewestImages: FEWEST_IMAGES, recommendedId: id, warning: null, reason, engine: facts.engine };
 }

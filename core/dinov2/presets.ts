@@ -5,6 +5,7 @@
 import { AppError, type TrainPreset, type TrainPresets } from '../contract/index.ts';
 import type { GpuMemory, Precision } from '../nn/index.ts';
 import {
+  FEWEST_IMAGES,
   batchesOfStep,
   modelConfig,
   OFFICIAL_CROPS,
@@ -342,6 +343,7 @@ export function trainPresets(facts: TrainFacts, start: StartFacts | null = null)
   const few = facts.images < 1000 && !start ? '; with so few, expect modest results' : '';
   return {
     presets: (start ? [CONTINUE] : PRESET_IDS).map((id) => preset(id, facts, start)),
+    fewestImages: FEWEST_IMAGES,
     recommendedId: start ? CONTINUE : 'standard',
     warning: start && continueWarning(facts),
     reason: `${facts.images.toLocaleString('en-US')} images and ${cpu ? 'no GPU' : 'a GPU'}${few}`,

@@ -20,7 +20,7 @@ import {
   writeCheckpoint,
   type SavedState,
 } from './checkpoint.ts';
-import { batchesOfStep, STREAM, type RunConfig } from './config.ts';
+import { batchesOfStep, FEWEST_IMAGES, STREAM, type RunConfig } from './config.ts';
 import { readFrozenTeacher, writeTeacher } from './distill.ts';
 import { withWayOn } from './engineLost.ts';
 import { teacherEntropy, type TeacherEntropy } from './entropy.ts';
@@ -100,7 +100,6 @@ export interface PretrainOptions extends CommonOptions {
 }
 
 /** Below this a batch would hold hardly anything but crops of the same pictures. */
-const FEWEST_IMAGES = 8;
 /** Progress is told at least this often. */
 const PROGRESS_MS = 1000;
 

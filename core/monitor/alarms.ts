@@ -38,9 +38,13 @@ interface Sign {
   readonly text: string;
 }
 
-/** The alarms that hold at the newest line. @param lines of one run, ascending */
-export function alarmsOf(lines: readonly MonitorLine[]): TrainAlarm[] {
-  return [collapse(lines), degradation(lines)].filter((alarm) => alarm !== null);
+/**
+ * The alarms that hold at the newest line.
+ * @param lines of one run, ascending
+ * @param over the run is not going on: there is nothing to stop
+ */
+export function alarmsOf(lines: readonly MonitorLine[], over = false): TrainAlarm[] {
+  return [collapse(lines, over), degradation(lines, over)].filter((alarm) => alarm !== null);
 }
 
 /** The earliest line from which on a condition holds without a gap to the end; null when it does not hold now. */
@@ -55,7 +59,10 @@ const percent = (share: number): string => `${(100 * share).toFixed(0)} %`;
 
 // --- collapse ---------------------------------------------------------------------------------------------------------
 
-function collapse(lines: readonly MonitorLine[]): TrainAlarm | null {
+/** What a run that has collapsed is still good for. */
+const USED = 'The run is over. Masks are proposed from the checkpoint measured best, named below, and from plain colours.';
+
+function collapse(lines: readonly MonitorLine[], over: boolean): TrainAlarm | null {
   const first = since(lines, (at) => collapseSigns(lines, at).length >= 2);
   if (!first) return null;
   const signs = collapseSigns(lines, lines.length - 1);
@@ -63,10 +70,12 @@ function collapse(lines: readonly MonitorLine[]): TrainAlarm | null {
   return {
     kind: uniform ? 'uniform-collapse' : 'collapse',
     step: first.step,
-    message: `The features are collapsing: ${signs.map(({ text }) => text).join('; ')}.`,
-    action: uniform
-      ? 'Stop the run unless it has only begun: such a teacher has nothing to say. Start again with a lower learning rate, fewer prototypes or a larger batch.'
-      : 'Stop the run: images look more and more alike to it. Start again with a lower learning rate or a larger batch, and look through the folder for many copies of the same picture.',
+    message: `The features ${over ? 'collapsed' : 'are collapsing'}: ${signs.map(({ text }) => text).join('; ')}.`,
+    action: over
+      ? `${USED} For better features take more steps, a larger batch or more images${uniform ? '' : ', and look for many copies of the same picture'}.`
+      : uniform
+        ? 'Stop the run unless it has only begun: such a teacher has nothing to say. Start again with a lower learning rate, fewer prototypes or a larger batch.'
+        : 'Stop the run: images look more and more alike to it. Start again with a lower learning rate or a larger batch, and look through the folder for many copies of the same picture.',
   };
 }
 
@@ -109,7 +118,7 @@ function collapseSigns(lines: readonly MonitorLine[], at: number): Sign[] {
 // --- dense degradation ------------------------------------------------------------------------------------------------
 
 /** The two signs: patches know their place less than they did, and the loss falls all the same. */
-function degradation(lines: readonly MonitorLine[]): TrainAlarm | null {
+function degradation(lines: readonly MonitorLine[], over: boolean): TrainAlarm | null {
   const best = (at: number): MonitorLine =>
     lines
       .slice(0, at)
@@ -129,6 +138,6 @@ function degradation(lines: readonly MonitorLine[]): TrainAlarm | null {
     kind: 'dense-degradation',
     step: first.step,
     message: `The patch features get worse while the loss falls: dense correspondence is ${percent(now.denseCorrespondence)}, it was ${percent(top.denseCorrespondence)} at step ${top.step}.`,
-    action: `Stop the run if you want masks: more steps will hardly help. An earlier checkpoint is proposed with; next time about ${top.step} steps are enough.`,
+    action: `${over ? '' : 'Stop the run if you want masks: more steps will hardly help. '}An earlier checkpoint is proposed with; next time about ${top.step} steps are enough.`,
   };
 }

@@ -94,6 +94,18 @@ test('the untrained network is no best to fall from', () => {
   assert.deepEqual(raised(healthy((at) => (at === 0 ? { denseCorrespondence: 0.95, loss: 99 } : {}))), []);
 });
 
+test('of a run that is over nothing is to be stopped', () => {
+  const all = healthy((at) => ({ ...peak(0.03)(at), classCosine: 0.95, patchRank: at === 0 ? 60 : 5 }));
+  const [now, over] = [alarmsOf(all), alarmsOf(all, true)];
+  assert.deepEqual(
+    over.map(({ kind, step }) => [kind, step]),
+    now.map(({ kind, step }) => [kind, step]),
+  );
+  assert.ok(now.every(({ action }) => /Stop the run/.test(action)));
+  assert.ok(over.every(({ action }) => !/Stop/.test(action) && /checkpoint/.test(action)));
+  assert.match(over[0]!.message, /^The features collapsed: /);
+});
+
 test('every alarm says what to do, in whole sentences', () => {
   const all = healthy((at) => ({ ...peak(0.03)(at), classCosine: 0.95, patchRank: at === 0 ? 60 : 5 }));
   const alarms = alarmsOf(all);

@@ -42,6 +42,7 @@ export const problems: ImageProblem[] = [
 ];
 
 export const presets: TrainPresets = {
+  fewestImages: 8,
   recommendedId: 'small-cpu',
   reason: '3,200 images and no GPU',
   warning: null,

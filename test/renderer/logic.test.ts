@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { ReviewObject } from '../../core/contract/index.ts';
 import { ActiveClock } from '../../renderer/src/logic/activity.ts';
-import { bytes, duration, figure } from '../../renderer/src/logic/format.ts';
+import { bytes, duration, figure, roughly } from '../../renderer/src/logic/format.ts';
 import { History } from '../../renderer/src/logic/history.ts';
 import { actionOf, type KeyStroke } from '../../renderer/src/logic/keymap.ts';
 import { everProposed, waiting } from '../../renderer/src/logic/progress.ts';
@@ -204,7 +204,8 @@ test('numbers as words', () => {
     [duration(41), duration(200), duration(7800), duration(7200), duration(61_000)],
     ['41 s', '3 min', '2 h 10 min', '2 h', '17 h'],
   );
-  assert.deepEqual([figure(0.00042), figure(12.3456), figure(1e-6)], ['4.2e-4', '12.3', '1.0e-6']);
+  assert.deepEqual([figure(0.00042), figure(12.3456), figure(1e-6), figure(NaN)], ['4.2e-4', '12.3', '1.0e-6', '–']);
+  assert.deepEqual([roughly(40), roughly(71), roughly(1200), roughly(9000)], ['a minute or two', '1 to 2 min', '14 to 40 min', '2 to 5 h']);
 });
 
 test('a drawn mask is nothing that was proposed', () => {

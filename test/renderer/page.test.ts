@@ -156,6 +156,7 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
       await page.getByRole('radio', { name: /Quick look/ }).check();
       await page.getByText('expect coarse masks').waitFor();
       await page.getByLabel('Steps').fill('90');
+      await page.getByRole('row', { name: 'Steps 90 Chosen here.' }).waitFor();
       await page.getByRole('button', { name: 'Start training' }).click();
       await page.getByText(/Step [1-9]\d* of 90/).waitFor();
       assert.deepEqual(host.calls.find((call) => call.name === 'startTraining')?.input, {
@@ -185,6 +186,7 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
       await page.getByRole('img', { name: 'Quality of patch features over steps' }).locator('line.chosen').waitFor({ state: 'attached' });
 
       await page.getByRole('button', { name: 'New run' }).click();
+      await page.getByText('Start or learn from another network').click();
       const start = page.getByRole('radiogroup', { name: 'Start from' });
       await page.getByRole('radio', { name: /Small set, no GPU/ }).waitFor();
       await start.getByRole('radio', { name: 'Imported network' }).click();
@@ -218,6 +220,7 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
     });
     await using({}, 'train', async () => {
       await page.getByRole('button', { name: 'New run' }).click();
+      await page.getByText('Start or learn from another network').click();
       await page.getByRole('radiogroup', { name: 'Start from' }).getByRole('radio', { name: 'Imported network' }).click();
       await page.getByText('No network has been imported yet.').waitFor();
       await page.getByRole('radio', { name: /Small set, no GPU/ }).waitFor();
@@ -230,6 +233,7 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
       'train',
       async (host) => {
         await page.getByRole('button', { name: 'New run' }).click();
+        await page.getByText('Start or learn from another network').click();
         const learn = page.getByRole('radiogroup', { name: 'Learn from' });
         const start = page.getByRole('button', { name: 'Start training' });
         await learn.getByRole('radio', { name: 'Imported network' }).click();
@@ -268,6 +272,7 @@ describe('the page', { skip: chrome ? false : 'no Chromium found (set CHROMIUM t
       'train',
       async (host) => {
         await page.getByRole('button', { name: 'New run' }).click();
+        await page.getByText('Start or learn from another network').click();
         const [start, learn] = ['Start from', 'Learn from'].map((name) => page.getByRole('radiogroup', { name }));
         await learn!.getByRole('radio', { name: 'Checkpoint of a run' }).click();
         await page.getByRole('combobox', { name: 'Checkpoint' }).selectOption('600');

@@ -113,7 +113,8 @@ export function trainingCalls(session: Session) {
     },
 
     async trainMonitors({ runId }: Inputs['runId']): Promise<TrainMonitors> {
-      return trainMonitors(runDir(session.open(), runId));
+      const project = session.open();
+      return trainMonitors(runDir(project, runId), runRow(project, runId).state !== 'running');
     },
 
     async trainProbe({ runId }: Inputs['runId']): Promise<ProbeReport | null> {

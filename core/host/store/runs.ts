@@ -137,10 +137,13 @@ export function trainMetrics(dir: string, afterStep: number): TrainMetrics[] {
   return [...byStep.values()].sort((a, b) => a.step - b.step);
 }
 
-/** What was measured without labels at each checkpoint, and what of it is alarming. */
-export function trainMonitors(dir: string): TrainMonitors {
+/**
+ * What was measured without labels at each checkpoint, and what of it is alarming.
+ * @param over the run is not going on
+ */
+export function trainMonitors(dir: string, over: boolean): TrainMonitors {
   const lines = monitorLines(dir);
-  return { lines, alarms: alarmsOf(lines) };
+  return { lines, alarms: alarmsOf(lines, over) };
 }
 
 function monitorLines(dir: string): MonitorLine[] {

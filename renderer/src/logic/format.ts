@@ -37,8 +37,17 @@ export function duration(seconds: number): string {
   return rest === 0 ? `${hours} h` : `${hours} h ${rest} min`;
 }
 
+/** A time known to half and double: "1 to 3 min", "2 to 6 h". */
+export function roughly(seconds: number): string {
+  if (seconds < 60) return 'a minute or two';
+  const [unit, name] = seconds < 90 * 60 ? [60, 'min'] : [3600, 'h'];
+  const [least, most] = [(0.7 * seconds) / unit, (2 * seconds) / unit].map((value) => Math.max(1, Math.round(value)));
+  return `${whole(least!)} to ${whole(most!)} ${name}`;
+}
+
 /** Three significant digits, exponents below a thousandth: 0.0042, 1.3e-5. */
 export function figure(value: number): string {
+  if (Number.isNaN(value)) return '–'; // there is none
   if (!Number.isFinite(value)) return String(value);
   if (value === 0) return '0';
   const size = Math.abs(value);

@@ -2,6 +2,8 @@
 import { SvelteMap } from 'svelte/reactivity';
 import { api, factsOf, listen, type Facts } from '../api/client.ts';
 import type { AppEvent, AppInfo, ClassRow, JobState, ProjectSummary, Settings } from '../../../core/contract/index.ts';
+import { route } from './route.svelte.ts';
+import { toasts } from './toasts.svelte.ts';
 
 export type Changed = Extract<AppEvent, { type: 'changed' }>['what'];
 export type RunningEvent = Extract<AppEvent, { type: 'jobEvent' }>;
@@ -114,7 +116,12 @@ class AppState {
   }
 
   #keepJob(job: JobState): void {
-    this.jobs.set(job.kind === 'pretrain' ? 'training' : 'proposing', job);
+    const lane = job.kind === 'pretrain' ? 'training' : 'proposing';
+    const before = this.jobs.get(lane);
+    this.jobs.set(lane, job);
+    const finished = job.kind === 'prelabel' && job.state === 'finished' && before?.kind === 'prelabel' && isActive(before);
+    if (finished && route.page !== 'review')
+      toasts.note('Proposals are ready.', { key: 'proposed', button: { label: 'Review', run: () => route.go('review') } });
   }
 
   #keepProgress(kind: JobState['kind'], progress: NonNullable<JobState['progress']>): void {
