@@ -70,6 +70,8 @@ export interface ProjectSummary {
   readonly createdAt: string;
   readonly images: number;
   readonly problems: number;
+  /** Images of earlier scans whose files were not there in the last one; what was decided on them is kept. */
+  readonly gone: number;
   readonly readOnly: boolean;
   readonly counts: {
     readonly proposed: number;

@@ -94,11 +94,7 @@ export async function exportPreflight(project: Project, { format, scope }: Input
     'SELECT count(DISTINCT i.id) AS n FROM images i JOIN annotations a ON a.image_id = i.id AND a.removed = 0 WHERE i.present = 0',
   )!.n;
   const more = [
-    ...told(
-      withoutClass,
-      'object has no class; it goes to the category "unlabeled".',
-      'objects have no class; they go to the category "unlabeled".',
-    ),
+    ...told(withoutClass, 'mask has no class and becomes "unlabeled".', 'masks have no class and become "unlabeled".'),
     ...told(
       leftOut,
       'object is of an earlier version of its image with another size, and is left out.',

@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { bestStep, checkpointEvery, learnRequests, seeds } from './fakeJobs.ts';
-import { eventsOf, fakeJobs, hostWith, jobEnd, newProject, refusal, until, type Page } from './helpers.ts';
+import { eventsOf, fakeJobs, hostWith, imageFolder, jobEnd, newProject, refusal, until, type Page } from './helpers.ts';
+import { imageSize, rectangle } from './shapes.ts';
 
 const train = (page: Page, steps: number, seed: number) => page.call.startTraining.mutate({ presetId: 'quick', steps, batch: 4, seed });
 
@@ -28,7 +29,8 @@ test('a new project is scanned; a second scan sees what changed', async (t) => {
     },
   ]);
 
-  const { rmSync } = await import('node:fs');
+  const mask = rectangle(imageSize, 2, 2, 4, 4);
+  await page.call.decide.mutate({ action: 'draw', imageId: 1, classId: null, rle: mask.rle, seconds: 1 });
   writeFileSync(join(images, 'broken.jpg'), '');
   rmSync(join(images, 'image-000.png'));
   await page.call.rescan.mutate();
@@ -41,10 +43,27 @@ test('a new project is scanned; a second scan sees what changed', async (t) => {
   const [problem] = await page.call.problems.query();
   assert.deepEqual([problem!.path, problem!.code], ['broken.jpg', 'image-empty-file']);
 
+  // The empty file is a problem, image-000 is gone; what was decided on it comes back with it.
+  const { gone, counts } = (await page.call.currentProject.query())!;
+  assert.deepEqual([gone, counts.drawn], [1, 1]);
+  await imageFolder(join(images, '..'), 1);
   rmSync(join(images, 'broken.jpg'));
   await page.call.rescan.mutate();
   await jobEnd(page, 'scan');
   assert.deepEqual(await page.call.problems.query(), []);
+  assert.equal((await page.call.currentProject.query())!.gone, 0);
+  const { objects } = await page.call.reviewImage.query({ imageId: 1 });
+  assert.deepEqual(
+    objects.map(({ state, rle }) => [state, rle]),
+    [['drawn', mask.rle]],
+  );
+
+  // An image that cannot be read any more has a problem; it is not gone.
+  writeFileSync(join(images, 'image-002.png'), '');
+  await page.call.rescan.mutate();
+  await jobEnd(page, 'scan');
+  const last = (await page.call.currentProject.query())!;
+  assert.deepEqual([last.images, last.problems, last.gone], [2, 1, 0]);
 });
 
 test('a run trains, stops and resumes; metrics, checkpoints and pictures are there', async (t) => {

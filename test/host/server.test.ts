@@ -214,7 +214,7 @@ test('an export is downloaded by its id, and holds the reviewed pixels', async (
     images: 2,
     objects: 2,
     withoutClass: 1,
-    warnings: ['1 object has no class; it goes to the category "unlabeled".'],
+    warnings: ['1 mask has no class and becomes "unlabeled".'],
   });
   const row = await page.call.runExport.mutate(what);
   assert.deepEqual([row.images, row.objects, row.files.map((file) => file.name)], [2, 2, ['annotations.json']]);

@@ -87,6 +87,8 @@ export class FakeHost {
   curated: boolean;
   /** Images changed since. */
   changedSince = 0;
+  /** Images whose files are no longer there. */
+  gone = 0;
   readonly #imageCount: number;
   readonly #proposed: number;
   readonly #delay: number;
@@ -204,6 +206,7 @@ export class FakeHost {
       createdAt: '2026-11-20T08:00:00Z',
       images: this.#imageCount,
       problems: problems.length,
+      gone: this.gone,
       readOnly: false,
       counts: {
         proposed: count('proposed', 'proposal'),

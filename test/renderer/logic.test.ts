@@ -7,7 +7,7 @@ import { bytes, duration, figure, roughly } from '../../renderer/src/logic/forma
 import { History } from '../../renderer/src/logic/history.ts';
 import { actionOf, type KeyStroke } from '../../renderer/src/logic/keymap.ts';
 import { everProposed, waiting } from '../../renderer/src/logic/progress.ts';
-import { applyDecision, findAgain, keyOf, listOrder, neighbour, nextUndecided } from '../../renderer/src/logic/review.ts';
+import { applyDecision, classForNew, findAgain, keyOf, listOrder, neighbour, nextUndecided } from '../../renderer/src/logic/review.ts';
 import { smooth, thin, ticks } from '../../renderer/src/logic/scale.ts';
 import { fitImage, fitObject, imageSideFor, panBy, showsWell, toImage, toScreen, zoomAt } from '../../renderer/src/logic/viewport.ts';
 
@@ -176,6 +176,21 @@ test('the list shows undecided ones surest first, unsure ones behind, rejected o
     nextUndecided([list[3]!], 'annotation:3', () => true),
     null,
   );
+});
+
+test('a new object has the class last used, else the commonest; without classes none', () => {
+  const [leaf, stem] = [3, 8].map((id) => ({ id, name: String(id), color: '#000000', key: null, annotations: id }));
+  assert.equal(classForNew(3, [leaf!, stem!]), 3);
+  assert.equal(classForNew(null, [leaf!, stem!]), 8);
+  assert.equal(classForNew(5, [leaf!, stem!]), 8, 'class 5 was removed');
+  assert.equal(
+    classForNew(null, [
+      { ...leaf!, annotations: 0 },
+      { ...stem!, annotations: 0 },
+    ]),
+    3,
+  );
+  assert.equal(classForNew(3, []), null);
 });
 
 test('an annotation just made is found again by its pixels', () => {

@@ -6,10 +6,12 @@ import { latestRunId } from './runs.ts';
 
 export function projectSummary(project: Project): ProjectSummary {
   const { project_id: id, name, image_folder: imageFolder, created_at: createdAt } = project.facts;
-  const counts = project.get<{ [K in keyof ProjectSummary['counts']]: number } & { images: number; problems: number }>(
+  const counts = project.get<{ [K in keyof ProjectSummary['counts']]: number } & { images: number; problems: number; gone: number }>(
     `SELECT
        (SELECT count(*) FROM images WHERE present = 1) AS images,
        (SELECT count(*) FROM problems) AS problems,
+       (SELECT count(*) FROM images i WHERE present = 0 AND NOT EXISTS (
+         SELECT 1 FROM problems p WHERE p.path = i.path OR substr(i.path, 1, length(p.path) + 1) = p.path || '/')) AS gone,
        (SELECT count(*) FROM proposals WHERE state = 'proposed' AND discarded = 0) AS proposed,
        (SELECT count(*) FROM proposals WHERE state = 'unsure' AND discarded = 0) AS unsure,
        (SELECT count(*) FROM proposals WHERE state = 'rejected') AS rejected,
@@ -17,7 +19,7 @@ export function projectSummary(project: Project): ProjectSummary {
        (SELECT count(*) FROM annotations WHERE removed = 0 AND state = 'edited') AS edited,
        (SELECT count(*) FROM annotations WHERE removed = 0 AND state = 'drawn') AS drawn`,
   )!;
-  const { images, problems, proposed, accepted, edited, rejected, unsure, drawn } = counts;
+  const { images, problems, gone, proposed, accepted, edited, rejected, unsure, drawn } = counts;
   return {
     id,
     name,
@@ -25,6 +27,7 @@ export function projectSummary(project: Project): ProjectSummary {
     createdAt,
     images,
     problems,
+    gone,
     readOnly: project.readOnly,
     counts: { proposed, accepted, edited, rejected, unsure, drawn },
     latestRunId: latestRunId(project),

@@ -13,6 +13,11 @@ export function plural(value: number, one: string, many = `${one}s`): string {
   return `${whole(value)} ${value === 1 ? one : many}`;
 }
 
+/** Of images whose files a scan no longer met. */
+export function goneWords(count: number): string {
+  return `${plural(count, 'image is', 'images are')} no longer in the folder; what was decided on ${count === 1 ? 'it' : 'them'} is kept.`;
+}
+
 /** 1.2 kB, 34 MB: decimal, as file managers show them. */
 export function bytes(value: number): string {
   const units = ['B', 'kB', 'MB', 'GB', 'TB'];

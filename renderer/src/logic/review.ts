@@ -1,5 +1,5 @@
 /** Review as plain data: what a decision does to an image's objects before the host answers, and which object is next. */
-import type { Decision, ReviewObject, Rle } from '../../../core/contract/index.ts';
+import type { ClassRow, Decision, ReviewObject, Rle } from '../../../core/contract/index.ts';
 import type { EditTarget } from './drafts.ts';
 import { decodeRle } from './rle.ts';
 
@@ -147,4 +147,11 @@ export function saveDecision(
   if (target.kind === 'proposal') return { action: 'edit', proposalId: target.id, ...saved };
   if (target.kind === 'annotation') return { action: 'editAnnotation', annotationId: target.id, ...saved };
   return { action: 'draw', imageId, ...saved };
+}
+
+/** What a newly drawn object is: the class last used, else the one with most annotations; null without classes. */
+export function classForNew(used: number | null, classes: readonly ClassRow[]): number | null {
+  if (classes.some(({ id }) => id === used)) return used;
+  const [most] = [...classes].sort((a, b) => b.annotations - a.annotations);
+  return most?.id ?? null;
 }

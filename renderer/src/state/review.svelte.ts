@@ -9,6 +9,7 @@ import { colorOf } from '../logic/colors.ts';
 import type { Draft, EditTarget } from '../logic/drafts.ts';
 import {
   applyDecision,
+  classForNew,
   findAgain,
   isPending,
   isProposed,
@@ -359,6 +360,7 @@ class Review {
       imageId,
       before.filter((o) => isUndecided(o) && !undecided.has(keyOf(o))),
     );
+    if (decision.action === 'accept') this.activeClassId = decision.classId ?? leaving?.classId ?? this.activeClassId;
     this.outstanding++;
     this.#chain = this.#chain.then(() => this.#send(decision, imageId, before, draft));
     if (leaving) this.#advance(withoutChoice(list, this.objects, leaving), keyOf(leaving));
@@ -436,6 +438,7 @@ class Review {
   startNew(tool: Tool = 'brush'): void {
     if (!this.image || !this.#leave()) return;
     this.selected = null;
+    this.activeClassId = classForNew(this.activeClassId, app.classes);
     this.#begin({ kind: 'new', id: newest() }, null, this.activeClassId, null, false, tool);
   }
 
