@@ -91,7 +91,8 @@ export function createRouter(service: HostService) {
     discardCluster: p.input(inputs.discardCluster).mutation(({ input }) => run(() => service.discardCluster(input))),
 
     queue: p.input(inputs.queue).query(({ input }) => run(() => service.queue(input))),
-    reviewImage: p.input(inputs.imageId).query(({ input }) => run(() => service.reviewImage(input))),
+    reviewImage: p.input(inputs.reviewImage).query(({ input }) => run(() => service.reviewImage(input))),
+    lookAt: p.input(inputs.imageId).mutation(({ input }) => run(() => service.lookAt(input))),
     decide: p.input(inputs.decide).mutation(({ input }) => run(() => service.decide(input))),
     undo: p.mutation(() => run(() => service.undo())),
     redo: p.mutation(() => run(() => service.redo())),

@@ -156,6 +156,8 @@ export const inputs = {
     z.object({ action: z.literal('acceptAll'), imageId: id, seconds: z.number().min(0) }),
     z.object({ action: z.literal('rejectAll'), imageId: id, seconds: z.number().min(0) }),
   ]),
+  /** `ahead`: it is not shown yet, see lookAt. */
+  reviewImage: z.object({ imageId: id, ahead: z.boolean().optional() }),
   setImageDone: z.object({ imageId: id, done: z.boolean() }),
   exportWhat: z.object({ format: z.enum(['coco-rle', 'coco-polygons']), scope: z.enum(['accepted', 'reviewed', 'everything']) }),
 };
@@ -251,7 +253,9 @@ export interface HostService {
 
   /** Every image with something left, the next one first. */
   queue(input: Inputs['queue']): Promise<QueueImage[]>;
-  reviewImage(input: Inputs['imageId']): Promise<ReviewImage>;
+  reviewImage(input: Inputs['reviewImage']): Promise<ReviewImage>;
+  /** The image that a person sees now: learning leaves its proposals as they are. */
+  lookAt(input: Inputs['imageId']): Promise<void>;
   decide(input: Decision): Promise<ReviewChange>;
   /** Undo and redo span images and restarts: the history is in the project. */
   undo(): Promise<ReviewChange>;

@@ -214,6 +214,8 @@ test('proposals, clusters and live learning; nothing decided is replaced', async
   // Accepting one starts learning a moment later; image 1 is on screen and stays as it is.
   const accepted = await page.call.decide.mutate({ action: 'accept', proposalId: 1, classId: null, seconds: 2 });
   assert.equal(accepted.label, 'Accepted as leaf');
+  // What is read ahead is not on screen.
+  await page.call.reviewImage.query({ imageId: 2, ahead: true });
   assert.equal((await jobEnd(page, 'learn')).state, 'finished');
   const second = await page.call.reviewImage.query({ imageId: 2 });
   // The first object again with its cluster; the second inherits that its cluster was discarded; the third was not found again.
@@ -247,6 +249,22 @@ test('proposals, clusters and live learning; nothing decided is replaced', async
     [cards[0]!.id, leaf.id, false],
   ]);
   void host;
+});
+
+test('learning leaves the image alone that a person looks at, also one that was read ahead', async (t) => {
+  const { page } = await hostWith(t, 3);
+  await newProject(page);
+  await page.call.startPrelabel.mutate({ runId: null, step: null });
+  await jobEnd(page, 'prelabel');
+  const leaf = await page.call.createClass.mutate({ name: 'leaf', color: null });
+  const idsOf = async (imageId: number) =>
+    (await page.call.reviewImage.query({ imageId, ahead: true })).objects.filter(({ kind }) => kind === 'proposal').map(({ id }) => id);
+  const [second, third] = [await idsOf(2), await idsOf(3)];
+  await page.call.decide.mutate({ action: 'accept', proposalId: 1, classId: leaf.id, seconds: 2 });
+  await page.call.lookAt.mutate({ imageId: 2 });
+  assert.equal((await jobEnd(page, 'learn')).state, 'finished');
+  assert.deepEqual(await idsOf(2), second);
+  assert.notDeepEqual(await idsOf(3), third);
 });
 
 test('an image that is done teaches background, and nothing more is proposed in it', async (t) => {

@@ -816,6 +816,7 @@ export class FakeHost {
         for (const { imageId } of items.sort((a, b) => rank(a) - rank(b))) left.set(imageId, (left.get(imageId) ?? 0) + 1);
         return [...left].map(([imageId, count]): QueueImage => ({ imageId, left: count }));
       },
+      lookAt: async () => undefined,
       reviewImage: async ({ imageId }) => ({ objects: await this.#objectsOf(imageId), image: this.#row(imageId) }),
       decide: (decision) => this.#decide(decision),
       undo: async () => {

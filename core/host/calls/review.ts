@@ -70,10 +70,14 @@ export function reviewCalls(session: Session) {
       return queue(project, input);
     },
 
-    async reviewImage({ imageId }: Inputs['imageId']): Promise<ReviewImage> {
+    async reviewImage({ imageId, ahead = false }: Inputs['reviewImage']): Promise<ReviewImage> {
       const found = reviewImage(session.open(), imageId);
-      session.onScreen = imageId;
+      if (!ahead) session.onScreen = imageId;
       return found;
+    },
+
+    async lookAt({ imageId }: Inputs['imageId']): Promise<void> {
+      session.onScreen = imageId;
     },
 
     async decide(decision: Decision): Promise<ReviewChange> {

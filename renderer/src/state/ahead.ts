@@ -19,7 +19,7 @@ export class LookAhead {
   /** @param screen in CSS pixels: the picture is loaded as large as it will be shown */
   ask(imageId: number, screen: { readonly width: number; readonly height: number }): void {
     if (this.#ahead?.imageId === imageId) return;
-    const answer = api.reviewImage.query({ imageId });
+    const answer = api.reviewImage.query({ imageId, ahead: true });
     this.#ahead = { imageId, answer };
     answer.then(
       ({ image }) => {

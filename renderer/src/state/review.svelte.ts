@@ -109,6 +109,7 @@ class Review {
       const ahead = this.outstanding === 0 ? this.#ahead.answerFor(imageId) : null;
       await this.#chain;
       this.#stale = false;
+      if (ahead) void api.lookAt.mutate({ imageId }).catch(() => {}); // a host that is gone is told elsewhere
       const answer = await (ahead ?? api.reviewImage.query({ imageId }));
       if (turn !== this.#openTurn) return;
       this.image = answer.image;
